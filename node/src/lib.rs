@@ -1,0 +1,3 @@
+//! Berth's node: owns shards of event-sourced entities, journals and replicates them.
+
+pub mod record;

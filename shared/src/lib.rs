@@ -1,0 +1,10 @@
+//! What both sides must agree on: names and hashes of entities, the shard map, the peer protocol, problem codes, session
+//! tokens, configuration and telemetry, and the seams through which all time, randomness, tasks and sockets pass.
+//! It knows no HTTP framework, no storage engine and no consensus library.
+
+pub mod ids;
+pub mod key;
+pub mod message;
+pub mod problem;
+pub mod seam;
+pub mod shard_map;

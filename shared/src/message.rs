@@ -1,0 +1,146 @@
+//! The requests and answers between gateways and nodes, encoded with postcard. Text and bodies are borrowed from the
+//! frame they arrived in, so that nothing is copied on the way.
+//!
+//! A change of any type here is a change of the wire: raise [`crate::peer::PROTOCOL_VERSION`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{LogIndex, RequestId, ShardId, Version};
+use crate::problem::Code;
+use crate::shard_map::ShardOwner;
+
+/// What a gateway asks of a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request<'a> {
+    #[serde(borrow)]
+    Execute(Execute<'a>),
+    /// The state at the owner, linearizable.
+    Read { shard: ShardId, kind: &'a str, id: &'a str },
+    /// One page of an entity's history: at most `limit` events after version `after`.
+    Events { shard: ShardId, kind: &'a str, id: &'a str, after: Version, limit: u32 },
+    /// The kinds that this node runs, with their schemas; answered with [`Response::Kinds`].
+    Kinds,
+}
+
+/// Runs a command. The scope of `idempotency_key` is (`principal`, `kind`, `id`, key).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Execute<'a> {
+    pub shard: ShardId,
+    pub kind: &'a str,
+    pub id: &'a str,
+    pub command: &'a str,
+    /// JSON arguments.
+    pub body: &'a [u8],
+    pub precondition: Precondition,
+    pub principal: &'a str,
+    pub idempotency_key: &'a str,
+    pub key_origin: KeyOrigin,
+    /// All attempts of one gateway at one client request carry the same id: a later attempt joins a running one.
+    pub request_id: RequestId,
+    /// 1 for the first attempt of this request id.
+    pub attempt: u32,
+    /// Whether the answer should carry the state.
+    pub wants_state: bool,
+    /// W3C trace context, empty when there is none.
+    pub traceparent: &'a str,
+}
+
+/// Who made an idempotency key, which decides how long its outcome is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyOrigin {
+    /// The client's own: kept 24 hours.
+    Client,
+    /// Made by a gateway at this time (microseconds since 1970): kept 2 minutes, refused when it is older.
+    Gateway { created_micros: u64 },
+}
+
+/// `If-Match` and `If-None-Match` of a command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precondition {
+    #[default]
+    None,
+    /// `If-Match: "3"` or a list.
+    Versions(Vec<Version>),
+    /// `If-Match: *`: the entity exists and is not deleted.
+    Exists,
+    /// `If-None-Match: *`: the entity does not exist or is deleted.
+    Absent,
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Response<'a> {
+    #[serde(borrow)]
+    Executed(Executed<'a>),
+    State {
+        version: Version,
+        /// JSON.
+        state: &'a [u8],
+        seen: Seen,
+    },
+    Events {
+        events: Vec<Event<'a>>,
+        /// The `after` of the next page, if there is one.
+        next: Option<Version>,
+        seen: Seen,
+    },
+    /// JSON: an array of kind descriptions.
+    Kinds {
+        json: &'a [u8],
+    },
+    Refused(Refusal<'a>),
+    /// This node does not own the shard: not applied. Carries the owner, if this node knows it.
+    WrongOwner {
+        owner: Option<ShardOwner>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Executed<'a> {
+    pub version: Version,
+    /// JSON.
+    pub reply: &'a [u8],
+    /// JSON; absent when it was not wanted.
+    pub state: Option<&'a [u8]>,
+    /// The stored outcome of an earlier request with the same idempotency key.
+    pub replayed: bool,
+    pub seen: Seen,
+}
+
+/// How much of a shard's history an answer includes; it becomes part of the session token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    pub incarnation: u32,
+    pub index: LogIndex,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event<'a> {
+    pub version: Version,
+    pub event_type: &'a str,
+    /// Microseconds since 1970, strictly increasing per shard.
+    pub time_micros: u64,
+    /// JSON.
+    pub data: &'a [u8],
+}
+
+/// Not executed, or decided against. Every code but `UnknownOutcome` promises that no event was written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refusal<'a> {
+    pub code: Code,
+    /// For people.
+    pub detail: &'a str,
+    /// The kind's own code of a rejection, such as `insufficient-funds`.
+    pub reason: Option<&'a str>,
+    pub current_version: Option<Version>,
+    pub replayed: bool,
+    /// Set where the refusal is an outcome decided by the entity, and so rests on what the shard has applied.
+    pub seen: Option<Seen>,
+}
+
+/// What a node tells a connected gateway unasked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Push {
+    /// Owners this node knows, each replacing what the gateway has if it is newer.
+    Owners { shards: u16, owners: Vec<ShardOwner> },
+}
