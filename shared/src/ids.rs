@@ -30,6 +30,13 @@ pub type Term = u64;
 /// Index in the Raft log of a shard's group.
 pub type LogIndex = u64;
 
+/// Where an entry stands in the Raft log of a shard's group. With one leader per term this names one entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LogId {
+    pub term: Term,
+    pub index: LogIndex,
+}
+
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
