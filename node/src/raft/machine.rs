@@ -1,0 +1,122 @@
+//! A shard as the state machine of its group: applies entries in order, and makes checkpoints of the store its snapshots.
+
+use std::io;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::watch;
+
+use berth_shared::ids::Term;
+
+use super::{Proposal, Runtime, Types, decode_membership, encode_membership, from_raft, to_raft};
+use crate::shard::Shard;
+
+pub(super) struct ShardMachine<R> {
+    shard: Arc<Shard>,
+    /// The term of the newest blank entry that was applied.
+    blank: watch::Sender<Term>,
+    runtime: PhantomData<R>,
+}
+
+/// Names the shard whose store rows are the snapshot; they are read when it is sent.
+#[derive(Clone, Debug)]
+pub struct SnapshotHandle {
+    pub shard: Arc<Shard>,
+}
+
+pub(super) struct Checkpointer<R> {
+    shard: Arc<Shard>,
+    runtime: PhantomData<R>,
+}
+
+impl<R: Runtime> ShardMachine<R> {
+    pub(super) fn new(shard: Arc<Shard>, blank: watch::Sender<Term>) -> Self {
+        Self { shard, blank, runtime: PhantomData }
+    }
+}
+
+impl<R: Runtime> RaftStateMachine<Types<R>> for ShardMachine<R> {
+    type SnapshotData = SnapshotHandle;
+    type SnapshotBuilder = Checkpointer<R>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogIdOf<Types<R>>>, StoredMembershipOf<Types<R>>)> {
+        applied_state::<R>(&self.shard)
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Types<R>>>> + Unpin + OptionalSend,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let log_id = from_raft(&entry.log_id);
+            let applied = match entry.payload {
+                EntryPayload::Normal(Proposal(batch)) => Some(self.shard.apply(log_id, &batch).await?),
+                EntryPayload::Blank => {
+                    self.shard.apply_blank(log_id).await?;
+                    self.blank.send_replace(log_id.term);
+                    None
+                }
+                EntryPayload::Membership(membership) => {
+                    let members = encode_membership(&membership).map_err(io::Error::other)?;
+                    self.shard.apply_membership(log_id, members).await?;
+                    None
+                }
+            };
+            if let Some(responder) = responder {
+                responder.send(applied);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Checkpointer<R> {
+        Checkpointer { shard: self.shard.clone(), runtime: PhantomData }
+    }
+
+    async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<Types<R>>, _data: SnapshotHandle) -> io::Result<()> {
+        // Only another member could send one, and the group has none.
+        Err(io::Error::new(io::ErrorKind::Unsupported, "a group of one voter has nobody to get a snapshot from"))
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Types<R>, SnapshotHandle>>> {
+        if self.shard.machine().head().applied.is_none() {
+            return Ok(None);
+        }
+        snapshot::<R>(&self.shard).map(Some)
+    }
+}
+
+impl<R: Runtime> RaftSnapshotBuilder<Types<R>> for Checkpointer<R> {
+    type SnapshotData = SnapshotHandle;
+
+    /// A checkpoint makes everything applied durable. The metadata is read before it, so it never says more than is durable.
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Types<R>, SnapshotHandle>> {
+        let snapshot = snapshot::<R>(&self.shard)?;
+        self.shard.checkpoint().await?;
+        Ok(snapshot)
+    }
+}
+
+fn snapshot<R: Runtime>(shard: &Arc<Shard>) -> io::Result<SnapshotOf<Types<R>, SnapshotHandle>> {
+    let (last_log_id, last_membership) = applied_state::<R>(shard)?;
+    let meta = SnapshotMetaOf::<Types<R>> { last_log_id, last_membership };
+    Ok(SnapshotOf::<Types<R>, SnapshotHandle> { meta, snapshot: SnapshotHandle { shard: shard.clone() } })
+}
+
+fn applied_state<R: Runtime>(shard: &Shard) -> io::Result<(Option<LogIdOf<Types<R>>>, StoredMembershipOf<Types<R>>)> {
+    let machine = shard.machine();
+    let head = machine.head();
+    let membership = match &head.membership.log_id {
+        None => StoredMembershipOf::<Types<R>>::default(),
+        Some(log_id) => {
+            let members = decode_membership(&head.membership.bytes)?;
+            StoredMembershipOf::<Types<R>>::new(Some(to_raft(*log_id)), members)
+        }
+    };
+    Ok((head.applied.map(to_raft), membership))
+}

@@ -1,0 +1,195 @@
+//! The entities of a shard that are in memory, least recently used first. Pure: passivation is dropping one, because the
+//! store holds everything that was applied.
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use lru::LruCache;
+
+use berth_shared::ids::Version;
+use berth_shared::key::EntityKey;
+
+use crate::entity::erased::State;
+
+/// An entity in memory, as of the last applied record. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Resident {
+    pub version: Version,
+    pub deleted: bool,
+    /// `None` where this program cannot fold the entity's events: its kind is unknown here, or an event is not readable.
+    pub state: Option<State>,
+    /// The state as JSON, made at the first need for this version.
+    pub json: Option<Bytes>,
+    /// Events and bytes of events since the last stored snapshot.
+    pub unsnapshotted: Unsnapshotted,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsnapshotted {
+    pub events: u32,
+    pub bytes: u64,
+}
+
+/// Bytes a resident costs beyond its key and state: map entry, list node, reference counts.
+const OVERHEAD_BYTES: usize = 320;
+
+impl Resident {
+    pub fn absent(state: Option<State>) -> Self {
+        Self { version: 0, deleted: false, state, json: None, unsnapshotted: Unsnapshotted::default() }
+    }
+
+    /// An estimate: typed state and cached JSON are each taken to be as large as the JSON.
+    fn weight(&self, key: &EntityKey) -> usize {
+        let json = self.json.as_ref().map_or(128, Bytes::len);
+        OVERHEAD_BYTES + key.as_str().len() + 2 * json
+    }
+}
+
+#[derive(Debug)]
+pub struct Entities {
+    /// Bounded in bytes over all shards of the node, by [`crate::shard::residency`].
+    residents: LruCache<EntityKey, Slot>,
+    bytes: usize,
+    /// Invariant: an entity that is being read from the store has a ticket here; applying a record to it spoils the ticket,
+    /// because what is read may be older than that record.
+    loads: HashMap<EntityKey, LoadTicket>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    resident: Resident,
+    weight: usize,
+    used_at: u64,
+}
+
+#[derive(Debug, Default)]
+struct LoadTicket {
+    readers: usize,
+    spoilt: bool,
+}
+
+impl Default for Entities {
+    fn default() -> Self {
+        Self { residents: LruCache::unbounded(), bytes: 0, loads: HashMap::new() }
+    }
+}
+
+impl Entities {
+    /// The resident, marked as used at `tick`.
+    pub fn touch(&mut self, key: &EntityKey, tick: u64) -> Option<&mut Resident> {
+        let slot = self.residents.get_mut(key)?;
+        slot.used_at = tick;
+        Some(&mut slot.resident)
+    }
+
+    pub fn peek(&self, key: &EntityKey) -> Option<&Resident> {
+        self.residents.peek(key).map(|slot| &slot.resident)
+    }
+
+    pub fn put(&mut self, key: EntityKey, resident: Resident, tick: u64) {
+        if let Some(ticket) = self.loads.get_mut(&key) {
+            ticket.spoilt = true;
+        }
+        let weight = resident.weight(&key);
+        self.bytes += weight;
+        if let Some((_, old)) = self.residents.push(key, Slot { resident, weight, used_at: tick }) {
+            self.bytes -= old.weight;
+        }
+    }
+
+    /// Keeps the JSON of `version` for the next reader.
+    pub fn keep_json(&mut self, key: &EntityKey, version: Version, json: &Bytes) {
+        let Some(slot) = self.residents.peek_mut(key) else { return };
+        if slot.resident.version != version || slot.resident.json.is_some() {
+            return;
+        }
+        slot.resident.json = Some(json.clone());
+        let weight = slot.resident.weight(key);
+        self.bytes = self.bytes - slot.weight + weight;
+        slot.weight = weight;
+    }
+
+    /// Announces that `key` is about to be read from the store.
+    pub fn begin_load(&mut self, key: &EntityKey) {
+        self.loads.entry(key.clone()).or_default().readers += 1;
+    }
+
+    /// Takes in what was read, unless it is resident already or a record was applied meanwhile. Says whether what was read
+    /// is still the newest; if not, the caller looks again.
+    pub fn finish_load(&mut self, key: &EntityKey, loaded: Option<Resident>, tick: u64) -> bool {
+        let Some(ticket) = self.loads.get_mut(key) else { return false };
+        ticket.readers -= 1;
+        let spoilt = ticket.spoilt;
+        if ticket.readers == 0 {
+            self.loads.remove(key);
+        }
+        let Some(resident) = loaded.filter(|_| !spoilt) else { return !spoilt };
+        if !self.residents.contains(key) {
+            let weight = resident.weight(key);
+            self.bytes += weight;
+            self.residents.push(key.clone(), Slot { resident, weight, used_at: tick });
+        }
+        true
+    }
+
+    /// When the least recently used resident was last used.
+    pub fn oldest_use(&self) -> Option<u64> {
+        self.residents.peek_lru().map(|(_, slot)| slot.used_at)
+    }
+
+    /// Passivates the least recently used resident; returns the bytes won.
+    pub fn passivate_oldest(&mut self) -> Option<usize> {
+        let (_, slot) = self.residents.pop_lru()?;
+        self.bytes -= slot.weight;
+        Some(slot.weight)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn len(&self) -> usize {
+        self.residents.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str) -> EntityKey {
+        EntityKey::new("counter", id).unwrap()
+    }
+
+    fn at(version: Version) -> Resident {
+        Resident { version, ..Resident::absent(None) }
+    }
+
+    #[test]
+    fn the_least_recently_used_is_passivated_and_the_bytes_add_up() {
+        let mut entities = Entities::default();
+        entities.put(key("a"), at(1), 1);
+        entities.put(key("b"), at(1), 2);
+        entities.touch(&key("a"), 3);
+        assert_eq!(entities.oldest_use(), Some(2));
+        entities.passivate_oldest();
+        assert!(entities.peek(&key("b")).is_none() && entities.peek(&key("a")).is_some());
+        entities.put(key("a"), at(2), 4);
+        entities.keep_json(&key("a"), 1, &Bytes::from_static(b"an older version"));
+        assert!(entities.peek(&key("a")).unwrap().json.is_none());
+        entities.passivate_oldest();
+        assert_eq!((entities.bytes(), entities.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_load_that_a_record_overtook_is_not_taken_in() {
+        let mut entities = Entities::default();
+        entities.begin_load(&key("a"));
+        entities.put(key("a"), at(5), 1);
+        entities.passivate_oldest();
+        assert!(!entities.finish_load(&key("a"), Some(at(4)), 2), "the caller must look again");
+        assert!(entities.peek(&key("a")).is_none());
+        entities.begin_load(&key("a"));
+        assert!(entities.finish_load(&key("a"), Some(at(5)), 3));
+        assert_eq!(entities.peek(&key("a")).map(|r| r.version), Some(5));
+    }
+}

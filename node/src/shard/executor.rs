@@ -1,0 +1,457 @@
+//! The executor of a shard: one task that decides its commands in order, ahead of what is durable, and proposes what it
+//! decided in batches. It answers nobody before the machine has applied what the answer rests on.
+//!
+//! It keeps these rules. W1: one task per shard proposes, in the order of decisions, fenced by its term. W2: any refusal,
+//! drop or change of leadership voids everything decided ahead. W3: it decides only in a term whose blank entry is applied.
+//! W4: an outcome without events waits for every record it was decided on, and for a confirmed leadership.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use tokio::sync::{mpsc, watch};
+
+use berth_shared::ids::{Term, Version};
+use berth_shared::key::EntityKey;
+use berth_shared::message::{Response, Seen};
+use berth_shared::problem::Code;
+use berth_shared::seam::Seams;
+
+use crate::record::{Batch, KeyOrigin, Outcome, Record};
+use crate::shard::Shard;
+use crate::shard::command::Command;
+use crate::shard::decide::{self, View, decide};
+use crate::shard::group::{Group, Proposed};
+use crate::shard::machine::{After, Applied, Verdict};
+use crate::shard::speculation::{BatchNumber, Speculation};
+use crate::shard::window::{GATEWAY_KEY_MICROS, RowId};
+use crate::store::OutcomeRow;
+
+/// Records per batch; more wait for the next one.
+const BATCH_RECORDS_MAX: usize = 256;
+/// Bytes of events and replies per batch, past which it is closed.
+const BATCH_BYTES_MAX: usize = 512 * 1024;
+/// Outcomes that may wait for batches in flight before no more commands are decided.
+const WAITING_MAX: usize = 4096;
+/// Attempts that may wait for one running request.
+const JOINED_MAX: usize = 64;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Commands waiting for one shard; more are refused as overloaded.
+    pub mailbox_max: usize,
+    /// Batches proposed and not yet applied, per shard.
+    pub batches_in_flight_max: usize,
+    /// Idempotency keys remembered per shard; more are refused as overloaded, never forgotten early.
+    pub window_keys_max: usize,
+}
+
+/// Sends commands to an executor.
+pub type Mailbox = mpsc::Sender<Command>;
+
+pub struct Executor {
+    config: Config,
+    shard: Arc<Shard>,
+    group: Arc<dyn Group>,
+    seams: Seams,
+    leading: watch::Receiver<Option<Term>>,
+    mailbox: mpsc::Receiver<Command>,
+    /// Bounded by batches in flight.
+    finished: mpsc::UnboundedReceiver<Finished>,
+    finished_sender: mpsc::UnboundedSender<Finished>,
+    term: Option<Term>,
+    speculation: Speculation,
+    /// Set while decisions wait for what is in flight to settle, after some of it was dropped.
+    settling: bool,
+    /// To be decided before the mailbox is looked at. Bounded by batches in flight × records per batch.
+    again: VecDeque<Command>,
+    /// Outcomes without events that rest on a batch in flight, in the order of decisions.
+    waiting: VecDeque<Waiting>,
+    last_batch: BatchNumber,
+    last_time_micros: u64,
+}
+
+/// A record and the command it answers.
+struct Decided {
+    command: Command,
+    outcome: Outcome,
+    version: Version,
+    json: Bytes,
+}
+
+struct Waiting {
+    rests_on: BatchNumber,
+    decided: Decided,
+}
+
+/// The batch that is being filled.
+#[derive(Default)]
+struct Draft {
+    records: Vec<Record>,
+    after: Vec<Option<After>>,
+    decided: Vec<Decided>,
+    bytes: usize,
+}
+
+/// What became of a batch. `result` is `None` when that is unknown.
+struct Finished {
+    batch: BatchNumber,
+    result: Option<Proposed>,
+    /// Commands whose records were dropped or not appended, to be decided again.
+    again: Vec<Command>,
+}
+
+/// Answers a batch when its result is known, and tells the executor in any case.
+struct InFlight {
+    batch: BatchNumber,
+    decided: Vec<Decided>,
+    sender: mpsc::UnboundedSender<Finished>,
+}
+
+impl Executor {
+    pub fn start(config: Config, shard: Arc<Shard>, group: Arc<dyn Group>, seams: Seams) -> Mailbox {
+        let (mailbox_sender, mailbox) = mpsc::channel(config.mailbox_max);
+        let (finished_sender, finished) = mpsc::unbounded_channel();
+        let executor = Self {
+            config,
+            shard,
+            leading: group.leading(),
+            group,
+            seams: seams.clone(),
+            mailbox,
+            finished,
+            finished_sender,
+            term: None,
+            speculation: Speculation::default(),
+            settling: false,
+            again: VecDeque::new(),
+            waiting: VecDeque::new(),
+            last_batch: BatchNumber::default(),
+            last_time_micros: 0,
+        };
+        seams.spawner.spawn(executor.run());
+        mailbox_sender
+    }
+
+    async fn run(mut self) {
+        let mut received = Vec::with_capacity(BATCH_RECORDS_MAX);
+        self.leadership_changed();
+        loop {
+            let may_decide = self.term.is_none()
+                || (!self.settling
+                    && self.waiting.len() < WAITING_MAX
+                    && self.speculation.in_flight_len() < self.config.batches_in_flight_max);
+            if may_decide && !self.again.is_empty() {
+                self.decide_next(&mut received).await;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                changed = self.leading.changed() => {
+                    if changed.is_err() { return }
+                    self.leadership_changed();
+                }
+                Some(finished) = self.finished.recv() => self.batch_finished(finished),
+                count = self.mailbox.recv_many(&mut received, BATCH_RECORDS_MAX), if may_decide => {
+                    if count == 0 { return }
+                    self.decide_next(&mut received).await;
+                }
+            }
+        }
+    }
+
+    /// A new term starts with nothing decided ahead; everything of earlier terms is settled, because this node leads only
+    /// once it has applied its own blank entry.
+    fn leadership_changed(&mut self) {
+        self.term = *self.leading.borrow_and_update();
+        self.shard.machine().discard_expected();
+        self.again.extend(self.waiting.drain(..).map(|waiting| waiting.decided.command));
+        if self.term.is_some() {
+            let joined = self.speculation.settle_all();
+            self.again.extend(joined);
+            self.settling = false;
+        } else {
+            self.speculation.discard_views();
+        }
+    }
+
+    fn batch_finished(&mut self, finished: Finished) {
+        let Finished { batch, result, again } = finished;
+        let clean = again.is_empty() && matches!(result, Some(Proposed::Applied(_)));
+        let joined = self.speculation.finished(batch);
+        self.again.extend(again);
+        self.again.extend(joined);
+        if clean {
+            self.release(batch, result);
+        } else {
+            self.speculation.discard_views();
+            self.shard.machine().discard_expected();
+            self.again.extend(self.waiting.drain(..).map(|waiting| waiting.decided.command));
+            self.settling = true;
+        }
+        if self.speculation.in_flight_len() == 0 {
+            self.settling = false;
+        }
+    }
+
+    /// Answers the outcomes that rested on `batch`, if this node still surely leads; otherwise they are decided again.
+    fn release(&mut self, batch: BatchNumber, result: Option<Proposed>) {
+        let Some(Proposed::Applied(applied)) = result else { return };
+        let leads = self.term.is_some_and(|term| self.group.holds_lease(term));
+        let seen = Seen { incarnation: applied.incarnation, index: applied.log_id.index };
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.rests_on <= batch) {
+            if leads {
+                waiting.decided.answer(seen);
+            } else {
+                self.again.push_back(waiting.decided.command);
+            }
+        }
+    }
+
+    async fn decide_next(&mut self, received: &mut Vec<Command>) {
+        let Some(term) = self.term else {
+            let refused = self.again.drain(..).chain(received.drain(..));
+            refused.for_each(|command| command.answer.send(Response::WrongOwner { owner: None }));
+            return;
+        };
+        self.again.extend(received.drain(..));
+        let count = self.again.len().min(BATCH_RECORDS_MAX);
+        let loaded = self.load(count).await;
+        if *self.leading.borrow() != Some(term) {
+            // Leadership moved while entities were read.
+            return self.leadership_changed();
+        }
+        let batch = BatchNumber(self.last_batch.0 + 1);
+        let mut draft = Draft::default();
+        for _ in 0..count {
+            if draft.bytes > BATCH_BYTES_MAX {
+                break;
+            }
+            let Some(command) = self.again.pop_front() else { break };
+            self.decide_one(term, batch, command, &loaded, &mut draft);
+        }
+        if !draft.records.is_empty() {
+            self.last_batch = batch;
+            self.propose(term, batch, draft).await;
+        }
+    }
+
+    fn decide_one(&mut self, term: Term, batch: BatchNumber, command: Command, loaded: &Loaded, draft: &mut Draft) {
+        let Some(command) = self.admit(term, command, loaded) else { return };
+        let Some(view) = self.view(&command.key, loaded) else {
+            // Passivated since it was loaded; it is read again with the next batch.
+            self.again.push_back(command);
+            return;
+        };
+        let view = match view {
+            Ok(view) => view,
+            Err(detail) => return command.answer.refuse(Code::Unavailable, detail),
+        };
+        let time_micros = self.next_time();
+        let verdict = match decide(&view, &command, time_micros) {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                tracing::error!(kind = command.key.kind(), %error, "a kind failed to decide a command");
+                return command.answer.refuse(Code::Internal, "the entity's code failed; nothing was written");
+            }
+        };
+        let decide::Verdict { outcome, events, state, json } = verdict;
+        let stored = !events.is_empty() || matches!(command.request.origin, KeyOrigin::Client) || command.attempt > 1;
+        let version = view.version + events.len() as Version;
+        if !stored {
+            let decided = Decided { command, outcome, version, json };
+            return self.answer_without_record(term, decided);
+        }
+        let changed = !events.is_empty();
+        let next = View { version, deleted: view.deleted && !changed, state: state.clone(), json: Some(json.clone()) };
+        self.speculation.record(batch, &command, changed.then_some(next));
+        draft.bytes += outcome.reply.len() + events.iter().map(|event| event.data.len()).sum::<usize>();
+        draft.after.push(changed.then(|| After { state, json: json.clone() }));
+        draft.records.push(Record {
+            key: command.key.clone(),
+            request: command.request,
+            base_version: view.version,
+            time_micros,
+            outcome: outcome.clone(),
+            events,
+        });
+        draft.decided.push(Decided { command, outcome, version, json });
+    }
+
+    /// Answers what can be answered without deciding: retries of known keys, and refusals. Gives the command back otherwise.
+    fn admit(&mut self, term: Term, command: Command, loaded: &Loaded) -> Option<Command> {
+        let request = command.request;
+        if let Some(running) = self.speculation.running(&request.scope) {
+            if running.fingerprint != request.fingerprint {
+                refuse_reused(command);
+            } else if running.request_id == command.request_id && running.joined.len() < JOINED_MAX {
+                running.joined.push(command);
+            } else {
+                command.answer.refuse(Code::InProgress, "another request with this idempotency key is running");
+            }
+            return None;
+        }
+        let now = self.seams.clock.now();
+        if now > command.deadline {
+            command.answer.refuse(Code::Unavailable, "the request's deadline passed before it was decided");
+            return None;
+        }
+        let known = self.shard.machine().window.get(&request.scope);
+        if let Some(id) = known {
+            let Some(row) = loaded.outcomes.iter().find(|row| (row.lane, row.row) == (id.lane, id.row)) else {
+                // Stored since the outcomes were read; it is read with the next batch.
+                self.again.push_back(command);
+                return None;
+            };
+            self.replay(term, command, row);
+            return None;
+        }
+        if let KeyOrigin::Gateway { created_micros } = request.origin {
+            let now_micros = self.shard.machine().head().shard_time_micros.max(self.seams.clock.wall_micros());
+            if created_micros.saturating_add(GATEWAY_KEY_MICROS) <= now_micros {
+                let detail = "this idempotency key was made by a gateway more than 2 minutes ago";
+                command.answer.refuse(Code::InvalidRequest, detail);
+                return None;
+            }
+        }
+        let keys = self.shard.machine().window.len() + self.speculation.running_len();
+        if keys >= self.config.window_keys_max {
+            command.answer.refuse(Code::Overloaded, "the shard remembers as many idempotency keys as it may");
+            return None;
+        }
+        Some(command)
+    }
+
+    fn replay(&self, term: Term, command: Command, row: &OutcomeRow) {
+        if row.fingerprint != command.request.fingerprint {
+            return refuse_reused(command);
+        }
+        if !self.group.holds_lease(term) {
+            return command.answer.send(Response::WrongOwner { owner: None });
+        }
+        let seen = self.shard.seen();
+        command.answer.outcome(&row.outcome, row.version, None, true, seen);
+    }
+
+    fn answer_without_record(&mut self, term: Term, decided: Decided) {
+        match self.speculation.rests_on(&decided.command.key) {
+            Some(rests_on) => self.waiting.push_back(Waiting { rests_on, decided }),
+            None if self.group.holds_lease(term) => {
+                let seen = self.shard.seen();
+                decided.answer(seen);
+            }
+            None => decided.command.answer.send(Response::WrongOwner { owner: None }),
+        }
+    }
+
+    async fn propose(&mut self, term: Term, number: BatchNumber, draft: Draft) {
+        let batch = Arc::new(Batch::new(term, draft.records));
+        self.shard.machine().expect(batch.clone(), draft.after);
+        self.speculation.proposed(number);
+        let sender = self.finished_sender.clone();
+        let in_flight = InFlight { batch: number, decided: draft.decided, sender };
+        self.group.propose(term, batch, Box::new(move |result| in_flight.finish(result))).await;
+    }
+
+    /// Strictly increasing in the shard, and never behind what it has applied.
+    fn next_time(&mut self) -> u64 {
+        let applied = self.shard.machine().head().shard_time_micros;
+        self.last_time_micros = self.seams.clock.wall_micros().max(applied + 1).max(self.last_time_micros + 1);
+        self.last_time_micros
+    }
+
+    /// The entity as the next decision must see it; `None` when it is not in memory.
+    fn view(&self, key: &EntityKey, loaded: &Loaded) -> Option<Result<View, &'static str>> {
+        if let Some(view) = self.speculation.view(key) {
+            return Some(Ok(view.clone()));
+        }
+        let resident = self.shard.resident(key).or_else(|| loaded.entities.get(key).cloned())?;
+        let Some(state) = resident.state else {
+            return Some(Err("this node cannot read the entity's history"));
+        };
+        Some(Ok(View { version: resident.version, deleted: resident.deleted, state, json: resident.json }))
+    }
+
+    /// Reads what the next `count` commands need and memory does not hold.
+    async fn load(&mut self, count: usize) -> Loaded {
+        let mut keys: Vec<EntityKey> = Vec::new();
+        let mut rows: Vec<RowId> = Vec::new();
+        {
+            let machine = self.shard.machine();
+            for command in self.again.iter().take(count) {
+                rows.extend(machine.window.get(&command.request.scope));
+                let key = &command.key;
+                if self.speculation.view(key).is_none() && machine.entities.peek(key).is_none() {
+                    keys.push(key.clone());
+                }
+            }
+        }
+        if keys.is_empty() && rows.is_empty() {
+            return Loaded::default();
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        let entities = self.shard.load(keys).await;
+        let outcomes = if rows.is_empty() { Vec::new() } else { self.shard.outcomes(rows).await };
+        Loaded { entities, outcomes }
+    }
+}
+
+/// What was read from the store for one round of decisions. Entities are as new as the machine's at the time of the read,
+/// and cannot have changed since: only this task proposes, and what it has in flight it takes from speculation.
+#[derive(Default)]
+struct Loaded {
+    entities: HashMap<EntityKey, crate::shard::entities::Resident>,
+    outcomes: Vec<OutcomeRow>,
+}
+
+fn refuse_reused(command: Command) {
+    command.answer.refuse(Code::KeyReused, "this idempotency key was used for another request");
+}
+
+impl Decided {
+    fn answer(self, seen: Seen) {
+        let state = self.command.wants_state.then_some(&self.json[..]);
+        self.command.answer.outcome(&self.outcome, self.version, state, false, seen);
+    }
+}
+
+impl InFlight {
+    fn finish(mut self, result: Proposed) {
+        let decided = std::mem::take(&mut self.decided);
+        let again = match &result {
+            Proposed::NotLeader => decided.into_iter().map(|decided| decided.command).collect(),
+            Proposed::Applied(applied) => answer_applied(decided, applied),
+        };
+        self.send(Some(result), again);
+    }
+
+    fn send(&self, result: Option<Proposed>, again: Vec<Command>) {
+        // The executor is gone only when the node is stopping.
+        let _ = self.sender.send(Finished { batch: self.batch, result, again });
+    }
+}
+
+impl Drop for InFlight {
+    /// Unless it was finished, the batch's fate is unknown: its answers are dropped, which says so to the gateways.
+    fn drop(&mut self) {
+        if !self.decided.is_empty() {
+            self.decided.clear();
+            self.send(None, Vec::new());
+        }
+    }
+}
+
+/// Answers the applied records of a batch; returns the commands whose records were dropped.
+fn answer_applied(decided: Vec<Decided>, applied: &Applied) -> Vec<Command> {
+    let seen = Seen { incarnation: applied.incarnation, index: applied.log_id.index };
+    let mut again = Vec::new();
+    for (decided, verdict) in decided.into_iter().zip(&applied.verdicts) {
+        match verdict {
+            Verdict::Applied => decided.answer(seen),
+            Verdict::WrongTerm | Verdict::KnownKey | Verdict::WrongBase => again.push(decided.command),
+        }
+    }
+    again
+}

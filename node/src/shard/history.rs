@@ -1,0 +1,41 @@
+//! An entity's past: pages of its events, and its state at an earlier version.
+
+use bytes::Bytes;
+
+use berth_shared::ids::Version;
+use berth_shared::key::EntityKey;
+
+use crate::record::EventBody;
+use crate::shard::Shard;
+use crate::shard::machine::fold;
+use crate::store::{self, EventsPage};
+
+/// Bytes of event data per page, past which it is cut; one event is always given.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Events folded per read of the store.
+const FOLDED_AT_ONCE: usize = 1024;
+
+impl Shard {
+    /// At most `limit` events after version `after`; `None` when the entity has none at all.
+    pub async fn events(&self, key: &EntityKey, after: Version, limit: usize) -> Result<Option<EventsPage>, store::Error> {
+        let (store, id, key) = (self.store.clone(), self.id, key.clone());
+        self.seams.spawner.blocking(move || store.events(id, &key, after, limit, PAGE_BYTES_MAX)).await
+    }
+
+    /// The state as JSON at `version`, folded from the first event; `None` where it cannot be read.
+    pub async fn state_at(&self, key: &EntityKey, version: Version) -> Result<Option<Bytes>, store::Error> {
+        let Some(kind) = self.registry.get(key.kind()) else { return Ok(None) };
+        let mut state = kind.initial();
+        let mut folded: Version = 0;
+        while folded < version {
+            let wanted = usize::try_from(version - folded).unwrap_or(usize::MAX).min(FOLDED_AT_ONCE);
+            let Some(page) = self.events(key, folded, wanted).await? else { return Ok(None) };
+            let Some(last) = page.events.last() else { return Ok(None) };
+            folded = last.version;
+            let bodies = page.events.into_iter().map(|e| EventBody { event_type: e.event_type, data: e.data });
+            let Some(next) = fold(&self.registry, key, state, bodies) else { return Ok(None) };
+            state = next;
+        }
+        Ok(kind.state_json(&state).ok())
+    }
+}

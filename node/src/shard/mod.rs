@@ -1,0 +1,235 @@
+//! One shard on one node: its machine, its entities in memory, and what it reads from the store. The executor decides on
+//! it, the consensus group applies to it, readers read it; it knows neither sockets nor the consensus library.
+
+pub mod command;
+pub mod decide;
+pub mod entities;
+pub mod executor;
+pub mod group;
+pub mod history;
+pub mod machine;
+pub mod reader;
+pub mod residency;
+pub mod speculation;
+pub mod window;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use parking_lot::{Mutex, MutexGuard};
+
+use berth_shared::ids::{LogId, ShardId, Version};
+use berth_shared::key::EntityKey;
+use berth_shared::message::Seen;
+use berth_shared::seam::Seams;
+
+use crate::entity::Registry;
+use crate::journal::Journal;
+use crate::record::Batch;
+use crate::store::{self, Changes, OutcomeRow, Store};
+use entities::Resident;
+use machine::{Applied, Machine, rehydrate};
+use residency::Residency;
+use window::RowId;
+
+/// A shard as everybody on this node shares it. No lock of it is held across an await.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    registry: Arc<Registry>,
+    store: Store,
+    seams: Seams,
+    machine: Mutex<Machine>,
+    residency: Arc<Residency>,
+    /// What [`Residency`] was last told of this shard.
+    reported_bytes: AtomicUsize,
+    /// When the least recently used resident was last used; `u64::MAX` without residents.
+    oldest_use: AtomicU64,
+}
+
+impl Shard {
+    /// Takes up the shard where the store left it. Reads the index of the idempotency window: blocking.
+    pub fn open(
+        id: ShardId,
+        registry: Arc<Registry>,
+        store: Store,
+        residency: Arc<Residency>,
+        seams: Seams,
+    ) -> Result<Arc<Self>, store::Error> {
+        let mut rows = Vec::new();
+        store.outcomes(id, &mut |row| rows.push(row))?;
+        let head = store.shard_head(id).unwrap_or_default();
+        let machine = Machine::new(id, registry.clone(), head, rows.into_iter().collect());
+        let shard = Arc::new(Self {
+            id,
+            registry,
+            store,
+            seams,
+            machine: Mutex::new(machine),
+            residency: residency.clone(),
+            reported_bytes: AtomicUsize::new(0),
+            oldest_use: AtomicU64::new(u64::MAX),
+        });
+        residency.register(&shard);
+        Ok(shard)
+    }
+
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Locks the machine. Callers hold it shortly and never across an await.
+    pub fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock()
+    }
+
+    /// How much of the shard's history an answer given now includes.
+    pub fn seen(&self) -> Seen {
+        let machine = self.machine();
+        let head = machine.head();
+        Seen { incarnation: head.incarnation, index: head.applied.map_or(0, |applied| applied.index) }
+    }
+
+    /// The entity, if it is in memory.
+    pub fn resident(&self, key: &EntityKey) -> Option<Resident> {
+        let mut machine = self.machine();
+        let resident = machine.entities.touch(key, self.residency.tick())?.clone();
+        self.report(&machine);
+        Some(resident)
+    }
+
+    /// Keeps the JSON of an entity's state for the next reader.
+    pub fn keep_json(&self, key: &EntityKey, version: Version, json: &Bytes) {
+        {
+            let mut machine = self.machine();
+            machine.entities.keep_json(key, version, json);
+            self.report(&machine);
+        }
+        self.residency.enforce();
+    }
+
+    /// Brings entities into memory and returns them as they are now.
+    pub async fn load(&self, keys: Vec<EntityKey>) -> Result<HashMap<EntityKey, Resident>, store::Error> {
+        let mut loaded = HashMap::with_capacity(keys.len());
+        let mut missing = keys;
+        while !missing.is_empty() {
+            {
+                let mut machine = self.machine();
+                missing.iter().for_each(|key| machine.entities.begin_load(key));
+            }
+            let (store, registry, id, keys) = (self.store.clone(), self.registry.clone(), self.id, missing.clone());
+            let read = self.seams.spawner.blocking(move || {
+                let stored = store.entities(id, &keys)?;
+                let rehydrated = keys.iter().zip(stored).map(|(key, stored)| rehydrate(&registry, key, stored));
+                Ok(rehydrated.collect::<Vec<_>>())
+            });
+            let read: Result<Vec<Resident>, store::Error> = read.await;
+            let mut machine = self.machine();
+            let residents = match read {
+                Ok(residents) => residents,
+                Err(error) => {
+                    for key in &missing {
+                        machine.entities.finish_load(key, None, 0);
+                    }
+                    return Err(error);
+                }
+            };
+            let mut overtaken = Vec::new();
+            for (key, resident) in missing.into_iter().zip(residents) {
+                if machine.entities.finish_load(&key, Some(resident.clone()), self.residency.tick()) {
+                    let newest = machine.entities.peek(&key).cloned().unwrap_or(resident);
+                    loaded.insert(key, newest);
+                } else if let Some(newest) = machine.entities.peek(&key) {
+                    loaded.insert(key.clone(), newest.clone());
+                } else {
+                    overtaken.push(key);
+                }
+            }
+            self.report(&machine);
+            drop(machine);
+            missing = overtaken;
+        }
+        self.residency.enforce();
+        Ok(loaded)
+    }
+
+    /// Stored outcomes; one that has expired meanwhile is left out.
+    pub async fn outcomes(&self, rows: Vec<RowId>) -> Result<Vec<OutcomeRow>, store::Error> {
+        let (store, id) = (self.store.clone(), self.id);
+        let read = self.seams.spawner.blocking(move || {
+            let outcomes = rows.iter().filter_map(|row| store.outcome(id, row.lane, row.row).transpose());
+            outcomes.collect()
+        });
+        read.await
+    }
+
+    /// Applies a batch: what is applied is readable from here on, and its changes are in the store's hands.
+    pub async fn apply(&self, log_id: LogId, batch: &Arc<Batch>) -> io::Result<Applied> {
+        self.store.room().await.map_err(io::Error::other)?;
+        let missing = self.machine().missing(batch);
+        let loaded = if missing.is_empty() {
+            HashMap::new()
+        } else {
+            self.load(missing).await.map_err(io::Error::other)?
+        };
+        let applied = {
+            let mut machine = self.machine();
+            // Only this task applies, so what was loaded is still the newest even if it was passivated again meanwhile.
+            for (key, resident) in loaded {
+                if machine.entities.peek(&key).is_none() {
+                    machine.entities.put(key, resident, self.residency.tick());
+                }
+            }
+            // Entities that were resident before the load may have been passivated during it.
+            let late = machine.missing(batch);
+            if !late.is_empty() {
+                let stored = self.store.entities(self.id, &late).map_err(io::Error::other)?;
+                for (key, stored) in late.into_iter().zip(stored) {
+                    let resident = rehydrate(&self.registry, &key, stored);
+                    machine.entities.put(key, resident, self.residency.tick());
+                }
+            }
+            let (applied, changes) = machine.apply(log_id, batch, self.residency.tick());
+            self.hand_over(changes)?;
+            self.report(&machine);
+            applied
+        };
+        self.residency.enforce();
+        Ok(applied)
+    }
+
+    pub async fn apply_blank(&self, log_id: LogId) -> io::Result<()> {
+        self.store.room().await.map_err(io::Error::other)?;
+        let mut machine = self.machine();
+        let changes = machine.apply_blank(log_id);
+        self.hand_over(changes)
+    }
+
+    pub async fn apply_membership(&self, log_id: LogId, membership: Bytes) -> io::Result<()> {
+        self.store.room().await.map_err(io::Error::other)?;
+        let mut machine = self.machine();
+        let changes = machine.apply_membership(log_id, membership);
+        self.hand_over(changes)
+    }
+
+    /// Makes everything that is applied durable in the store.
+    pub async fn checkpoint(&self) -> io::Result<()> {
+        self.store.checkpoint().await.map(drop).map_err(io::Error::other)
+    }
+
+    /// Under the machine's lock, so that an entity can be passivated only once the store can answer for it.
+    fn hand_over(&self, changes: Changes) -> io::Result<()> {
+        self.store.write(changes).map_err(io::Error::other)
+    }
+
+    /// Tells the node's budget what this shard holds in memory now.
+    fn report(&self, machine: &Machine) {
+        let bytes = machine.entities.bytes();
+        let before = self.reported_bytes.swap(bytes, Ordering::Relaxed);
+        self.residency.changed(before, bytes);
+        self.oldest_use.store(machine.entities.oldest_use().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}

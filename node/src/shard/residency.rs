@@ -1,0 +1,81 @@
+//! The node's memory budget for entities: over all shards, the least recently used are passivated when it is exceeded.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::shard::Shard;
+
+#[derive(Debug)]
+pub struct Residency {
+    bytes_max: usize,
+    bytes: AtomicUsize,
+    ticks: AtomicU64,
+    passivated: AtomicU64,
+    shards: RwLock<Vec<Weak<Shard>>>,
+    /// One task at a time makes room.
+    making_room: Mutex<()>,
+}
+
+/// Residents passivated per look at which shard has the oldest.
+const PASSIVATED_AT_ONCE: usize = 16;
+
+impl Residency {
+    pub fn new(bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            bytes_max,
+            bytes: AtomicUsize::new(0),
+            ticks: AtomicU64::new(1),
+            passivated: AtomicU64::new(0),
+            shards: RwLock::default(),
+            making_room: Mutex::default(),
+        })
+    }
+
+    pub(super) fn register(&self, shard: &Arc<Shard>) {
+        self.shards.write().push(Arc::downgrade(shard));
+    }
+
+    /// The node's count of uses, by which residents of different shards are compared.
+    pub(super) fn tick(&self) -> u64 {
+        self.ticks.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn changed(&self, before: usize, after: usize) {
+        self.bytes.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// Estimated bytes of all residents.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Residents passivated since the start.
+    pub fn passivated(&self) -> u64 {
+        self.passivated.load(Ordering::Relaxed)
+    }
+
+    /// Passivates until the budget holds. Called without any shard's lock.
+    pub(super) fn enforce(&self) {
+        if self.bytes() <= self.bytes_max {
+            return;
+        }
+        let Some(_turn) = self.making_room.try_lock() else { return };
+        while self.bytes() > self.bytes_max {
+            let oldest = {
+                let shards = self.shards.read();
+                let alive = shards.iter().filter_map(Weak::upgrade);
+                alive.min_by_key(|shard| shard.oldest_use.load(Ordering::Relaxed))
+            };
+            let Some(shard) = oldest else { return };
+            let mut machine = shard.machine();
+            let won = (0..PASSIVATED_AT_ONCE).filter_map(|_| machine.entities.passivate_oldest()).count();
+            shard.report(&machine);
+            self.passivated.fetch_add(won as u64, Ordering::Relaxed);
+            if won == 0 {
+                return;
+            }
+        }
+    }
+}
