@@ -9,3 +9,4 @@ pub mod message;
 pub mod problem;
 pub mod seam;
 pub mod shard_map;
+pub mod telemetry;
