@@ -1,0 +1,4 @@
+//! Where requests from gateways arrive at a node and find their shard.
+
+pub mod owners;
+pub mod service;

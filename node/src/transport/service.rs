@@ -1,0 +1,231 @@
+//! The node's side of the peer protocol: decodes a request, finds its shard, and hands it to executor or reader. It never
+//! blocks a connection: commands go to a mailbox, reads that are not in memory to a task of their own.
+
+use std::sync::Arc;
+
+use berth_shared::ids::ShardId;
+use berth_shared::key::EntityKey;
+use berth_shared::message::{Event, Execute, Precondition, Refusal, Request, Response};
+use berth_shared::peer::{self, Class, Handler, Identity, Incoming, PushSender, Reply, Role};
+use berth_shared::problem::Code;
+use berth_shared::seam::{BootInstant, Seams};
+use berth_shared::telemetry::{self, Traceparent, Tracing};
+use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::entity::Registry;
+use crate::entity::erased::CommandError;
+use crate::metrics::Metrics;
+use crate::record::{Fingerprint, RequestKey, Scope};
+use crate::shard::command::{Answer, Command};
+use crate::shard::executor::Mailbox;
+use crate::shard::reader::{self, Current, Reader};
+use crate::transport::owners::Owners;
+
+/// Events per page, whatever is asked for.
+const EVENTS_MAX: u32 = 1000;
+
+/// One shard that this node hosts.
+#[derive(Debug)]
+pub struct Hosted {
+    pub reader: Reader,
+    pub mailbox: Mailbox,
+}
+
+pub struct Service {
+    pub seams: Seams,
+    pub tracing: Tracing,
+    pub registry: Arc<Registry>,
+    /// By shard number; `None` where another node hosts it.
+    pub hosted: Vec<Option<Hosted>>,
+    pub owners: Arc<Owners>,
+    pub metrics: Metrics,
+}
+
+impl Handler for Service {
+    fn handle(&self, incoming: Incoming) {
+        let Incoming { payload, deadline, reply, .. } = incoming;
+        match peer::decode::<Request<'_>>(&payload) {
+            Ok(Request::Execute(execute)) => self.execute(&execute, deadline, reply),
+            Ok(Request::Read { shard, kind, id }) => self.read(shard, kind, id, reply),
+            Ok(Request::Events { shard, kind, id, after, limit }) => self.events(shard, kind, id, after, limit, reply),
+            Ok(Request::Kinds) => send(reply, &Response::Kinds { json: &self.registry.descriptions() }),
+            Err(error) => {
+                tracing::warn!(%error, "a gateway sent a request that does not decode");
+                refuse(reply, Code::InvalidRequest, "the request does not decode");
+            }
+        }
+    }
+
+    fn connected(&self, peer: &Arc<Identity>, class: Class, pushes: PushSender) {
+        if peer.role == Role::Gateway && class == Class::Data {
+            self.owners.listen(pushes);
+        }
+    }
+}
+
+impl Service {
+    fn execute(&self, execute: &Execute<'_>, deadline: BootInstant, reply: Reply) {
+        let Some((key, hosted)) = self.locate(execute.shard, execute.kind, execute.id, &reply) else {
+            return self.refuse_unlocated(execute.shard, execute.kind, execute.id, reply);
+        };
+        let Some(kind) = self.registry.get(execute.kind) else {
+            return refuse(reply, Code::UnknownKind, "no node knows this kind");
+        };
+        let command = match kind.decode(execute.command, execute.body) {
+            Ok(command) => command,
+            Err(CommandError::Unknown(detail)) => return refuse(reply, Code::UnknownCommand, &detail),
+            Err(CommandError::Invalid(detail)) => return refuse(reply, Code::InvalidRequest, &detail),
+            Err(CommandError::Failed(error)) => {
+                tracing::error!(kind = execute.kind, %error, "a kind failed to read a command");
+                return refuse(reply, Code::Internal, "the entity's code failed; nothing was written");
+            }
+        };
+        self.metrics.commands.increment();
+        let request = RequestKey {
+            scope: Scope::new(execute.principal, &key, execute.idempotency_key),
+            fingerprint: Fingerprint::new(execute.command, execute.body, &encode_precondition(&execute.precondition)),
+            origin: execute.key_origin,
+        };
+        let command = Command {
+            key,
+            kind: kind.clone(),
+            command,
+            precondition: execute.precondition.clone(),
+            principal: execute.principal.to_owned(),
+            request,
+            request_id: execute.request_id,
+            attempt: execute.attempt,
+            wants_state: execute.wants_state,
+            deadline,
+            answer: self.answer(execute.traceparent, reply),
+        };
+        match hosted.mailbox.try_send(command) {
+            Ok(()) => {}
+            Err(TrySendError::Full(command)) => {
+                command.answer.refuse(Code::Overloaded, "too many commands wait for the entity's shard");
+            }
+            Err(TrySendError::Closed(command)) => command.answer.refuse(Code::Unavailable, "the node is stopping"),
+        }
+    }
+
+    /// Sends the answer back, inside a span of its own when traces are exported.
+    fn answer(&self, traceparent: &str, reply: Reply) -> Answer {
+        if !self.tracing.exports() {
+            return Answer::new(move |response| send(reply, &response));
+        }
+        let received = Traceparent::parse(traceparent);
+        let role = telemetry::Role::Server;
+        let request = self.tracing.request("execute", role, received, &*self.seams.random);
+        Answer::new(move |response| request.span.in_scope(|| send(reply, &response)))
+    }
+
+    fn read(&self, shard: ShardId, kind: &str, id: &str, reply: Reply) {
+        let Some((key, hosted)) = self.locate(shard, kind, id, &reply) else {
+            return self.refuse_unlocated(shard, kind, id, reply);
+        };
+        if self.registry.get(kind).is_none() {
+            return refuse(reply, Code::UnknownKind, "no node knows this kind");
+        }
+        self.metrics.reads.increment();
+        if let Some(answer) = hosted.reader.try_read(&key) {
+            return send_current(reply, answer);
+        }
+        let reader = hosted.reader.clone();
+        self.seams.spawner.spawn(async move { send_current(reply, reader.read(&key).await) });
+    }
+
+    fn events(&self, shard: ShardId, kind: &str, id: &str, after: u64, limit: u32, reply: Reply) {
+        let Some((key, hosted)) = self.locate(shard, kind, id, &reply) else {
+            return self.refuse_unlocated(shard, kind, id, reply);
+        };
+        if self.registry.get(kind).is_none() {
+            return refuse(reply, Code::UnknownKind, "no node knows this kind");
+        }
+        self.metrics.reads.increment();
+        let reader = hosted.reader.clone();
+        let limit = limit.clamp(1, EVENTS_MAX) as usize;
+        self.seams.spawner.spawn(async move {
+            match reader.events(&key, after, limit).await {
+                Err(error) => refuse_read(reply, &error),
+                Ok((page, seen)) => {
+                    let events = page.events.iter().map(|event| Event {
+                        version: event.version,
+                        event_type: std::str::from_utf8(&event.event_type).unwrap_or_default(),
+                        time_micros: event.time_micros,
+                        data: &event.data,
+                    });
+                    send(reply, &Response::Events { events: events.collect(), next: page.next, seen });
+                }
+            }
+        });
+    }
+
+    /// The entity's key and its shard, if the request is sound and this node hosts the shard.
+    fn locate(&self, shard: ShardId, kind: &str, id: &str, _reply: &Reply) -> Option<(EntityKey, &Hosted)> {
+        let key = EntityKey::new(kind, id).ok()?;
+        if key.shard(self.hosted.len() as u16) != shard {
+            return None;
+        }
+        self.hosted.get(usize::from(shard.0))?.as_ref().map(|hosted| (key, hosted))
+    }
+
+    fn refuse_unlocated(&self, shard: ShardId, kind: &str, id: &str, reply: Reply) {
+        match EntityKey::new(kind, id) {
+            Err(error) => refuse(reply, Code::InvalidRequest, &error.to_string()),
+            Ok(key) if key.shard(self.hosted.len() as u16) != shard => {
+                refuse(reply, Code::InvalidRequest, "the gateway counts other shards than this cluster has");
+            }
+            Ok(_) => send(reply, &Response::WrongOwner { owner: None }),
+        }
+    }
+}
+
+fn encode_precondition(precondition: &Precondition) -> Bytes {
+    // An enum of numbers always encodes.
+    peer::encode(precondition).unwrap_or_default()
+}
+
+fn send_current(reply: Reply, answer: Result<Current, reader::Error>) {
+    match answer {
+        Ok(current) => {
+            let Current { version, state, seen } = current;
+            send(reply, &Response::State { version, state: &state, seen });
+        }
+        Err(error) => refuse_read(reply, &error),
+    }
+}
+
+fn refuse_read(reply: Reply, error: &reader::Error) {
+    let code = match error {
+        reader::Error::NotOwner => return send(reply, &Response::WrongOwner { owner: None }),
+        reader::Error::NotFound => Code::NotFound,
+        reader::Error::Deleted => Code::Deleted,
+        reader::Error::Unreadable => Code::Internal,
+        reader::Error::Store(error) => {
+            tracing::error!(%error, "the store cannot be read");
+            return refuse(reply, Code::Unavailable, "the node cannot read its store");
+        }
+    };
+    refuse(reply, code, &error.to_string());
+}
+
+fn refuse(reply: Reply, code: Code, detail: &str) {
+    let refusal = Refusal { code, detail, reason: None, current_version: None, replayed: false, seen: None };
+    send(reply, &Response::Refused(refusal));
+}
+
+/// Room for an answer's fields besides its bodies.
+const ANSWER_BYTES: usize = 64;
+
+fn send(reply: Reply, response: &Response<'_>) {
+    let bodies = match response {
+        Response::Executed(executed) => executed.reply.len() + executed.state.map_or(0, <[u8]>::len),
+        Response::State { state, .. } => state.len(),
+        _ => 256,
+    };
+    match peer::encode_with_capacity(response, ANSWER_BYTES + bodies) {
+        Ok(payload) => reply.send(payload),
+        Err(error) => tracing::error!(%error, "an answer cannot be encoded"),
+    }
+}
