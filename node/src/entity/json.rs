@@ -1,0 +1,113 @@
+//! Checks of JSON text that come before or after the parser: its nesting, and what a command's body may look like at all.
+//! Nothing here reads values.
+
+use super::DEPTH_MAX;
+
+/// Why bytes are not the body of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Error {
+    #[error("the body is not UTF-8: byte {0} does not continue it")]
+    Utf8(usize),
+    #[error("the body must be a JSON object")]
+    NotAnObject,
+    #[error("the body is nested deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+}
+
+/// The JSON text of a command's arguments: an object, or nothing, which stands for an empty one. Whether it is well formed
+/// inside is left to the parser.
+pub(super) fn arguments(body: &[u8]) -> Result<&str, Error> {
+    let text = std::str::from_utf8(body).map_err(|error| Error::Utf8(error.valid_up_to()))?;
+    match body.iter().find(|byte| !is_space(**byte)) {
+        None => Ok("{}"),
+        Some(b'{') if is_too_deep(body) => Err(Error::TooDeep),
+        Some(b'{') => Ok(text),
+        Some(_) => Err(Error::NotAnObject),
+    }
+}
+
+/// Whether `json` is nested deeper than [`DEPTH_MAX`]. Brackets inside strings do not count.
+pub(super) fn is_too_deep(json: &[u8]) -> bool {
+    // Every level needs two bytes, so that most texts need not be looked at.
+    if json.len() <= 2 * DEPTH_MAX {
+        return false;
+    }
+    let mut depth = 0_usize;
+    let mut bytes = json.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'{' | b'[' if depth == DEPTH_MAX => return true,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => skip_string(&mut bytes),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Moves past the closing quote of a string whose opening quote has been read.
+fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => {
+                bytes.next();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// RFC 8259's insignificant white space.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// A text for people, cut at `bytes_max`: it may repeat what a client sent.
+pub(super) fn shorten(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nested(depth: usize) -> Vec<u8> {
+        format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth)).into()
+    }
+
+    #[test]
+    fn the_deepest_body_has_64_levels() {
+        assert!(arguments(&nested(DEPTH_MAX)).is_ok());
+        assert_eq!(arguments(&nested(DEPTH_MAX + 1)), Err(Error::TooDeep));
+        assert!(is_too_deep("[".repeat(1_000_000).as_bytes()));
+    }
+
+    #[test]
+    fn brackets_in_strings_are_no_nesting() {
+        let text = format!(r#"{{"a":"\"{}","b":1}}"#, "[{".repeat(200));
+        assert!(!is_too_deep(text.as_bytes()));
+        let wide = format!("[{}0]", "[],".repeat(1000));
+        assert!(!is_too_deep(wide.as_bytes()));
+    }
+
+    #[test]
+    fn no_body_is_an_empty_object() {
+        assert_eq!(arguments(b""), Ok("{}"));
+        assert_eq!(arguments(b" \r\n\t"), Ok("{}"));
+        assert_eq!(arguments(b"[]"), Err(Error::NotAnObject));
+        assert_eq!(arguments(b"null"), Err(Error::NotAnObject));
+        assert_eq!(arguments(b"{\"a\":\"\xff\"}"), Err(Error::Utf8(6)));
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(shorten("äöü".into(), 3), "ä…");
+        assert_eq!(shorten("äöü".into(), 6), "äöü");
+    }
+}
