@@ -18,10 +18,12 @@ pub enum Code {
     Overloaded,
     Unavailable,
     UnknownOutcome,
+    /// The entity's own code failed. Nothing was written.
+    Internal,
 }
 
 impl Code {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::InvalidRequest,
         Self::UnknownKind,
         Self::UnknownCommand,
@@ -35,6 +37,7 @@ impl Code {
         Self::Overloaded,
         Self::Unavailable,
         Self::UnknownOutcome,
+        Self::Internal,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -52,6 +55,7 @@ impl Code {
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
             Self::UnknownOutcome => "unknown-outcome",
+            Self::Internal => "internal",
         }
     }
 }

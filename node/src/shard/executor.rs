@@ -18,7 +18,7 @@ use berth_shared::message::{Response, Seen};
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
 
-use crate::record::{Batch, KeyOrigin, Outcome, Record};
+use crate::record::{Batch, KeyOrigin, Outcome, Record, Status};
 use crate::shard::Shard;
 use crate::shard::command::Command;
 use crate::shard::decide::{self, View, decide};
@@ -26,7 +26,7 @@ use crate::shard::group::{Group, Proposed};
 use crate::shard::machine::{After, Applied, Verdict};
 use crate::shard::speculation::{BatchNumber, Speculation};
 use crate::shard::window::{GATEWAY_KEY_MICROS, RowId};
-use crate::store::OutcomeRow;
+use crate::store::{self, OutcomeRow};
 
 /// Records per batch; more wait for the next one.
 const BATCH_RECORDS_MAX: usize = 256;
@@ -217,7 +217,15 @@ impl Executor {
         };
         self.again.extend(received.drain(..));
         let count = self.again.len().min(BATCH_RECORDS_MAX);
-        let loaded = self.load(count).await;
+        let loaded = match self.load(count).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                tracing::error!(shard = %self.shard.id(), %error, "the store cannot be read");
+                let refused = self.again.drain(..count);
+                return refused
+                    .for_each(|command| command.answer.refuse(Code::Unavailable, "the node cannot read its store"));
+            }
+        };
         if *self.leading.borrow() != Some(term) {
             // Leadership moved while entities were read.
             return self.leadership_changed();
@@ -331,7 +339,20 @@ impl Executor {
             return command.answer.send(Response::WrongOwner { owner: None });
         }
         let seen = self.shard.seen();
-        command.answer.outcome(&row.outcome, row.version, None, true, seen);
+        let (outcome, version) = (row.outcome.clone(), row.version);
+        if !command.wants_state || outcome.status != Status::Accepted {
+            return command.answer.outcome(&outcome, version, None, true, seen);
+        }
+        // The state is not kept with the outcome; it is folded again, which may take a while.
+        let shard = self.shard.clone();
+        self.seams.spawner.spawn(async move {
+            match shard.state_at(&command.key, version).await {
+                Ok(Some(state)) => command.answer.outcome(&outcome, version, Some(&state), true, seen),
+                // Unanswered: the caller must not take a request that was applied for one that was not.
+                Ok(None) => tracing::error!(kind = command.key.kind(), "the state of an earlier outcome is unreadable"),
+                Err(error) => tracing::error!(%error, "the store cannot be read"),
+            }
+        });
     }
 
     fn answer_without_record(&mut self, term: Term, decided: Decided) {
@@ -374,7 +395,7 @@ impl Executor {
     }
 
     /// Reads what the next `count` commands need and memory does not hold.
-    async fn load(&mut self, count: usize) -> Loaded {
+    async fn load(&mut self, count: usize) -> Result<Loaded, store::Error> {
         let mut keys: Vec<EntityKey> = Vec::new();
         let mut rows: Vec<RowId> = Vec::new();
         {
@@ -388,13 +409,13 @@ impl Executor {
             }
         }
         if keys.is_empty() && rows.is_empty() {
-            return Loaded::default();
+            return Ok(Loaded::default());
         }
         keys.sort_unstable();
         keys.dedup();
-        let entities = self.shard.load(keys).await;
-        let outcomes = if rows.is_empty() { Vec::new() } else { self.shard.outcomes(rows).await };
-        Loaded { entities, outcomes }
+        let entities = self.shard.load(keys).await?;
+        let outcomes = if rows.is_empty() { Vec::new() } else { self.shard.outcomes(rows).await? };
+        Ok(Loaded { entities, outcomes })
     }
 }
 

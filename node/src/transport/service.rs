@@ -66,7 +66,7 @@ impl Handler for Service {
 
 impl Service {
     fn execute(&self, execute: &Execute<'_>, deadline: BootInstant, reply: Reply) {
-        let Some((key, hosted)) = self.locate(execute.shard, execute.kind, execute.id, &reply) else {
+        let Some((key, hosted)) = self.locate(execute.shard, execute.kind, execute.id) else {
             return self.refuse_unlocated(execute.shard, execute.kind, execute.id, reply);
         };
         let Some(kind) = self.registry.get(execute.kind) else {
@@ -121,7 +121,7 @@ impl Service {
     }
 
     fn read(&self, shard: ShardId, kind: &str, id: &str, reply: Reply) {
-        let Some((key, hosted)) = self.locate(shard, kind, id, &reply) else {
+        let Some((key, hosted)) = self.locate(shard, kind, id) else {
             return self.refuse_unlocated(shard, kind, id, reply);
         };
         if self.registry.get(kind).is_none() {
@@ -136,7 +136,7 @@ impl Service {
     }
 
     fn events(&self, shard: ShardId, kind: &str, id: &str, after: u64, limit: u32, reply: Reply) {
-        let Some((key, hosted)) = self.locate(shard, kind, id, &reply) else {
+        let Some((key, hosted)) = self.locate(shard, kind, id) else {
             return self.refuse_unlocated(shard, kind, id, reply);
         };
         if self.registry.get(kind).is_none() {
@@ -162,7 +162,7 @@ impl Service {
     }
 
     /// The entity's key and its shard, if the request is sound and this node hosts the shard.
-    fn locate(&self, shard: ShardId, kind: &str, id: &str, _reply: &Reply) -> Option<(EntityKey, &Hosted)> {
+    fn locate(&self, shard: ShardId, kind: &str, id: &str) -> Option<(EntityKey, &Hosted)> {
         let key = EntityKey::new(kind, id).ok()?;
         if key.shard(self.hosted.len() as u16) != shard {
             return None;
