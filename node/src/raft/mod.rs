@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use berth_shared::ids::{LogId, NodeId, ShardId, Term};
-use berth_shared::seam::Seams;
+use berth_shared::seam::{Seams, Spawner};
 
 use crate::journal::Journal;
 use crate::record::Batch;
@@ -143,19 +143,6 @@ impl<R: Runtime> RaftGroup<R> {
         let leading = watch_leadership(&raft, node, blank, seams);
         Ok(Self { shard: id, node, raft, leading })
     }
-
-    /// Makes everything applied durable and lets the journal drop what is behind it.
-    pub async fn snapshot(&self) {
-        if let Err(error) = self.raft.trigger().snapshot().await {
-            tracing::warn!(shard = %self.shard, %error, "the group took no snapshot");
-        }
-    }
-
-    pub async fn stop(&self) {
-        if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(shard = %self.shard, %error, "the group did not stop cleanly");
-        }
-    }
 }
 
 impl<R: Runtime> Group for RaftGroup<R> {
@@ -196,6 +183,36 @@ impl<R: Runtime> Group for RaftGroup<R> {
             }
         })
     }
+
+    fn compact(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.raft.trigger().snapshot().await {
+                tracing::warn!(shard = %self.shard, %error, "the group took no snapshot");
+            }
+        })
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.raft.shutdown().await {
+                tracing::warn!(shard = %self.shard, %error, "the group did not stop cleanly");
+            }
+        })
+    }
+}
+
+/// Starts the group of `shard` on the runtime that goes with `seams`.
+pub async fn start(
+    node: NodeId,
+    address: &str,
+    shard: Arc<Shard>,
+    journal: Journal,
+    seams: &Seams,
+) -> Result<Arc<dyn Group>, Error> {
+    Ok(match seams.spawner {
+        Spawner::Threads => Arc::new(RaftGroup::<SystemRuntime>::start(node, address, shard, journal, seams).await?),
+        Spawner::Inline => Arc::new(RaftGroup::<SimulatedRuntime>::start(node, address, shard, journal, seams).await?),
+    })
 }
 
 /// Combines what the group reports with the blank entry that the machine has applied (rule W3).

@@ -17,6 +17,7 @@ use berth_shared::key::EntityKey;
 use berth_shared::message::{Response, Seen};
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
+use berth_shared::telemetry::Histogram;
 
 use crate::record::{Batch, KeyOrigin, Outcome, Record, Status};
 use crate::shard::Shard;
@@ -54,6 +55,7 @@ pub struct Executor {
     config: Config,
     shard: Arc<Shard>,
     group: Arc<dyn Group>,
+    batch_records: Histogram,
     seams: Seams,
     leading: watch::Receiver<Option<Term>>,
     mailbox: mpsc::Receiver<Command>,
@@ -110,7 +112,13 @@ struct InFlight {
 }
 
 impl Executor {
-    pub fn start(config: Config, shard: Arc<Shard>, group: Arc<dyn Group>, seams: Seams) -> Mailbox {
+    pub fn start(
+        config: Config,
+        shard: Arc<Shard>,
+        group: Arc<dyn Group>,
+        batch_records: Histogram,
+        seams: Seams,
+    ) -> Mailbox {
         let (mailbox_sender, mailbox) = mpsc::channel(config.mailbox_max);
         let (finished_sender, finished) = mpsc::unbounded_channel();
         let executor = Self {
@@ -118,6 +126,7 @@ impl Executor {
             shard,
             leading: group.leading(),
             group,
+            batch_records,
             seams: seams.clone(),
             mailbox,
             finished,
@@ -367,6 +376,7 @@ impl Executor {
     }
 
     async fn propose(&mut self, term: Term, number: BatchNumber, draft: Draft) {
+        self.batch_records.record(draft.records.len() as f64);
         let batch = Arc::new(Batch::new(term, draft.records));
         self.shard.machine().expect(batch.clone(), draft.after);
         self.speculation.proposed(number);

@@ -32,4 +32,10 @@ pub trait Group: Send + Sync + fmt::Debug {
 
     /// Appends `batch` if this node still leads in `term`. Proposals are appended in the order of these calls.
     fn propose(&self, term: Term, batch: Arc<Batch>, done: Done) -> BoxFuture<'_, ()>;
+
+    /// Makes everything applied durable in the store and lets the journal drop what is behind it.
+    fn compact(&self) -> BoxFuture<'_, ()>;
+
+    /// Takes no part in the group any more.
+    fn stop(&self) -> BoxFuture<'_, ()>;
 }

@@ -2,6 +2,7 @@
 //! blocks a connection: commands go to a mailbox, reads that are not in memory to a task of their own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use berth_shared::ids::ShardId;
 use berth_shared::key::EntityKey;
@@ -40,6 +41,8 @@ pub struct Service {
     pub hosted: Vec<Option<Hosted>>,
     pub owners: Arc<Owners>,
     pub metrics: Metrics,
+    /// The journal is at its size limit.
+    pub journal_full: Arc<AtomicBool>,
 }
 
 impl Handler for Service {
@@ -81,6 +84,9 @@ impl Service {
                 return refuse(reply, Code::Internal, "the entity's code failed; nothing was written");
             }
         };
+        if self.journal_full.load(Ordering::Relaxed) {
+            return refuse(reply, Code::Overloaded, "the node's journal is full");
+        }
         self.metrics.commands.increment();
         let request = RequestKey {
             scope: Scope::new(execute.principal, &key, execute.idempotency_key),
