@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
 
-use super::{Backend, Disk, check_name};
+use super::{Backend, Disk, check_name, initialise, name_of_new};
 
 const LOCK_NAME: &str = "lock";
 
@@ -43,6 +43,19 @@ impl DirectoryDisk {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    fn create(&self, name: &str) -> io::Result<()> {
+        let new = self.path.join(name_of_new(name));
+        let file = open_file(&new)?;
+        file.set_len(0)?;
+        initialise(FileBackend::new(file).map_err(io::Error::other)?)?;
+        self.rename(&new, name)
+    }
+
+    fn rename(&self, from: &Path, name: &str) -> io::Result<()> {
+        fs::rename(from, self.path.join(name))?;
+        sync_directory(&self.path)
+    }
 }
 
 impl Disk for DirectoryDisk {
@@ -50,12 +63,10 @@ impl Disk for DirectoryDisk {
         check_name(name)?;
         let path = self.path.join(name);
         let explain = |error: io::Error| with_path(&path, &error);
-        let created = !path.exists();
-        let file = open_file(&path).map_err(explain)?;
-        if created {
-            sync_directory(&self.path).map_err(explain)?;
+        if !path.try_exists().map_err(explain)? {
+            self.create(name).map_err(explain)?;
         }
-        Backend::new(FileBackend::new(file).map_err(io::Error::other)?)
+        Backend::new(FileBackend::new(open_file(&path).map_err(explain)?).map_err(io::Error::other)?)
     }
 
     fn read_small(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -73,13 +84,12 @@ impl Disk for DirectoryDisk {
         check_name(name)?;
         let path = self.path.join(name);
         let replace = || {
-            let new = self.path.join(format!("{name}.new"));
+            let new = self.path.join(name_of_new(name));
             #[expect(clippy::disallowed_methods, reason = "this is the seam")]
             let mut file = File::create(&new)?;
             file.write_all(bytes)?;
             file.sync_all()?;
-            fs::rename(&new, &path)?;
-            sync_directory(&self.path)
+            self.rename(&new, name)
         };
         replace().map_err(|error: io::Error| with_path(&path, &error))
     }
@@ -148,13 +158,30 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let disk = DirectoryDisk::open(directory.path()).unwrap();
         let file = disk.open("a.redb").unwrap();
-        file.set_len(1024).unwrap();
-        file.write(1000, b"x").unwrap();
-        assert_eq!(file.size().bytes(), 1024);
+        let empty = file.size().bytes();
+        file.set_len(empty + 1024).unwrap();
+        file.write(empty + 1000, b"x").unwrap();
         drop(file);
         let file = disk.open("a.redb").unwrap();
         let mut byte = [0];
-        file.read(1000, &mut byte).unwrap();
-        assert_eq!((file.size().bytes(), &byte), (1024, b"x"));
+        file.read(empty + 1000, &mut byte).unwrap();
+        assert_eq!((file.size().bytes(), &byte), (empty + 1024, b"x"));
+    }
+
+    #[test]
+    fn a_database_file_that_was_not_finished_is_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = DirectoryDisk::open(directory.path()).unwrap();
+        fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(directory.path().join("a.redb.new"))
+            .unwrap()
+            .write_all(&[7; 9000])
+            .unwrap();
+        let database = redb::Builder::new().create_with_backend(disk.open("a.redb").unwrap()).unwrap();
+        database.begin_write().unwrap().commit().unwrap();
+        assert!(!directory.path().join("a.redb.new").exists());
     }
 }

@@ -18,7 +18,8 @@ pub use directory::DirectoryDisk;
 pub use simulated::{Faults, SimulatedDisk, SyncGate};
 
 pub trait Disk: Send + Sync + Debug {
-    /// Opens a database file, created empty and found again after a power cut if it is not there.
+    /// Opens a database file. An absent one is created, empty but whole: a power cut leaves it absent or whole, where a redb
+    /// file that loses power in its first moments is refused ever after.
     fn open(&self, name: &str) -> io::Result<Backend>;
 
     /// A small file, whole. `None` when it was never written.
@@ -109,6 +110,18 @@ impl StorageBackend for Backend {
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.storage.query_lock_range(start, end)
     }
+}
+
+/// Makes an empty file an empty database, and syncs it.
+fn initialise(storage: impl StorageBackend) -> io::Result<()> {
+    let mut builder = redb::Builder::new();
+    let database = builder.set_cache_size(0).create_with_backend(storage).map_err(io::Error::other)?;
+    database.close().map_err(io::Error::other)
+}
+
+/// The name of a file that is not whole yet.
+fn name_of_new(name: &str) -> String {
+    format!("{name}.new")
 }
 
 /// Names are chosen by this program; one that leaves the directory is a mistake of ours.

@@ -12,7 +12,7 @@ use redb::StorageBackend;
 use berth_shared::seam::Random;
 use berth_shared::seam::random::SeededRandom;
 
-use super::{Backend, Disk, check_name};
+use super::{Backend, Disk, check_name, initialise, name_of_new};
 
 const SECTOR_BYTES: usize = 512;
 
@@ -102,6 +102,12 @@ impl SimulatedDisk {
         })
     }
 
+    /// An empty file, whatever was there.
+    fn create(&self, name: &str) -> OpenFile {
+        self.shared.state.lock().files.insert(name.to_owned(), File::default());
+        OpenFile { name: name.to_owned(), shared: self.shared.clone() }
+    }
+
     fn with(state: State) -> Self {
         Self { shared: Arc::new(Shared { state: Mutex::new(state), ..Shared::default() }) }
     }
@@ -158,10 +164,18 @@ impl SimulatedDisk {
 impl Disk for SimulatedDisk {
     fn open(&self, name: &str) -> io::Result<Backend> {
         check_name(name)?;
-        {
-            let mut state = self.shared.state.lock();
+        let exists = {
+            let state = self.shared.state.lock();
             state.check_power()?;
-            state.files.entry(name.to_owned()).or_default();
+            state.files.contains_key(name)
+        };
+        if !exists {
+            let new = name_of_new(name);
+            initialise(self.create(&new))?;
+            let mut state = self.shared.state.lock();
+            if let Some(file) = state.files.remove(&new) {
+                state.files.insert(name.to_owned(), file);
+            }
         }
         Backend::new(OpenFile { name: name.to_owned(), shared: self.shared.clone() })
     }
@@ -381,7 +395,7 @@ mod tests {
     #[test]
     fn synced_bytes_survive_every_power_cut_and_unsynced_sectors_each_by_themselves() {
         let disk = SimulatedDisk::new();
-        let file = disk.open("f").unwrap();
+        let file = disk.create("f");
         file.set_len(4 * 512).unwrap();
         file.write(0, &[1; 4 * 512]).unwrap();
         file.sync_data().unwrap();
@@ -402,7 +416,7 @@ mod tests {
     #[test]
     fn unsynced_lengths_may_survive_or_not() {
         let disk = SimulatedDisk::new();
-        let file = disk.open("f").unwrap();
+        let file = disk.create("f");
         file.write(0, &[1; 1024]).unwrap();
         file.sync_data().unwrap();
         file.set_len(100).unwrap();
@@ -418,7 +432,7 @@ mod tests {
     #[test]
     fn after_the_power_went_everything_fails_and_the_last_operation_is_in_doubt() {
         let disk = SimulatedDisk::new();
-        let file = disk.open("f").unwrap();
+        let file = disk.create("f");
         file.write(0, &[1; 512]).unwrap();
         disk.cut_power_after(1);
         file.sync_data().unwrap();
@@ -447,7 +461,7 @@ mod tests {
     #[test]
     fn faults_are_returned_until_they_are_lifted() {
         let disk = SimulatedDisk::new();
-        let file = disk.open("f").unwrap();
+        let file = disk.create("f");
         disk.set_faults(Faults { write: Some(io::ErrorKind::StorageFull), ..Faults::default() });
         assert_eq!(file.write(0, b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
         disk.set_faults(Faults::default());

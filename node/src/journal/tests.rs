@@ -510,6 +510,7 @@ async fn a_file_that_is_no_journal_is_refused_with_its_name() {
     let disk = SimulatedDisk::new();
     let file = disk.open("journal.redb").unwrap();
     redb::StorageBackend::write(&file, 0, &[b'x'; 5000]).unwrap();
+    drop(file);
     let error = Journal::open(&disk, config(), Seams::simulated(1)).await.unwrap_err();
     assert!(error.to_string().starts_with("the journal journal.redb in memory"), "{error}");
 }
