@@ -5,6 +5,8 @@
 pub mod ids;
 pub mod key;
 pub mod message;
+pub mod peer;
 pub mod problem;
 pub mod seam;
+pub mod session;
 pub mod shard_map;
