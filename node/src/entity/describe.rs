@@ -24,7 +24,9 @@ pub(super) struct Description {
 pub enum Error {
     #[error("its {0} are not an enum in serde's external form with at least one variant")]
     NotAnEnum(&'static str),
-    #[error("its command '{0}' is not named by a lower-case letter followed by up to 63 lower-case letters, digits or hyphens")]
+    #[error(
+        "its command '{0}' is not named by a lower-case letter followed by up to 63 lower-case letters, digits or hyphens"
+    )]
     CommandName(String),
     #[error("its command '{0}' takes something else than an object")]
     CommandBody(String),
@@ -89,10 +91,10 @@ fn schema_of<T: JsonSchema>(direction: Direction) -> Schema {
 }
 
 fn with_definitions(mut schema: Value, definitions: &Map<String, Value>) -> Value {
-    if refers(&schema) {
-        if let Value::Object(object) = &mut schema {
-            object.insert("$defs".into(), Value::Object(definitions.clone()));
-        }
+    if refers(&schema)
+        && let Value::Object(object) = &mut schema
+    {
+        object.insert("$defs".into(), Value::Object(definitions.clone()));
     }
     schema
 }
@@ -106,7 +108,10 @@ fn refers(schema: &Value) -> bool {
 }
 
 /// The schema of each variant's content, by name.
-fn variants<T: JsonSchema + DeserializeOwned>(what: &'static str, direction: Direction) -> Result<Map<String, Value>, Error> {
+fn variants<T: JsonSchema + DeserializeOwned>(
+    what: &'static str,
+    direction: Direction,
+) -> Result<Map<String, Value>, Error> {
     let Schema { schema, definitions } = schema_of::<T>(direction);
     let forms = match schema.get("oneOf") {
         Some(Value::Array(forms)) => forms.as_slice(),

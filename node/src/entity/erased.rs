@@ -16,7 +16,7 @@ use berth_shared::key;
 use super::describe::{self, Description};
 use super::json::{self, shorten};
 use super::variant::{self, UnitContent};
-use super::{Context, Decision, Entity, Rejection, event};
+use super::{Context, Decision, Entity, Rejection, STORED_DEPTH_MAX, event};
 use crate::record::{EventBody, REPLY_BYTES_MAX};
 
 /// Most events of one command.
@@ -128,28 +128,6 @@ impl<E: Entity> Erased<E> {
         Ok(Self { entity, initial: State::new(E::State::default()), description })
     }
 
-    /// Writes the events and folds them *as read back from their bytes*, so that the owner's state is by construction the
-    /// one that every replica will have, and an event that cannot be read back is found before it is written.
-    fn accept(&self, state: &State, decision: Decision<E::Event, E::Reply>) -> Result<Accepted, Error> {
-        let reply = write::<E>(&decision.reply)?;
-        check_size::<E>("the reply", reply.len(), REPLY_BYTES_MAX)?;
-        if decision.events.is_empty() {
-            return Ok(Accepted { events: SmallVec::new(), reply, state: state.clone() });
-        }
-        check_size::<E>("the events", decision.events.len(), EVENTS_MAX)?;
-        let mut candidate = state.get::<E>()?.clone();
-        let mut events = SmallVec::with_capacity(decision.events.len());
-        let mut event_bytes = 0;
-        for event in &decision.events {
-            let body = event::encode(event).map_err(|source| Error::EventUnwritable { kind: E::KIND, source })?;
-            event_bytes += body.data.len();
-            check_size::<E>("the event data", event_bytes, EVENT_BYTES_MAX)?;
-            E::evolve(&mut candidate, &read_event::<E>(&body)?);
-            events.push(body);
-        }
-        Ok(Accepted { events, reply, state: State::new(candidate) })
-    }
-
     fn unknown_command(&self) -> CommandError {
         CommandError::Unknown(format!("the commands of kind {} are: {}", E::KIND, self.description.commands.join(", ")))
     }
@@ -177,7 +155,9 @@ impl<E: Entity> Kind for Erased<E> {
         match contain(E::KIND, "reading a command", read).map_err(CommandError::Failed)? {
             Ok(command) => Ok(Command(Box::new(command))),
             Err(variant::Error::UnknownVariant) => Err(self.unknown_command()),
-            Err(error) => Err(CommandError::Invalid(shorten(format!("the body is invalid: {error}"), DETAIL_BYTES_MAX))),
+            Err(error) => {
+                Err(CommandError::Invalid(shorten(format!("the body is invalid: {error}"), DETAIL_BYTES_MAX)))
+            }
         }
     }
 
@@ -185,7 +165,7 @@ impl<E: Entity> Kind for Erased<E> {
         let typed_state = state.get::<E>()?;
         let command = command.0.downcast_ref::<E::Command>().ok_or(Error::Foreign(E::KIND))?;
         contain(E::KIND, "decide", || match self.entity.decide(typed_state, command, context) {
-            Ok(decision) => self.accept(state, decision).map(Verdict::Accepted),
+            Ok(decision) => accept::<E>(state, &decision).map(Verdict::Accepted),
             Err(rejection) => reject::<E>(&rejection).map(Verdict::Rejected),
         })?
     }
@@ -202,7 +182,7 @@ impl<E: Entity> Kind for Erased<E> {
     fn state_json(&self, state: &State) -> Result<Bytes, Error> {
         let state = state.get::<E>()?;
         let json = contain(E::KIND, "writing a state", || write::<E>(state))??;
-        if json::is_too_deep(&json) {
+        if json::is_deeper_than(STORED_DEPTH_MAX, &json) {
             return Err(Error::Unwritable { kind: E::KIND, message: "it is nested too deep".into() });
         }
         Ok(json)
@@ -214,6 +194,28 @@ impl<E: Entity> Kind for Erased<E> {
             Err(error) => Err(Error::StateUnreadable { kind: E::KIND, message: error.to_string() }),
         }
     }
+}
+
+/// Writes the events and folds them *as read back from their bytes*, so that the owner's state is by construction the
+/// one that every replica will have, and an event that cannot be read back is found before it is written.
+fn accept<E: Entity>(state: &State, decision: &Decision<E::Event, E::Reply>) -> Result<Accepted, Error> {
+    let reply = write::<E>(&decision.reply)?;
+    check_size::<E>("the reply", reply.len(), REPLY_BYTES_MAX)?;
+    if decision.events.is_empty() {
+        return Ok(Accepted { events: SmallVec::new(), reply, state: state.clone() });
+    }
+    check_size::<E>("the events", decision.events.len(), EVENTS_MAX)?;
+    let mut candidate = state.get::<E>()?.clone();
+    let mut events = SmallVec::with_capacity(decision.events.len());
+    let mut event_bytes = 0;
+    for event in &decision.events {
+        let body = event::encode(event).map_err(|source| Error::EventUnwritable { kind: E::KIND, source })?;
+        event_bytes += body.data.len();
+        check_size::<E>("the event data", event_bytes, EVENT_BYTES_MAX)?;
+        E::evolve(&mut candidate, &read_event::<E>(&body)?);
+        events.push(body);
+    }
+    Ok(Accepted { events, reply, state: State::new(candidate) })
 }
 
 fn reject<E: Entity>(rejection: &E::Rejection) -> Result<Rejected, Error> {
@@ -230,7 +232,8 @@ fn read_event<E: Entity>(event: &EventBody) -> Result<E::Event, Error> {
 }
 
 fn write<E: Entity>(value: &impl serde::Serialize) -> Result<Bytes, Error> {
-    let json = serde_json::to_vec(value).map_err(|error| Error::Unwritable { kind: E::KIND, message: error.to_string() })?;
+    let json =
+        serde_json::to_vec(value).map_err(|error| Error::Unwritable { kind: E::KIND, message: error.to_string() })?;
     Ok(json.into())
 }
 

@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 
 use berth_shared::key;
 
-use super::json;
 use super::variant::{self, UnitContent};
+use super::{STORED_DEPTH_MAX, json};
 use crate::record::EventBody;
 
 /// Types that start so belong to Berth, which puts events of its own into histories.
@@ -34,9 +34,6 @@ pub enum Error {
 pub(super) fn encode<E: Serialize>(event: &E) -> Result<EventBody, Error> {
     let mut json = Vec::with_capacity(128);
     serde_json::to_writer(&mut json, event).map_err(|error| Error::Json(error.to_string()))?;
-    if json::is_too_deep(&json) {
-        return Err(Error::TooDeep);
-    }
     let json = Bytes::from(json);
     let name_at = match json.first() {
         Some(b'"') => 1,
@@ -54,6 +51,9 @@ pub(super) fn encode<E: Serialize>(event: &E) -> Result<EventBody, Error> {
     } else {
         return Err(Error::Form);
     };
+    if json::is_deeper_than(STORED_DEPTH_MAX, &data) {
+        return Err(Error::TooDeep);
+    }
     Ok(EventBody { event_type, data })
 }
 
@@ -85,7 +85,9 @@ mod tests {
     #[serde(rename_all = "kebab-case")]
     enum Event {
         Plain,
-        OneField { text: String },
+        OneField {
+            text: String,
+        },
         NoFields {},
         Wrapped(Value),
         Pair(u8, u8),
@@ -116,8 +118,10 @@ mod tests {
         assert!(matches!(encode(&Event::BadName {}), Err(Error::Type)));
         assert!(matches!(encode(&5), Err(Error::Form)));
         assert!(matches!(encode(&()), Err(Error::Form)));
-        let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
-        assert!(matches!(encode(&Event::Wrapped(deep)), Err(Error::TooDeep)));
+        let deep = (0..STORED_DEPTH_MAX).fold(json!(1), |inner, _| json!([inner]));
+        let body = encode(&Event::Wrapped(deep.clone())).unwrap();
+        assert_eq!(decode::<Event>(&body).unwrap(), Event::Wrapped(deep.clone()));
+        assert!(matches!(encode(&Event::Wrapped(json!([deep]))), Err(Error::TooDeep)));
     }
 
     #[test]

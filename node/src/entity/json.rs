@@ -20,23 +20,23 @@ pub(super) fn arguments(body: &[u8]) -> Result<&str, Error> {
     let text = std::str::from_utf8(body).map_err(|error| Error::Utf8(error.valid_up_to()))?;
     match body.iter().find(|byte| !is_space(**byte)) {
         None => Ok("{}"),
-        Some(b'{') if is_too_deep(body) => Err(Error::TooDeep),
+        Some(b'{') if is_deeper_than(DEPTH_MAX, body) => Err(Error::TooDeep),
         Some(b'{') => Ok(text),
         Some(_) => Err(Error::NotAnObject),
     }
 }
 
-/// Whether `json` is nested deeper than [`DEPTH_MAX`]. Brackets inside strings do not count.
-pub(super) fn is_too_deep(json: &[u8]) -> bool {
+/// Whether `json` is nested deeper than `depth_max`. Brackets inside strings do not count.
+pub(super) fn is_deeper_than(depth_max: usize, json: &[u8]) -> bool {
     // Every level needs two bytes, so that most texts need not be looked at.
-    if json.len() <= 2 * DEPTH_MAX {
+    if json.len() <= 2 * depth_max {
         return false;
     }
     let mut depth = 0_usize;
     let mut bytes = json.iter();
     while let Some(byte) = bytes.next() {
         match byte {
-            b'{' | b'[' if depth == DEPTH_MAX => return true,
+            b'{' | b'[' if depth == depth_max => return true,
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.saturating_sub(1),
             b'"' => skip_string(&mut bytes),
@@ -85,15 +85,15 @@ mod tests {
     fn the_deepest_body_has_64_levels() {
         assert!(arguments(&nested(DEPTH_MAX)).is_ok());
         assert_eq!(arguments(&nested(DEPTH_MAX + 1)), Err(Error::TooDeep));
-        assert!(is_too_deep("[".repeat(1_000_000).as_bytes()));
+        assert!(is_deeper_than(DEPTH_MAX, "[".repeat(1_000_000).as_bytes()));
     }
 
     #[test]
     fn brackets_in_strings_are_no_nesting() {
         let text = format!(r#"{{"a":"\"{}","b":1}}"#, "[{".repeat(200));
-        assert!(!is_too_deep(text.as_bytes()));
+        assert!(!is_deeper_than(DEPTH_MAX, text.as_bytes()));
         let wide = format!("[{}0]", "[],".repeat(1000));
-        assert!(!is_too_deep(wide.as_bytes()));
+        assert!(!is_deeper_than(DEPTH_MAX, wide.as_bytes()));
     }
 
     #[test]

@@ -25,8 +25,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use berth_shared::ids::Version;
-use berth_shared::key::EntityKey;
 
+pub use berth_shared::key::EntityKey;
 pub use registry::Registry;
 pub use timestamp::Timestamp;
 
@@ -94,7 +94,8 @@ pub trait Entity: Send + Sync + 'static {
     const KIND: &'static str;
 
     /// What commands are decided on and what a read answers; `default` is the state before the first event.
-    /// It must come back from JSON as it went in. At most 1 MiB of JSON, nested at most [`DEPTH_MAX`] deep.
+    /// It must come back from JSON as it went in. At most 1 MiB of JSON, nested at most
+    /// [`STORED_DEPTH_MAX`] deep.
     type State: Default + Clone + Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static;
 
     /// An enum. A variant's name is the command in the URL, its fields are the JSON body; both are checked before the
@@ -167,6 +168,10 @@ impl<E, R> Decision<E, R> {
     pub fn reply<T>(self, reply: T) -> Decision<E, T> {
         Decision { events: self.events, reply }
     }
+
+    pub fn into_parts(self) -> (Vec<E>, R) {
+        (self.events, self.reply)
+    }
 }
 
 /// What the owner knows about a command besides the state; it is stamped on the record of the command.
@@ -181,5 +186,9 @@ pub struct Context<'a> {
     pub principal: &'a str,
 }
 
-/// How deep the JSON of bodies, events and states may be nested. It keeps recursion, ours and that of every client, small.
+/// How deep the body of a command may be nested. It keeps recursion, ours and that of every client, small.
 pub const DEPTH_MAX: usize = 64;
+
+/// How deep the data of an event or a state may be nested: deeper than a body, which a kind may wrap, and less deep than
+/// what the parser refuses to read back (128).
+pub const STORED_DEPTH_MAX: usize = 100;

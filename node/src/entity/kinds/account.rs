@@ -24,9 +24,13 @@ pub struct State {
 pub enum Command {
     /// Opens an account that is new, or reopens one that was closed.
     Open,
-    Deposit { amount_cents: NonZeroU64 },
+    Deposit {
+        amount_cents: NonZeroU64,
+    },
     /// Pays out at most the balance.
-    Withdraw { amount_cents: NonZeroU64 },
+    Withdraw {
+        amount_cents: NonZeroU64,
+    },
     /// Closes an account whose balance is 0.
     Close,
 }
@@ -69,7 +73,12 @@ impl Entity for Account {
     type Reply = Reply;
     type Rejection = Refusal;
 
-    fn decide(&self, state: &State, command: &Command, _context: &Context<'_>) -> Result<Decision<Event, Reply>, Refusal> {
+    fn decide(
+        &self,
+        state: &State,
+        command: &Command,
+        _context: &Context<'_>,
+    ) -> Result<Decision<Event, Reply>, Refusal> {
         let balance_cents = state.balance_cents;
         let (event, balance_cents) = match command {
             Command::Open if state.open => return Err(Refusal::AlreadyOpen),

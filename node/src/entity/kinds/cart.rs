@@ -93,12 +93,19 @@ impl Entity for Cart {
     type Reply = Reply;
     type Rejection = Refusal;
 
-    fn decide(&self, state: &State, command: &Command, _context: &Context<'_>) -> Result<Decision<Event, Reply>, Refusal> {
+    fn decide(
+        &self,
+        state: &State,
+        command: &Command,
+        _context: &Context<'_>,
+    ) -> Result<Decision<Event, Reply>, Refusal> {
         if state.status == Status::CheckedOut {
             return Err(Refusal::CheckedOut);
         }
         let (event, total_cents) = match command {
-            Command::AddItem { sku, quantity, unit_price_cents } => state.add(sku, quantity.get(), *unit_price_cents)?,
+            Command::AddItem { sku, quantity, unit_price_cents } => {
+                state.add(sku, quantity.get(), *unit_price_cents)?
+            }
             Command::RemoveItem { sku, quantity } => state.remove(sku, quantity.map(NonZeroU32::get))?,
             Command::Checkout if state.items.is_empty() => return Err(Refusal::EmptyCart),
             Command::Checkout => (Event::CheckedOut { total_cents: state.total_cents }, state.total_cents),

@@ -48,7 +48,12 @@ impl Entity for Counter {
     type Reply = i64;
     type Rejection = Refusal;
 
-    fn decide(&self, state: &State, command: &Command, _context: &Context<'_>) -> Result<Decision<Event, i64>, Refusal> {
+    fn decide(
+        &self,
+        state: &State,
+        command: &Command,
+        _context: &Context<'_>,
+    ) -> Result<Decision<Event, i64>, Refusal> {
         match *command {
             Command::Add { by: 0 } => Ok(Decision::no_change().reply(state.value)),
             Command::Add { by } => {

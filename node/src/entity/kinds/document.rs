@@ -66,7 +66,12 @@ impl Entity for Document {
     type Reply = Reply;
     type Rejection = Refusal;
 
-    fn decide(&self, state: &Value, command: &Command, _context: &Context<'_>) -> Result<Decision<Event, Reply>, Refusal> {
+    fn decide(
+        &self,
+        state: &Value,
+        command: &Command,
+        _context: &Context<'_>,
+    ) -> Result<Decision<Event, Reply>, Refusal> {
         let mut next = state.clone();
         let event = match command {
             Command::Put { value: Value::Null } => {
