@@ -59,7 +59,7 @@ pub struct Handle {
     address: String,
     admin_address: String,
     owners: Arc<Owners>,
-    metrics: Metrics,
+    pub metrics: Metrics,
     groups: Vec<Arc<dyn Group>>,
     journal: Journal,
     store: Store,
@@ -122,7 +122,9 @@ pub async fn start(
     }
     observe(&metrics, &journal, &store, &residency, &owners);
     let shutdown = CancellationToken::new();
-    spawner.spawn(compact(journal.clone(), hosted_groups(&opened, &groups), full.clone(), seams.clone(), shutdown.clone()));
+    let by_shard = hosted_groups(&opened, &groups);
+    let compact_at = config.journal.live_size.0 / 2;
+    spawner.spawn(compact(journal.clone(), compact_at, by_shard, full.clone(), seams.clone(), shutdown.clone()));
 
     let listen_error = |address: &str| {
         let address = address.to_owned();
@@ -166,6 +168,7 @@ pub async fn start(
         address,
         admin_address: admin.address,
         owners,
+        metrics,
         groups,
         journal,
         store,
@@ -215,6 +218,7 @@ fn hosted_groups(shards: &[Arc<Shard>], groups: &[Arc<dyn Group>]) -> Vec<Hosted
 /// while the limit itself is passed, so that commands are refused before they reach a log that cannot take them.
 async fn compact(
     journal: Journal,
+    compact_at: u64,
     groups: Vec<HostedGroup>,
     full: Arc<AtomicBool>,
     seams: Seams,
@@ -226,7 +230,7 @@ async fn compact(
             () = shutdown.cancelled() => return,
         }
         full.store(journal.is_full(), Ordering::Relaxed);
-        if journal.live_bytes() < journal.size_bytes_max() / 2 {
+        if journal.live_bytes() < compact_at {
             continue;
         }
         for size in journal.shard_sizes().iter().take(COMPACTED_AT_ONCE) {
@@ -240,9 +244,13 @@ async fn compact(
 fn observe(metrics: &Metrics, journal: &Journal, store: &Store, residency: &Arc<Residency>, owners: &Arc<Owners>) {
     let page = &metrics.page;
     let of = journal.clone();
-    page.observed_gauge("berth_node_journal_live_bytes", "Bytes of live journal rows.", &[], move || of.live_bytes() as f64);
+    page.observed_gauge("berth_node_journal_live_bytes", "Bytes of live journal rows.", &[], move || {
+        of.live_bytes() as f64
+    });
     let of = journal.clone();
-    page.observed_gauge("berth_node_journal_file_bytes", "Size of the journal's file.", &[], move || of.file_bytes() as f64);
+    page.observed_gauge("berth_node_journal_file_bytes", "Size of the journal's file.", &[], move || {
+        of.file_bytes() as f64
+    });
     let of = store.clone();
     let help = "Size of the store's file.";
     page.observed_gauge("berth_node_store_file_bytes", help, &[], move || of.statistics().file_bytes as f64);

@@ -198,6 +198,7 @@ impl Validate for StoreConfig {
 }
 
 fn is_address(key: &str, address: &str) -> Result<(), config::Error> {
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    let port =
+        address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
     allow(port.is_some(), key, format!("{address:?}"), "addresses such as \"10.0.0.7:7400\"")
 }

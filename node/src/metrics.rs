@@ -17,12 +17,7 @@ impl Metrics {
         Ok(Self {
             commands: page.counter("berth_node_commands_total", "Commands that reached a shard's mailbox.", &[]),
             reads: page.counter("berth_node_reads_total", "Reads of states and histories.", &[]),
-            batch_records: page.histogram(
-                "berth_node_batch_records",
-                "Records per proposed batch.",
-                &SIZE_COUNTS,
-                &[],
-            ),
+            batch_records: page.histogram("berth_node_batch_records", "Records per proposed batch.", &SIZE_COUNTS, &[]),
             page,
         })
     }

@@ -5,8 +5,8 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
 
-use openraft::alias::{LogIdOf, VoteOf};
 use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::alias::{LogIdOf, VoteOf};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 
 use berth_shared::ids::{LogIndex, NodeId, ShardId};
@@ -50,11 +50,11 @@ impl<R: Runtime> RaftLogReader<Types<R>> for ShardLog<R> {
 
     async fn read_vote(&mut self) -> io::Result<Option<VoteOf<Types<R>>>> {
         Ok(self.journal.vote(self.shard).map(|vote| {
-            let mut raft = VoteOf::<Types<R>>::new(vote.term, vote.node.0);
             if vote.committed {
-                raft.commit();
+                VoteOf::<Types<R>>::new_committed(vote.term, vote.node.0)
+            } else {
+                VoteOf::<Types<R>>::new(vote.term, vote.node.0)
             }
-            raft
         }))
     }
 }

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
-use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
@@ -22,11 +22,9 @@ pub(super) struct ShardMachine<R> {
     runtime: PhantomData<R>,
 }
 
-/// Names the shard whose store rows are the snapshot; they are read when it is sent.
-#[derive(Clone, Debug)]
-pub struct SnapshotHandle {
-    pub shard: Arc<Shard>,
-}
+/// Stands for the shard's rows in the store, which are the snapshot; they are read when it is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SnapshotHandle;
 
 pub(super) struct Checkpointer<R> {
     shard: Arc<Shard>,
@@ -102,10 +100,10 @@ impl<R: Runtime> RaftSnapshotBuilder<Types<R>> for Checkpointer<R> {
     }
 }
 
-fn snapshot<R: Runtime>(shard: &Arc<Shard>) -> io::Result<SnapshotOf<Types<R>, SnapshotHandle>> {
+fn snapshot<R: Runtime>(shard: &Shard) -> io::Result<SnapshotOf<Types<R>, SnapshotHandle>> {
     let (last_log_id, last_membership) = applied_state::<R>(shard)?;
     let meta = SnapshotMetaOf::<Types<R>> { last_log_id, last_membership };
-    Ok(SnapshotOf::<Types<R>, SnapshotHandle> { meta, snapshot: SnapshotHandle { shard: shard.clone() } })
+    Ok(SnapshotOf::<Types<R>, SnapshotHandle> { meta, snapshot: SnapshotHandle })
 }
 
 fn applied_state<R: Runtime>(shard: &Shard) -> io::Result<(Option<LogIdOf<Types<R>>>, StoredMembershipOf<Types<R>>)> {

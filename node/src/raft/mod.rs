@@ -16,9 +16,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
-use openraft::impls::leader_id_std::{CommittedLeaderId, LeaderId};
+use openraft::impls::leader_id_std::LeaderId;
 use openraft::raft::ClientWriteResult;
 use openraft::raft::responder::Responder;
+use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, OptionalSend, Raft, RaftTypeConfig, SnapshotPolicy, StepDownPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -47,6 +48,9 @@ const GROUP_QUEUE_MAX: u64 = 4096;
 /// Entries kept in the journal behind a checkpoint, so that a replica which lags a little catches up by log.
 const ENTRIES_KEPT: u64 = 512;
 
+/// With one leader per term, a term names it.
+type CommittedLeaderId = <LeaderId<u64, u64> as RaftLeaderId>::Committed;
+
 /// The types of a group, over the runtime that gives it time, tasks and randomness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Types<R>(PhantomData<R>);
@@ -62,7 +66,7 @@ impl<R: Runtime> RaftTypeConfig for Types<R> {
     type LeaderId = LeaderId<u64, u64>;
     type Vote = openraft::Vote<Self::LeaderId>;
     type Payload = EntryPayload<Proposal, u64, Member>;
-    type Entry = openraft::Entry<CommittedLeaderId<u64>, Self::Payload>;
+    type Entry = openraft::Entry<CommittedLeaderId, Self::Payload>;
     type AsyncRuntime = R;
     type Responder<T>
         = Callback<T>
@@ -107,7 +111,13 @@ pub enum Error {
 
 impl<R: Runtime> RaftGroup<R> {
     /// Starts the group of `shard` on this node. A group without a log starts as its only voter.
-    pub async fn start(node: NodeId, address: &str, shard: Arc<Shard>, journal: Journal, seams: &Seams) -> Result<Self, Error> {
+    pub async fn start(
+        node: NodeId,
+        address: &str,
+        shard: Arc<Shard>,
+        journal: Journal,
+        seams: &Seams,
+    ) -> Result<Self, Error> {
         let id = shard.id();
         let failed = |reason: String| Error::Start { shard: id, reason };
         let config = openraft::Config {
@@ -157,7 +167,12 @@ impl<R: Runtime> Group for RaftGroup<R> {
         if self.raft.voter_ids().eq([self.node.0]) {
             return true;
         }
-        let acknowledged = self.raft.data_metrics().borrow_watched().last_quorum_acked.map(openraft::metrics::SerdeInstant::into_inner);
+        let acknowledged = self
+            .raft
+            .data_metrics()
+            .borrow_watched()
+            .last_quorum_acked
+            .map(openraft::metrics::SerdeInstant::into_inner);
         let now = <R::Instant as openraft::Instant>::now();
         acknowledged.is_some_and(|at| now < at + (ELECTION_TIMEOUT_MAX - LEASE_MARGIN))
     }
@@ -176,7 +191,7 @@ impl<R: Runtime> Group for RaftGroup<R> {
                     drop(done);
                 }
             }));
-            let leader = CommittedLeaderId::new(term);
+            let leader = LeaderId { term, voted_for: self.node.0 }.to_committed();
             let written = self.raft.write(Proposal(batch)).with_leader(leader).responder(callback).await;
             if let Err(error) = written {
                 tracing::error!(shard = %self.shard, %error, "the group has stopped");
@@ -269,11 +284,11 @@ impl fmt::Display for Proposal {
     }
 }
 
-type RaftLogId = openraft::LogId<CommittedLeaderId<u64>>;
+type RaftLogId = openraft::LogId<CommittedLeaderId>;
 type Membership = openraft::Membership<u64, Member>;
 
 fn to_raft(id: LogId) -> RaftLogId {
-    RaftLogId::new(CommittedLeaderId::new(id.term), id.index)
+    RaftLogId::new_term_index(id.term, id.index)
 }
 
 fn from_raft(id: &RaftLogId) -> LogId {

@@ -16,7 +16,9 @@ pub trait Runtime: AsyncRuntime + Copy + Default + Ord + Send + Sync + fmt::Debu
 impl<T: AsyncRuntime + Copy + Default + Ord + Send + Sync + fmt::Debug> Runtime for T {}
 
 /// Where a runtime's time and randomness come from.
-pub trait Source: Copy + Default + Ord + Send + Sync + fmt::Debug + Unpin + std::panic::UnwindSafe + std::panic::RefUnwindSafe + 'static {
+pub trait Source:
+    Copy + Default + Ord + Send + Sync + fmt::Debug + Unpin + std::panic::UnwindSafe + std::panic::RefUnwindSafe + 'static
+{
     type Rng: rand::Rng;
     fn now() -> BootInstant;
     fn rng() -> Self::Rng;

@@ -6,6 +6,7 @@
 //! W4: an outcome without events waits for every record it was decided on, and for a confirmed leadership.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -435,6 +436,12 @@ impl Executor {
 struct Loaded {
     entities: HashMap<EntityKey, crate::shard::entities::Resident>,
     outcomes: Vec<OutcomeRow>,
+}
+
+impl fmt::Debug for Executor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executor").field("shard", &self.shard.id()).field("term", &self.term).finish_non_exhaustive()
+    }
 }
 
 fn refuse_reused(command: Command) {

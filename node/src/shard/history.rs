@@ -17,7 +17,12 @@ const FOLDED_AT_ONCE: usize = 1024;
 
 impl Shard {
     /// At most `limit` events after version `after`; `None` when the entity has none at all.
-    pub async fn events(&self, key: &EntityKey, after: Version, limit: usize) -> Result<Option<EventsPage>, store::Error> {
+    pub async fn events(
+        &self,
+        key: &EntityKey,
+        after: Version,
+        limit: usize,
+    ) -> Result<Option<EventsPage>, store::Error> {
         let (store, id, key) = (self.store.clone(), self.id, key.clone());
         self.seams.spawner.blocking(move || store.events(id, &key, after, limit, PAGE_BYTES_MAX)).await
     }

@@ -260,7 +260,8 @@ pub fn fold(
     let mut state = start;
     for event in events {
         let evolved = kind.evolve(state, &event);
-        state = evolved.inspect_err(|error| tracing::error!(kind = key.kind(), %error, "an event is unreadable")).ok()?;
+        state =
+            evolved.inspect_err(|error| tracing::error!(kind = key.kind(), %error, "an event is unreadable")).ok()?;
     }
     Some(state)
 }
@@ -292,10 +293,7 @@ fn content_hash(record: &Record) -> u128 {
     for (position, event) in record.events.iter().enumerate() {
         let version = record.base_version + 1 + position as u64;
         let event_type = xxhash_rust::xxh3::xxh3_64(&event.event_type);
-        sum = sum.wrapping_add(xxh3_128_with_seed(
-            &event.data,
-            mix(&[key, version, record.time_micros, event_type]),
-        ));
+        sum = sum.wrapping_add(xxh3_128_with_seed(&event.data, mix(&[key, version, record.time_micros, event_type])));
     }
     sum
 }

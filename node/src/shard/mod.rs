@@ -27,7 +27,6 @@ use berth_shared::message::Seen;
 use berth_shared::seam::Seams;
 
 use crate::entity::Registry;
-use crate::journal::Journal;
 use crate::record::Batch;
 use crate::store::{self, Changes, OutcomeRow, Store};
 use entities::Resident;
@@ -170,11 +169,8 @@ impl Shard {
     pub async fn apply(&self, log_id: LogId, batch: &Arc<Batch>) -> io::Result<Applied> {
         self.store.room().await.map_err(io::Error::other)?;
         let missing = self.machine().missing(batch);
-        let loaded = if missing.is_empty() {
-            HashMap::new()
-        } else {
-            self.load(missing).await.map_err(io::Error::other)?
-        };
+        let loaded =
+            if missing.is_empty() { HashMap::new() } else { self.load(missing).await.map_err(io::Error::other)? };
         let applied = {
             let mut machine = self.machine();
             // Only this task applies, so what was loaded is still the newest even if it was passivated again meanwhile.

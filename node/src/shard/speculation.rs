@@ -13,7 +13,7 @@ use crate::shard::command::Command;
 use crate::shard::decide::View;
 
 /// Batches of one owner, counted from 1 over the life of the executor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BatchNumber(pub u64);
 
 #[derive(Debug, Default)]
@@ -64,8 +64,7 @@ impl Speculation {
             self.ahead.insert(command.key.clone(), (batch, view));
         }
         let request = &command.request;
-        let running =
-            Running { fingerprint: request.fingerprint, request_id: command.request_id, joined: Vec::new() };
+        let running = Running { fingerprint: request.fingerprint, request_id: command.request_id, joined: Vec::new() };
         self.running.insert(request.scope, running);
         self.keys.entry(batch).or_default().push((request.scope, command.key.clone()));
     }

@@ -33,6 +33,7 @@ pub struct Hosted {
     pub mailbox: Mailbox,
 }
 
+#[derive(Debug)]
 pub struct Service {
     pub seams: Seams,
     pub tracing: Tracing,

@@ -1,0 +1,98 @@
+//! A whole node through its peer protocol: commands, retries, reads and history, and all of it again after a restart.
+
+mod support;
+
+use std::sync::Arc;
+
+use berth_node::disk::SimulatedDisk;
+use berth_shared::message::{Precondition, Response};
+use berth_shared::problem::Code;
+use berth_shared::seam::Seams;
+use bytes::Bytes;
+use support::{Call, Caller, config, decode, start};
+
+fn refused(response: &Response<'_>) -> Code {
+    match response {
+        Response::Refused(refusal) => refusal.code,
+        other => panic!("{other:?} is not a refusal"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_is_answered_read_and_listed() {
+    let seams = Seams::simulated(1);
+    let node = start(config(), Arc::new(SimulatedDisk::new()), &seams).await;
+    let caller = Caller::new(&seams, 64);
+
+    let answer = caller.execute(&Call::new("counter", "a", "add", r#"{"by":5}"#, "k1")).await.unwrap();
+    let Response::Executed(executed) = decode(&answer) else { panic!("{:?}", decode(&answer)) };
+    assert_eq!((executed.version, executed.state), (1, Some(&br#"{"value":5}"#[..])));
+    assert!(!executed.replayed);
+
+    let answer = caller.read("counter", "a").await.unwrap();
+    let Response::State { version, state, .. } = decode(&answer) else { panic!("{:?}", decode(&answer)) };
+    assert_eq!((version, state), (1, &br#"{"value":5}"#[..]));
+
+    let answer = caller.events("counter", "a", 0).await.unwrap();
+    let Response::Events { events, next, .. } = decode(&answer) else { panic!("{:?}", decode(&answer)) };
+    assert_eq!((events.len(), events[0].version, next), (1, 1, None));
+
+    assert_eq!(refused(&decode(&caller.read("counter", "none").await.unwrap())), Code::NotFound);
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_returns_the_first_outcome_and_changes_nothing_also_after_a_restart() {
+    let seams = Seams::simulated(2);
+    let disk = Arc::new(SimulatedDisk::new());
+    let node = start(config(), disk.clone(), &seams).await;
+    let caller = Caller::new(&seams, 64);
+    let open = Call::new("account", "a", "open", "{}", "k-open");
+    let deposit = Call::new("account", "a", "deposit", r#"{"amountCents":100}"#, "k-deposit");
+    let withdraw = Call::new("account", "a", "withdraw", r#"{"amountCents":500}"#, "k-withdraw");
+    caller.execute(&open).await.unwrap();
+    let first = caller.execute(&deposit).await.unwrap();
+    assert_eq!(refused(&decode(&caller.execute(&withdraw).await.unwrap())), Code::Rejected);
+    caller.execute(&Call::new("account", "a", "deposit", r#"{"amountCents":900}"#, "k-more")).await.unwrap();
+
+    check_retries(&caller, &first, &deposit, &withdraw).await;
+    node.shutdown().await;
+    let node = start(config(), disk, &seams).await;
+    check_retries(&Caller::new(&seams, 64), &first, &deposit, &withdraw).await;
+    node.shutdown().await;
+}
+
+async fn check_retries(caller: &Caller, first: &Bytes, deposit: &Call<'_>, withdraw: &Call<'_>) {
+    let again = caller.execute(deposit).await.unwrap();
+    let (Response::Executed(first), Response::Executed(again)) = (decode(first), decode(&again)) else {
+        panic!("{:?}", decode(&again));
+    };
+    assert!(again.replayed && !first.replayed);
+    assert_eq!((again.version, again.reply, again.state), (first.version, first.reply, first.state));
+    let again = caller.execute(withdraw).await.unwrap();
+    let Response::Refused(refusal) = decode(&again) else { panic!("{:?}", decode(&again)) };
+    assert_eq!((refusal.code, refusal.reason), (Code::Rejected, Some("insufficient-funds")));
+    assert!(refusal.replayed, "although by now there is enough");
+    let other = Call { body: r#"{"amountCents":7}"#, ..deposit.clone() };
+    assert_eq!(refused(&decode(&caller.execute(&other).await.unwrap())), Code::KeyReused);
+    let read = caller.read("account", "a").await.unwrap();
+    let Response::State { version, state, .. } = decode(&read) else { panic!("{:?}", decode(&read)) };
+    assert_eq!((version, state), (3, &br#"{"balanceCents":1000,"open":true}"#[..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn preconditions_hold_or_nothing_is_written() {
+    let seams = Seams::simulated(3);
+    let node = start(config(), Arc::new(SimulatedDisk::new()), &seams).await;
+    let caller = Caller::new(&seams, 64);
+    let add = |key, precondition| Call { precondition, ..Call::new("counter", "a", "add", "{}", key) };
+    let answer = caller.execute(&add("1", Precondition::Exists)).await.unwrap();
+    assert_eq!(refused(&decode(&answer)), Code::VersionMismatch);
+    assert!(matches!(decode(&caller.execute(&add("2", Precondition::Absent)).await.unwrap()), Response::Executed(_)));
+    let answer = caller.execute(&add("3", Precondition::Versions(vec![7]))).await.unwrap();
+    let Response::Refused(refusal) = decode(&answer) else { panic!("{:?}", decode(&answer)) };
+    assert_eq!((refusal.code, refusal.current_version), (Code::VersionMismatch, Some(1)));
+    let matching = add("4", Precondition::Versions(vec![7, 1]));
+    assert!(matches!(decode(&caller.execute(&matching).await.unwrap()), Response::Executed(_)));
+    node.shutdown().await;
+}
