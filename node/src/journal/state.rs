@@ -99,6 +99,7 @@ pub(super) struct Place {
 }
 
 /// How to answer a read: entries on disk, followed by entries in memory.
+#[derive(Debug)]
 pub(super) struct ReadPlan {
     pub(super) on_disk: Vec<Place>,
     pub(super) in_memory: Vec<Entry>,
@@ -387,5 +388,30 @@ impl State {
 
     pub(super) fn tail_order_len(&self) -> usize {
         self.tail_order.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::Payload;
+    use super::*;
+
+    #[test]
+    fn an_entry_leaves_memory_only_when_it_is_on_disk() {
+        let mut state = State::default();
+        let shard = ShardId(1);
+        let append = |state: &mut State, index| {
+            let entry = Entry { log_id: LogId { term: 1, index }, payload: Payload::Blank };
+            state.append(shard, vec![entry], 0, Box::new(|_| {})).unwrap();
+            state.take_transaction().unwrap()
+        };
+        let first = append(&mut state, 1);
+        let second = append(&mut state, 2);
+        state.committed(&first, 0);
+        let plan = state.plan_read(shard, 0..10, u64::MAX);
+        assert_eq!((plan.on_disk.len(), plan.in_memory.len()), (1, 1));
+        state.committed(&second, 0);
+        let plan = state.plan_read(shard, 0..10, u64::MAX);
+        assert_eq!((plan.on_disk.len(), plan.in_memory.len()), (2, 0));
     }
 }

@@ -466,6 +466,29 @@ async fn a_real_directory_keeps_the_journal() {
     }
 }
 
+#[tokio::test]
+async fn a_row_can_be_read_while_its_move_is_not_on_disk() {
+    let disk = SimulatedDisk::new();
+    let config = Config { straggler_distance_min: 45, tail_bytes_max: 0, ..config() };
+    let journal = Journal::open(&disk, config, threaded()).await.unwrap();
+    let pinned = vec![batch(1, 1), batch(1, 2)];
+    append(&journal, SHARD, pinned.clone()).await.unwrap();
+    append(&journal, OTHER, (1..=40).map(|index| batch(1, index)).collect()).await.unwrap();
+    journal.purge(OTHER, log_id(1, 40)).await.unwrap();
+    journal.flushed().await.unwrap();
+    let gate = disk.hold_syncs();
+    journal.append(OTHER, (41..=45).map(|index| batch(1, index)).collect(), ignore()).await.unwrap();
+    while disk.syncs_waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let plan = journal.shared.state.lock().plan_read(SHARD, 0..10, u64::MAX);
+    assert!(plan.on_disk.iter().all(|place| place.sequence_before.is_some()), "both rows are being moved: {plan:?}");
+    assert_eq!(journal.entries(SHARD, 0..10).await.unwrap(), pinned);
+    drop(gate);
+    journal.flushed().await.unwrap();
+    assert_eq!(journal.entries(SHARD, 0..10).await.unwrap(), pinned);
+}
+
 /// Every bit flip is noticed, or hits what is not in use. 200 random ones all over the file.
 #[tokio::test(start_paused = true)]
 async fn no_flipped_bit_makes_the_journal_silently_wrong() {
