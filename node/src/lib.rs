@@ -3,3 +3,4 @@
 pub mod disk;
 pub mod journal;
 pub mod record;
+pub mod store;
