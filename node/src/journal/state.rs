@@ -400,7 +400,7 @@ mod tests {
     fn an_entry_leaves_memory_only_when_it_is_on_disk() {
         let mut state = State::default();
         let shard = ShardId(1);
-        let mut append = |state: &mut State, index| {
+        let append = |state: &mut State, index| {
             let entry = Entry { log_id: LogId { term: 1, index }, payload: Payload::Blank };
             state.append(shard, vec![entry], 0, Box::new(|_| {})).unwrap();
             state.take_transaction().unwrap()

@@ -1,0 +1,108 @@
+//! The flusher: the one task that writes the store's file. It writes what has gathered in batches that need no fsync, and
+//! checkpoints: all of it at once durable, once the journal has everything that went into it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use super::layer::Layer;
+use super::model::Checkpointed;
+use super::queue::{CheckpointTask, Step};
+use super::{Error, Shared, file};
+
+/// Runs until the store is closed, dropped or broken. A panic breaks it.
+pub(super) async fn run(shared: Arc<Shared>, ended: watch::Sender<bool>) {
+    match AssertUnwindSafe(steps(&shared)).catch_unwind().await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => shared.fail(error),
+        Err(_) => shared.fail(Error::Stopped("the task that writes it panicked".into())),
+    }
+    ended.send_replace(true);
+}
+
+async fn steps(shared: &Arc<Shared>) -> Result<(), Error> {
+    loop {
+        let step = shared.queue.lock().next_step(shared.seams.clock.now(), &shared.config);
+        match step {
+            Step::Wait(None) => shared.work.notified().await,
+            Step::Wait(Some(duration)) => {
+                let _ = shared.seams.spawner.timeout(duration, shared.work.notified()).await;
+            }
+            Step::Flush => flush(shared).await?,
+            Step::Checkpoint => drop(checkpoint(shared).await?),
+            Step::Close => return close(shared).await,
+            Step::Stop => return Ok(()),
+        }
+    }
+}
+
+async fn flush(shared: &Arc<Shared>) -> Result<(), Error> {
+    let layer = shared.queue.lock().take_to_write();
+    match layer {
+        Some(layer) => write(shared, layer).await,
+        None => Ok(()),
+    }
+}
+
+async fn write(shared: &Arc<Shared>, layer: Arc<Layer>) -> Result<(), Error> {
+    let blocking = shared.clone();
+    let work = move || blocking.with_database(|database| file::write(database, &layer));
+    let written = shared.seams.spawner.blocking(work).await?;
+    let layer = shared.queue.lock().written();
+    drop(layer);
+    shared.room.notify_waiters();
+    shared.counters.count_flush(written);
+    Ok(())
+}
+
+/// Makes everything that has come until now durable.
+///
+/// The order matters: first the content is fixed and written, then the journal confirms that it has flushed what it was
+/// given until then, which includes the log entries of that content, and only then does the content become durable.
+/// A store whose applied entries were missing in the journal could not start. Returns whether the journal confirmed.
+async fn checkpoint(shared: &Arc<Shared>) -> Result<bool, Error> {
+    let CheckpointTask { dirty, layer, waiters, checkpointed } = shared.queue.lock().begin_checkpoint();
+    let made = if dirty { make_durable(shared, layer, checkpointed).await } else { Ok(checkpointed) };
+    for waiter in waiters {
+        // Who does not wait any more does not mind.
+        let _ = waiter.send(made.clone());
+    }
+    match made {
+        Ok(_) => Ok(true),
+        Err(Error::Journal(error)) => {
+            tracing::error!(%error, "no checkpoint of the store: the journal could not confirm its entries");
+            let now = shared.seams.clock.now();
+            shared.queue.lock().give_up_checkpoint(now);
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn make_durable(
+    shared: &Arc<Shared>,
+    layer: Option<Arc<Layer>>,
+    checkpointed: Checkpointed,
+) -> Result<Checkpointed, Error> {
+    let started = shared.seams.clock.now();
+    if let Some(layer) = layer {
+        write(shared, layer).await?;
+    }
+    (shared.journal_flushed)().await.map_err(|error| Error::Journal(Arc::new(error)))?;
+    let blocking = shared.clone();
+    shared.seams.spawner.blocking(move || blocking.with_database(file::sync)).await?;
+    shared.queue.lock().finish_checkpoint(checkpointed.clone());
+    shared.counters.count_checkpoint(shared.seams.clock.now().since(started));
+    Ok(checkpointed)
+}
+
+async fn close(shared: &Arc<Shared>) -> Result<(), Error> {
+    if !checkpoint(shared).await? {
+        shared.gate.shut();
+    }
+    shared.stop("it was closed");
+    let blocking = shared.clone();
+    shared.seams.spawner.blocking(move || blocking.close_database()).await
+}

@@ -1,0 +1,441 @@
+//! The store: events, heads and snapshots of entities, the idempotency window, and how far each shard has been applied, of
+//! all shards of a node in one file. What is written is readable at once, from memory, and goes to the file in batches
+//! without an fsync; a checkpoint makes all of it durable together. Applying decides what changes; the store never does.
+//!
+//! # What holds
+//!
+//! 1. After a power cut the store is as one checkpoint left it, the last one that finished or a later one.
+//! 2. A checkpoint fixes its content, then waits until the journal has flushed all it was given, then commits. A store
+//!    whose applied entries were missing in the journal could not start.
+//! 3. Everything of one [`Changes`] is in the same transaction as the head that counts it as applied.
+//! 4. A write or fsync error stops the store for good and calls [`Config::fatal`]; nothing is tried again, because a
+//!    failed fsync may have thrown the data away and the next would not say so.
+//! 5. Memory for what is not in the file yet is bounded by [`Config::queue_bytes_max`]; beyond it, writers wait.
+//!
+//! # Layout of the file
+//!
+//! A redb database with five tables from bytes to bytes. Numbers in keys are big-endian, so that ranges are in order;
+//! numbers in rows are little-endian. A kind or id contains no zero byte, so one can end it. A *generation* is one whole
+//! content of a shard: the head says which one is the shard's.
+//!
+//! | table | key |
+//! | --- | --- |
+//! | `shards` | shard (2) |
+//! | `entities` | shard (2), generation (4), kind, a zero byte, id |
+//! | `snapshots` | like `entities` |
+//! | `events` | like `entities`, a zero byte, version of the row's first event (8) |
+//! | `outcomes` | shard (2), generation (4), lane (1): 0 keys made by gateways, 1 keys given by clients; row (8) |
+//!
+//! Every row begins with a layout version (1 byte, 1) and a CRC32C (4 bytes) of the table's number (1 byte: 1 to 5 in the
+//! order above), the key and everything after the checksum. Then come, with `n` standing for a length in the bytes before:
+//!
+//! | row | bytes | field |
+//! | --- | --- | --- |
+//! | `shards` | 1 + 8 + 8 | applied entry: 1 if there is one, term, index |
+//! | | 1 + 8 + 8 | the entry that set the membership, likewise |
+//! | | 4 + n | membership |
+//! | | 8 | shard time, microseconds since 1970 |
+//! | | 16 | content hash |
+//! | | 4 | incarnation |
+//! | | 4 | generation |
+//! | | 1 + n × (8 + 16) | earlier content hashes: index, hash |
+//! | `entities` | 8 | version |
+//! | | 1 | 1 if deleted |
+//! | | 8 | time of the last event, microseconds since 1970 |
+//! | | 8 | version of the snapshot, 0 if there is none |
+//! | `snapshots` | 8 | version |
+//! | | 4 + n | state, JSON |
+//! | `events` | 4 | number of events, at least 1; their versions are consecutive; each: |
+//! | | 8 | time, microseconds since 1970 |
+//! | | 1 + n | type |
+//! | | 4 + n | data, JSON |
+//! | `outcomes` | 16 | scope of the idempotency key |
+//! | | 16 | fingerprint of the request |
+//! | | 8 | when it expires, in shard time |
+//! | | 1 | status, see [`crate::record::Status`] |
+//! | | 8 | version of the entity |
+//! | | 4 + n | reply |
+//! | | 1 + n | reason |
+//!
+//! Events of one entity that are written in the same batch share rows of up to 64 KiB, so that a hot entity costs few
+//! rows. A row of events is never changed. The snapshot is not part of its entity's row, so that a head that changes with
+//! every batch does not carry a state of up to a megabyte along.
+
+mod file;
+mod flush;
+mod gate;
+mod layer;
+mod layout;
+mod model;
+mod queue;
+mod read;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use redb::{Database, ReadTransaction, ReadableDatabase};
+use tokio::sync::{Notify, watch};
+
+use berth_shared::ids::ShardId;
+use berth_shared::seam::Seams;
+
+use crate::disk::{Backend, Disk, FileSize};
+use file::Written;
+use gate::{Gate, GateSwitch};
+use queue::{Queue, Queued};
+
+pub use layer::SequenceError;
+pub use layout::RowError;
+pub use model::{
+    Changes, Checkpointed, EntityChange, EventsPage, HashMark, HashMarks, Lane, Membership, OutcomeIndexRow,
+    OutcomeRow, RowBounds, ShardHead, Snapshot, StoredEntity, StoredEvent,
+};
+
+/// Resolves when the journal has flushed everything it had been given when this was called. An error means that it never
+/// will.
+pub type JournalFlushed = Arc<dyn Fn() -> BoxFuture<'static, io::Result<()>> + Send + Sync>;
+
+pub type FatalHandler = Arc<dyn Fn(&str) + Send + Sync>;
+
+#[derive(Clone)]
+pub struct Config {
+    /// Name of the file on its disk.
+    pub file_name: String,
+    /// Memory for pages of the file.
+    pub cache_bytes: usize,
+    /// Memory for changes that are not in the file yet; beyond it writers wait. One [`Changes`] may exceed it.
+    pub queue_bytes_max: usize,
+    /// Changes are written to the file when they have waited this long,
+    pub flush_interval: Duration,
+    /// or when this many have gathered.
+    pub flush_bytes: usize,
+    /// Changes are made durable after this long,
+    pub checkpoint_interval: Duration,
+    /// or when about this many bytes have been written since the last time.
+    pub checkpoint_bytes: usize,
+    /// Verifies every page when the file is opened. Without it a damaged inner page can hide rows, and an entity that is
+    /// there would read as one that never was.
+    pub check_integrity_on_open: bool,
+    /// Called once with one clear line when the store can no longer be written. The default ends the process.
+    pub fatal: FatalHandler,
+}
+
+/// Why the store cannot do what it is asked. Cheap to clone.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the store's file: {0}")]
+    File(Arc<redb::Error>),
+    #[error("the store's file: {0}")]
+    Disk(Arc<io::Error>),
+    #[error("the store's file is damaged: table {table}, row {key}: {error}")]
+    Damaged {
+        table: &'static str,
+        /// Hexadecimal.
+        key: String,
+        error: RowError,
+    },
+    /// These changes do not follow what the store holds. They were not taken.
+    #[error("the store refuses changes: {0}")]
+    Sequence(#[from] SequenceError),
+    /// A checkpoint needs the journal.
+    #[error("the journal could not confirm its entries: {0}")]
+    Journal(Arc<io::Error>),
+    #[error("the store is stopped: {0}")]
+    Stopped(Arc<str>),
+}
+
+/// What the store has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    pub file_bytes: u64,
+    /// Memory held by changes that are not in the file yet.
+    pub queued_bytes: usize,
+    pub flushes: u64,
+    pub rows_written: u64,
+    pub bytes_written: u64,
+    pub checkpoints: u64,
+    /// How long the last checkpoint took, the wait for the journal included.
+    pub checkpoint_last: Duration,
+}
+
+/// A handle; clones are of the same store. When the last one is dropped without [`Store::close`] the file stays as the
+/// last checkpoint left it, as in a crash.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    ended: watch::Receiver<bool>,
+    _abandon: Arc<Abandon>,
+}
+
+struct Shared {
+    /// Locked for moments, never across an await.
+    queue: Mutex<Queue>,
+    /// `None` once it is closed.
+    database: RwLock<Option<Database>>,
+    gate: GateSwitch,
+    file_size: FileSize,
+    /// Calls the flusher.
+    work: Notify,
+    /// Calls writers that wait for room, when there may be some, and when there will be none any more.
+    room: Notify,
+    counters: Counters,
+    journal_flushed: JournalFlushed,
+    config: Config,
+    seams: Seams,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    flushes: AtomicU64,
+    rows_written: AtomicU64,
+    bytes_written: AtomicU64,
+    checkpoints: AtomicU64,
+    checkpoint_last_nanos: AtomicU64,
+}
+
+/// Dropped with the last handle.
+#[derive(Debug)]
+struct Abandon {
+    shared: Arc<Shared>,
+    flusher: tokio::task::AbortHandle,
+}
+
+impl Store {
+    /// Opens the store's file on `disk`, or makes a new one. What is read from it is durable.
+    pub async fn open(
+        disk: &dyn Disk,
+        journal_flushed: JournalFlushed,
+        config: Config,
+        seams: Seams,
+    ) -> Result<Self, Error> {
+        let spawner = seams.spawner;
+        let backend = disk.open(&config.file_name).map_err(|error| Error::Disk(Arc::new(error)))?;
+        let open = move || Shared::open(backend, journal_flushed, config, seams);
+        let shared = Arc::new(spawner.blocking(open).await?);
+        let (ended_sender, ended) = watch::channel(false);
+        let flusher = spawner.spawn(flush::run(shared.clone(), ended_sender)).abort_handle();
+        let _abandon = Arc::new(Abandon { shared: shared.clone(), flusher });
+        Ok(Self { shared, ended, _abandon })
+    }
+
+    /// The newest head of a shard. `None` when nothing of the shard was ever written.
+    pub fn shard_head(&self, shard: ShardId) -> Option<ShardHead> {
+        self.shared.queue.lock().head(shard).cloned()
+    }
+
+    /// Every shard that has a head, ascending.
+    pub fn shards(&self) -> Vec<ShardId> {
+        self.shared.queue.lock().shards()
+    }
+
+    /// Takes changes, which are readable once this returns, and durable with a later checkpoint. Waits while the queue is
+    /// full. Calls for one shard must follow each other.
+    pub async fn write(&self, changes: Changes) -> Result<(), Error> {
+        let mut changes = changes;
+        loop {
+            // Made before looking, so that room made in between is noticed.
+            let room = self.shared.room.notified();
+            let now = self.shared.seams.clock.now();
+            let queued = self.shared.queue.lock().add(changes, now, &self.shared.config)?;
+            match queued {
+                Queued::Taken { wakes_flusher: true } => return Ok(self.shared.work.notify_one()),
+                Queued::Taken { wakes_flusher: false } => return Ok(()),
+                Queued::Full(handed_back) => changes = handed_back,
+            }
+            room.await;
+        }
+    }
+
+    /// Makes everything written until now durable. Callers at the same time share one checkpoint.
+    pub async fn checkpoint(&self) -> Result<Checkpointed, Error> {
+        let answer = self.shared.queue.lock().wait_for_checkpoint()?;
+        self.shared.work.notify_one();
+        answer.await.unwrap_or_else(|_| Err(self.shared.stopped()))
+    }
+
+    /// What the last checkpoint made durable, whoever asked for it: up to there a journal may be purged.
+    pub fn checkpointed(&self) -> Checkpointed {
+        self.shared.queue.lock().checkpointed().clone()
+    }
+
+    pub fn statistics(&self) -> Statistics {
+        let counters = &self.shared.counters;
+        Statistics {
+            file_bytes: self.shared.file_size.bytes(),
+            queued_bytes: self.shared.queue.lock().bytes(),
+            flushes: counters.flushes.load(Ordering::Relaxed),
+            rows_written: counters.rows_written.load(Ordering::Relaxed),
+            bytes_written: counters.bytes_written.load(Ordering::Relaxed),
+            checkpoints: counters.checkpoints.load(Ordering::Relaxed),
+            checkpoint_last: Duration::from_nanos(counters.checkpoint_last_nanos.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// A last checkpoint, then the file is closed. Other handles can do nothing any more. The journal must still run.
+    pub async fn close(mut self) -> Result<Checkpointed, Error> {
+        let answer = self.shared.queue.lock().close()?;
+        self.shared.work.notify_one();
+        let checkpointed = answer.await.unwrap_or_else(|_| Err(self.shared.stopped()));
+        // The flusher drops its end when it was aborted, and then the file is not open either.
+        let _ = self.ended.wait_for(|ended| *ended).await;
+        checkpointed
+    }
+}
+
+impl Shared {
+    fn open(backend: Backend, journal_flushed: JournalFlushed, config: Config, seams: Seams) -> Result<Self, Error> {
+        let file_size = backend.size();
+        let gate = GateSwitch::default();
+        let database = file::open(Gate::new(backend, gate.clone()), &config)?;
+        let transaction = database.begin_read().map_err(redb::Error::from)?;
+        let heads = file::shard_heads(&transaction)?;
+        drop(transaction);
+        Ok(Self {
+            queue: Mutex::new(Queue::new(heads)),
+            database: RwLock::new(Some(database)),
+            gate,
+            file_size,
+            work: Notify::new(),
+            room: Notify::new(),
+            counters: Counters::default(),
+            journal_flushed,
+            config,
+            seams,
+        })
+    }
+
+    fn begin_read(&self) -> Result<ReadTransaction, Error> {
+        self.with_database(|database| Ok(database.begin_read().map_err(redb::Error::from)?))
+    }
+
+    fn with_database<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
+        match &*self.database.read() {
+            Some(database) => work(database),
+            None => Err(self.stopped()),
+        }
+    }
+
+    fn close_database(&self) -> Result<(), Error> {
+        match self.database.write().take() {
+            Some(database) => Ok(database.close().map_err(redb::Error::from)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The store can no longer be written. Unless that is known already, says so once.
+    fn fail(&self, error: Error) {
+        if self.stop(&error.to_string()) {
+            (self.config.fatal)(&format!("the store cannot be written any more: {error}"));
+        }
+    }
+
+    /// Takes nothing from now on. Returns whether it did until now.
+    fn stop(&self, reason: &str) -> bool {
+        let (is_news, waiters) = self.queue.lock().stop(reason);
+        drop(waiters);
+        self.room.notify_waiters();
+        is_news
+    }
+
+    fn stopped(&self) -> Error {
+        let open = self.queue.lock().check_open();
+        open.err().unwrap_or_else(|| Error::Stopped("its task has ended".into()))
+    }
+}
+
+impl Counters {
+    fn count_flush(&self, written: Written) {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        self.rows_written.fetch_add(written.rows, Ordering::Relaxed);
+        self.bytes_written.fetch_add(written.bytes, Ordering::Relaxed);
+    }
+
+    fn count_checkpoint(&self, duration: Duration) {
+        self.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.checkpoint_last_nanos.store(duration.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.shared.stop("it was dropped");
+        self.shared.gate.shut();
+        self.flusher.abort();
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            file_name: "store.redb".to_owned(),
+            cache_bytes: 64 << 20,
+            queue_bytes_max: 32 << 20,
+            flush_interval: Duration::from_millis(50),
+            flush_bytes: 4 << 20,
+            checkpoint_interval: Duration::from_secs(5),
+            checkpoint_bytes: 64 << 20,
+            check_integrity_on_open: true,
+            fatal: Arc::new(abort),
+        }
+    }
+}
+
+fn abort(message: &str) {
+    eprintln!("berth: {message}; the process ends, because what is on disk is known only after a restart");
+    std::process::abort();
+}
+
+impl Error {
+    fn damaged(table: &'static str, key: &[u8], error: RowError) -> Self {
+        use fmt::Write;
+        let mut hex = String::with_capacity(key.len() * 2);
+        for byte in key {
+            // Writing to a string cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        Self::Damaged { table, key: hex, error }
+    }
+}
+
+impl From<redb::Error> for Error {
+    fn from(error: redb::Error) -> Self {
+        Self::File(Arc::new(error))
+    }
+}
+
+impl From<redb::StorageError> for Error {
+    fn from(error: redb::StorageError) -> Self {
+        redb::Error::from(error).into()
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::other(error)
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("cache_bytes", &self.cache_bytes)
+            .field("queue_bytes_max", &self.queue_bytes_max)
+            .field("flush_interval", &self.flush_interval)
+            .field("checkpoint_interval", &self.checkpoint_interval)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
