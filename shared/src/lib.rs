@@ -2,9 +2,11 @@
 //! tokens, configuration and telemetry, and the seams through which all time, randomness, tasks and sockets pass.
 //! It knows no HTTP framework, no storage engine and no consensus library.
 
+pub mod config;
 pub mod ids;
 pub mod key;
 pub mod message;
 pub mod problem;
 pub mod seam;
 pub mod shard_map;
+pub mod telemetry;
