@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use berth_shared::telemetry::Traceparent;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::problem::Problem;
@@ -79,21 +80,9 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<HeaderValue>
     Ok(Some(value.clone()))
 }
 
-/// The W3C trace context of the request (Trace Context Level 1, version 00), if it is well formed; malformed ones are
-/// ignored, as the recommendation asks.
-pub(crate) fn traceparent(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let (trace, parent, flags) = (text.get(3..35)?, text.get(36..52)?, text.get(53..)?);
-    let hexadecimal = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let separated = text.starts_with("00-") && text.as_bytes()[35] == b'-' && text.as_bytes()[52] == b'-';
-    let well_formed = separated && flags.len() == 2 && [trace, parent, flags].into_iter().all(hexadecimal);
-    let named = trace.bytes().any(|byte| byte != b'0') && parent.bytes().any(|byte| byte != b'0');
-    (well_formed && named).then_some(text)
-}
-
-/// The trace id in a well-formed `traceparent`.
-pub(crate) fn trace_id(traceparent: &str) -> Option<u128> {
-    u128::from_str_radix(traceparent.get(3..35)?, 16).ok()
+/// The trace that the request belongs to; malformed headers are as good as none.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
+    Traceparent::parse(headers.get(TRACEPARENT)?.to_str().ok()?)
 }
 
 /// Refuses a body that its headers do not call JSON. A body without `Content-Type` is taken for JSON.
@@ -197,25 +186,6 @@ mod tests {
         assert_eq!(parse(&[&longest]), Ok(Some(longest.clone())));
         for values in [&[""][..], &["a b"], &["ü"], &["a\tb"], &[&"k".repeat(256)], &["a", "a"]] {
             assert_eq!(parse(values), Err("invalid-request"), "{values:?}");
-        }
-    }
-
-    #[test]
-    fn only_a_well_formed_traceparent_is_passed_on() {
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(traceparent(&headers(&TRACEPARENT, &[good])), Some(good));
-        assert_eq!(trace_id(good), Some(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736));
-        for bad in [
-            "",
-            "00",
-            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736x00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(traceparent(&headers(&TRACEPARENT, &[bad])), None, "{bad}");
         }
     }
 

@@ -4,26 +4,30 @@
 use std::borrow::Cow;
 
 use berth_shared::ids::Version;
-use berth_shared::message::{Refusal, Seen};
+use berth_shared::message::Refusal;
 use berth_shared::problem::Code;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use super::Body;
+use super::header::{BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
 
-/// What a client is told instead of a result.
+/// What a client is told instead of a result. Boxed, because it is the rare arm of many results.
 #[derive(Debug)]
-pub(crate) struct Problem {
+pub(crate) struct Problem(Box<Content>);
+
+#[derive(Debug)]
+struct Content {
     kind: Kind,
     detail: Cow<'static, str>,
     /// The kind's own code of a rejection.
     reason: Option<Box<str>>,
     current_version: Option<Version>,
     /// A stored outcome of an earlier request with the same idempotency key.
-    pub(crate) replayed: bool,
-    /// What the refusal rests on, if the entity decided it.
-    pub(crate) seen: Option<Seen>,
+    replayed: bool,
+    session: Option<HeaderValue>,
+    idempotency_key: Option<HeaderValue>,
 }
 
 /// What went wrong: a code that nodes know too, or one that only HTTP has.
@@ -70,46 +74,78 @@ impl Problem {
     }
 
     pub(crate) fn version_mismatch(current: Version) -> Self {
-        let problem = Self::new(Code::VersionMismatch, "the entity is at another version");
-        Self { current_version: Some(current), ..problem }
+        let mut problem = Self::new(Code::VersionMismatch, "the entity is at another version");
+        problem.0.current_version = Some(current);
+        problem
     }
 
+    /// What a node refused.
     pub(crate) fn refused(refusal: &Refusal<'_>) -> Self {
-        let problem = Self::new(refusal.code, refusal.detail.to_owned());
-        Self {
-            reason: refusal.reason.map(Box::from),
-            current_version: refusal.current_version,
-            replayed: refusal.replayed,
-            seen: refusal.seen,
-            ..problem
-        }
+        let mut problem = Self::new(refusal.code, refusal.detail.to_owned());
+        problem.0.reason = refusal.reason.map(Box::from);
+        problem.0.current_version = refusal.current_version;
+        problem.0.replayed = refusal.replayed;
+        problem
+    }
+
+    /// What the gateway gave up with.
+    pub(crate) fn given_up(code: Code) -> Self {
+        let detail = match code {
+            Code::Overloaded => "the owner of this entity has too many requests in flight; nothing was applied",
+            Code::UnknownOutcome => {
+                "the command may or may not have been applied; try again with the same Idempotency-Key to learn which"
+            }
+            _ => "no owner of this entity answered in time; nothing was applied",
+        };
+        Self::new(code, detail)
     }
 
     fn of(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), reason: None, current_version: None, replayed: false, seen: None }
+        Self(Box::new(Content {
+            kind,
+            detail: detail.into(),
+            reason: None,
+            current_version: None,
+            replayed: false,
+            session: None,
+            idempotency_key: None,
+        }))
+    }
+
+    /// With the session token that includes what the refusal rests on.
+    pub(crate) fn with_session(mut self, session: Option<HeaderValue>) -> Self {
+        self.0.session = session;
+        self
+    }
+
+    /// With the key to try again with.
+    pub(crate) fn with_idempotency_key(mut self, key: HeaderValue) -> Self {
+        self.0.idempotency_key = Some(key);
+        self
     }
 
     pub(crate) fn code(&self) -> &'static str {
-        self.kind.code()
+        self.0.kind.code()
     }
 
     pub(crate) fn is_unknown_outcome(&self) -> bool {
-        self.kind == Kind::Shared(Code::UnknownOutcome)
+        self.0.kind == Kind::Shared(Code::UnknownOutcome)
     }
 
     /// The document, for the request to `instance` in the trace `trace_id`.
     pub(crate) fn into_response(self, instance: &str, trace_id: u128) -> Response<Body> {
-        let (status, title) = self.kind.status_and_title();
+        let content = *self.0;
+        let (status, title) = content.kind.status_and_title();
         let document = Document {
-            problem_type: format!("urn:berth:problem:{}", self.code()),
+            problem_type: format!("urn:berth:problem:{}", content.kind.code()),
             title,
             status: status.as_u16(),
-            detail: &self.detail,
+            detail: &content.detail,
             instance,
-            code: self.code(),
+            code: content.kind.code(),
             trace_id: format!("{trace_id:032x}"),
-            current_version: self.current_version,
-            reason: self.reason.as_deref(),
+            current_version: content.current_version,
+            reason: content.reason.as_deref(),
         };
         // A document of text and numbers always serializes; an empty body would still carry the right status.
         let body = serde_json::to_vec(&document).unwrap_or_default();
@@ -117,7 +153,15 @@ impl Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        match self.kind {
+        for (name, value) in [(BERTH_SESSION, content.session), (IDEMPOTENCY_KEY, content.idempotency_key)] {
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
+        }
+        if content.replayed {
+            headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        }
+        match content.kind {
             Kind::Shared(Code::Overloaded | Code::Unavailable) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
             }
