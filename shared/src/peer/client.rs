@@ -1,0 +1,548 @@
+//! The asking side: one connection to one address, kept up by a task of its own, shared by any number of callers. It
+//! knows nothing of what it carries, and repeats nothing: whether to ask again is the caller's decision.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::calls::Calls;
+use super::connection::{Connection, Ended, Patience, Side};
+use super::frame::{CorrelationId, Decline, Frame, Header, OVERHEAD_BYTES_MAX};
+use super::handshake::{self, Peer, Refusal, RefusalCode};
+use super::outbox::Outbox;
+use super::{Class, Identity};
+use crate::seam::network::Stream;
+use crate::seam::{BootInstant, Seams};
+
+/// Limits of one client.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Longest frame read; the peer says what it reads itself. A payload may be 13 bytes shorter.
+    pub frame_bytes_max: usize,
+    /// Calls at once, with those that wait for a connection.
+    pub in_flight_max: usize,
+    /// Bytes that wait to be written. One payload may go over it when nothing else waits.
+    pub queued_bytes_max: usize,
+    /// How long to wait for the stream, and again for the peer's greeting.
+    pub connect_timeout: Duration,
+    pub handshake_timeout: Duration,
+    /// How long a call waits for a first connection, or for the first attempt after one broke. In all other times
+    /// without a connection a call fails at once.
+    pub connection_wait: Duration,
+    /// Pause after the first failed attempt. It doubles up to `backoff_max`; each pause is cut at random to between half
+    /// and all of it, so that the clients of a restarted server do not all come at once.
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+    /// The peer is pinged after this long without a byte from it …
+    pub ping_after: Duration,
+    /// … and given up after this long, which is more.
+    pub silence_max: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            frame_bytes_max: 4 * 1024 * 1024,
+            in_flight_max: 4096,
+            queued_bytes_max: 16 * 1024 * 1024,
+            connect_timeout: Duration::from_secs(1),
+            handshake_timeout: Duration::from_secs(2),
+            connection_wait: Duration::from_millis(250),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_secs(2),
+            ping_after: Duration::from_secs(2),
+            silence_max: Duration::from_secs(6),
+        }
+    }
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Surely not executed.
+    #[error("not sent: {0}")]
+    NotSent(NotSent),
+    /// This client, or the peer, has as much to do as it allows. Surely not executed.
+    #[error("too many requests are in flight")]
+    Overloaded,
+    /// The connection broke after the request was sent: the outcome is unknown.
+    #[error("the connection broke before the answer came")]
+    Lost,
+    /// `sent`: the request was on its way, so the outcome is unknown.
+    #[error("the deadline passed{}", if *sent { " before the answer came" } else { " before the request was sent" })]
+    DeadlinePassed { sent: bool },
+    /// The peer gave up without an answer: the outcome is unknown.
+    #[error("the peer gave up without an answer")]
+    Abandoned,
+}
+
+/// Why a request did not reach the peer, or was declined by it before it began.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    #[error("still connecting")]
+    Connecting,
+    #[error("not connected: {0}")]
+    Unreachable(Arc<str>),
+    #[error("not connected: {0}")]
+    Refused(Arc<Refusal>),
+    #[error("the connection broke first")]
+    Disconnected,
+    #[error("the peer is shutting down")]
+    ShuttingDown,
+    #[error("the payload is longer than the peer takes")]
+    TooLong,
+}
+
+impl CallError {
+    /// False only when the request was surely not executed.
+    pub fn may_have_been_executed(&self) -> bool {
+        match self {
+            Self::NotSent(_) | Self::Overloaded => false,
+            Self::Lost | Self::Abandoned => true,
+            Self::DeadlinePassed { sent } => *sent,
+        }
+    }
+}
+
+/// What a peer said unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The address of the client that heard it.
+    pub from: String,
+    pub payload: Bytes,
+}
+
+/// A connection to one address, made and made again in the background. Cheap to clone; it closes with its last clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    closing: CancellationToken,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+/// What callers and the client's task share.
+#[derive(Debug)]
+struct Shared {
+    seams: Seams,
+    config: Config,
+    address: String,
+    state: Mutex<State>,
+    /// Told of every change of `State::link`.
+    changed: Notify,
+    pushes_dropped: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    link: Link,
+    outbox: Outbox,
+    calls: Calls,
+    /// Calls that wait for a connection.
+    waiting: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Link {
+    /// Calls wait a moment.
+    Connecting,
+    Connected {
+        peer: Arc<Identity>,
+        payload_bytes_max: usize,
+    },
+    /// Calls fail at once.
+    Down(NotSent),
+}
+
+impl Client {
+    /// Starts a task that connects and reconnects. `pushes` gets what the peer says unasked; when it is full the newest
+    /// are dropped and counted, because a push is a hint.
+    pub fn new(
+        seams: Seams,
+        config: Config,
+        address: String,
+        class: Class,
+        identity: Identity,
+        pushes: Option<mpsc::Sender<Pushed>>,
+    ) -> Self {
+        let state = State {
+            link: Link::Connecting,
+            outbox: Outbox::default(),
+            calls: Calls::new(config.in_flight_max),
+            waiting: 0,
+        };
+        let shared = Arc::new(Shared {
+            seams: seams.clone(),
+            config,
+            address,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            pushes_dropped: AtomicU64::new(0),
+        });
+        let closing = CancellationToken::new();
+        let keeper = Keeper { shared: shared.clone(), class, identity, pushes };
+        seams.spawner.spawn(closing.clone().run_until_cancelled_owned(keeper.run()));
+        Self { handle: Arc::new(Handle { shared, closing }) }
+    }
+
+    /// Sends a request and waits for its answer, until `deadline` at most (enforced up to 10 ms late). The answer shares
+    /// the memory it was read into. A call that is dropped frees its place; its request may be executed all the same.
+    pub async fn call(&self, payload: Bytes, deadline: BootInstant) -> Result<Bytes, CallError> {
+        let shared = &*self.handle.shared;
+        let mut call = Call { shared, deadline, state: CallState::Begin(payload) };
+        match (&mut call).await {
+            Err(CallError::NotSent(NotSent::Connecting)) => {
+                shared.wait_for_connection(deadline).await?;
+                call.await
+            }
+            answer => answer,
+        }
+    }
+
+    pub fn address(&self) -> &str {
+        &self.handle.shared.address
+    }
+
+    /// Who is at the other end, while connected.
+    pub fn peer(&self) -> Option<Arc<Identity>> {
+        match &self.handle.shared.state.lock().link {
+            Link::Connected { peer, .. } => Some(peer.clone()),
+            Link::Connecting | Link::Down(_) => None,
+        }
+    }
+
+    pub fn in_flight(&self) -> usize {
+        let state = self.handle.shared.state.lock();
+        state.calls.len() + state.waiting
+    }
+
+    /// Pushes that found their channel full, since the client was made.
+    pub fn pushes_dropped(&self) -> u64 {
+        self.handle.shared.pushes_dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    async fn wait_for_connection(&self, deadline: BootInstant) -> Result<(), CallError> {
+        let left = deadline.since(self.seams.clock.now());
+        if left.is_zero() {
+            return Err(CallError::DeadlinePassed { sent: false });
+        }
+        let _waiting = Waiting::begin(self)?;
+        let changed = async {
+            loop {
+                let change = self.changed.notified();
+                if !matches!(self.state.lock().link, Link::Connecting) {
+                    return;
+                }
+                change.await;
+            }
+        };
+        match self.seams.spawner.timeout(left.min(self.config.connection_wait), changed).await {
+            Some(()) => Ok(()),
+            None if left <= self.config.connection_wait => Err(CallError::DeadlinePassed { sent: false }),
+            None => Err(CallError::NotSent(NotSent::Connecting)),
+        }
+    }
+
+    /// Takes a slot and appends the request, all under one lock. Leaves `payload` in its place when that fails.
+    fn begin(&self, payload: &mut Bytes, deadline: BootInstant, waker: &Waker) -> Result<CorrelationId, CallError> {
+        let remaining = deadline.since(self.seams.clock.now());
+        if remaining.is_zero() {
+            return Err(CallError::DeadlinePassed { sent: false });
+        }
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let payload_bytes_max = match &state.link {
+            Link::Connected { payload_bytes_max, .. } => *payload_bytes_max,
+            Link::Connecting => return Err(CallError::NotSent(NotSent::Connecting)),
+            Link::Down(reason) => return Err(CallError::NotSent(reason.clone())),
+        };
+        if payload.len() > payload_bytes_max {
+            return Err(CallError::NotSent(NotSent::TooLong));
+        }
+        let has_room = state.outbox.is_empty() || state.outbox.has_room(payload.len(), self.config.queued_bytes_max);
+        if !has_room || !state.calls.has_room() {
+            return Err(CallError::Overloaded);
+        }
+        let id = state.calls.begin(deadline, waker.clone());
+        let header = Header::request(id, remaining, payload.len());
+        let end = state.outbox.append(&header, std::mem::take(payload));
+        state.calls.set_frame_end(id, end);
+        let writer = state.outbox.take_waker();
+        drop(guard);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+        Ok(id)
+    }
+
+    fn set_link(&self, link: Link) {
+        self.state.lock().link = link;
+        self.changed.notify_waiters();
+    }
+}
+
+/// A call that waits for a connection, counted as long as this lives.
+struct Waiting<'a>(&'a Shared);
+
+impl<'a> Waiting<'a> {
+    fn begin(shared: &'a Shared) -> Result<Self, CallError> {
+        let mut state = shared.state.lock();
+        if state.waiting + state.calls.len() >= shared.config.in_flight_max {
+            return Err(CallError::Overloaded);
+        }
+        state.waiting += 1;
+        Ok(Self(shared))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().waiting -= 1;
+    }
+}
+
+/// One call on a connection.
+struct Call<'a> {
+    shared: &'a Shared,
+    deadline: BootInstant,
+    state: CallState,
+}
+
+enum CallState {
+    /// Not sent; a call that failed to begin stays here, and may be polled again.
+    Begin(Bytes),
+    Sent(CorrelationId),
+    Ended,
+}
+
+impl Future for Call<'_> {
+    type Output = Result<Bytes, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let (shared, deadline) = (self.shared, self.deadline);
+        match &mut self.state {
+            CallState::Begin(payload) => match shared.begin(payload, deadline, context.waker()) {
+                Ok(id) => {
+                    self.state = CallState::Sent(id);
+                    Poll::Pending
+                }
+                Err(error) => Poll::Ready(Err(error)),
+            },
+            CallState::Sent(id) => {
+                let polled = shared.state.lock().calls.poll(*id, context.waker());
+                let Some(answer) = polled else { return Poll::Pending };
+                self.state = CallState::Ended;
+                Poll::Ready(answer)
+            }
+            CallState::Ended => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if let CallState::Sent(id) = self.state {
+            self.shared.state.lock().calls.give_up(id);
+        }
+    }
+}
+
+/// The client's task: connects, runs the connection, and starts over.
+struct Keeper {
+    shared: Arc<Shared>,
+    class: Class,
+    identity: Identity,
+    pushes: Option<mpsc::Sender<Pushed>>,
+}
+
+impl Keeper {
+    async fn run(self) {
+        let config = &self.shared.config;
+        let mut pause = config.backoff_min;
+        loop {
+            match self.connect().await {
+                Ok((stream, peer)) => {
+                    let began = self.shared.seams.clock.now();
+                    let ended = self.serve(stream, &peer).await;
+                    let lived = self.shared.seams.clock.now().since(began);
+                    tracing::info!(address = %self.shared.address, "lost the connection: {ended}");
+                    // A peer that takes connections only to drop them is not worth a storm of attempts.
+                    if lived > config.backoff_max {
+                        pause = config.backoff_min;
+                    }
+                    if pause > config.connection_wait {
+                        self.shared.set_link(Link::Down(NotSent::Disconnected));
+                    }
+                }
+                Err(reason) => {
+                    let link = std::mem::replace(&mut self.shared.state.lock().link, Link::Down(reason.clone()));
+                    self.shared.changed.notify_waiters();
+                    // A peer that stays away is worth one line, not one for every attempt.
+                    if matches!(link, Link::Down(before) if before == reason) {
+                        tracing::debug!(address = %self.shared.address, "still not connected: {reason}");
+                    } else {
+                        tracing::warn!(address = %self.shared.address, "{reason}");
+                    }
+                    if matches!(&reason, NotSent::Refused(r) if r.code != RefusalCode::TooManyConnections) {
+                        pause = config.backoff_max;
+                    }
+                }
+            }
+            self.shared.seams.spawner.sleep(self.jittered(pause)).await;
+            pause = (pause * 2).min(config.backoff_max);
+        }
+    }
+
+    async fn connect(&self) -> Result<(Stream, Peer), NotSent> {
+        let Shared { seams, config, address, .. } = &*self.shared;
+        let unreachable = |why: String| NotSent::Unreachable(why.into());
+        let mut stream = match seams.spawner.timeout(config.connect_timeout, seams.network.connect(address)).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return Err(unreachable(error.to_string())),
+            None => return Err(unreachable("the time-out for connecting passed".to_owned())),
+        };
+        let greeting = handshake::client(&mut stream, &self.identity, self.class, config.frame_bytes_max);
+        match seams.spawner.timeout(config.handshake_timeout, greeting).await {
+            Some(Ok(peer)) => Ok((stream, peer)),
+            Some(Err(handshake::Error::Refused(refusal))) => Err(NotSent::Refused(Arc::new(refusal))),
+            Some(Err(error)) => Err(unreachable(error.to_string())),
+            None => Err(unreachable("the peer's greeting did not come in time".to_owned())),
+        }
+    }
+
+    /// Runs a greeted connection to its end, and ends the calls that were on it.
+    async fn serve(&self, stream: Stream, peer: &Peer) -> Ended {
+        let Shared { seams, config, address, .. } = &*self.shared;
+        let identity = peer.identity.clone();
+        tracing::info!(%address, peer = ?identity, class = ?self.class, "connected");
+        let payload_bytes_max = peer.frame_bytes_max.min(u32::MAX as usize).saturating_sub(OVERHEAD_BYTES_MAX);
+        self.shared.state.lock().outbox = Outbox::default();
+        self.shared.set_link(Link::Connected { peer: identity, payload_bytes_max });
+        let patience = Patience { ping_after: config.ping_after, silence_max: config.silence_max };
+        let side = Asking { shared: &self.shared, pushes: self.pushes.as_ref(), woken: Vec::new(), pushed: Vec::new() };
+        let mut connection = Connection::new(side, stream, seams, patience, config.frame_bytes_max);
+        let ended = connection.run().await;
+        let written = connection.written();
+        let mut woken = Vec::new();
+        {
+            let mut state = self.shared.state.lock();
+            state.link = Link::Connecting;
+            let _ = state.outbox.close();
+            state.calls.lose(written, &NotSent::Disconnected, &mut woken);
+        }
+        woken.into_iter().for_each(Waker::wake);
+        ended
+    }
+
+    /// Between half of `pause` and all of it.
+    fn jittered(&self, pause: Duration) -> Duration {
+        let half = pause / 2;
+        let nanos = half.as_nanos().max(1) as u64;
+        half + Duration::from_nanos(self.shared.seams.random.next_u64() % nanos)
+    }
+}
+
+impl Drop for Keeper {
+    /// Whatever ended this task, nobody waits for it.
+    fn drop(&mut self) {
+        let reason = NotSent::Unreachable("the client is closed".into());
+        let mut woken = Vec::new();
+        {
+            let mut state = self.shared.state.lock();
+            let _ = state.outbox.close();
+            state.calls.lose(u64::MAX, &reason, &mut woken);
+            state.link = Link::Down(reason);
+        }
+        self.shared.changed.notify_waiters();
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The client's half of a connection.
+struct Asking<'a> {
+    shared: &'a Shared,
+    pushes: Option<&'a mpsc::Sender<Pushed>>,
+    /// Callers to wake after a read, and pushes to pass on; kept for their room.
+    woken: Vec<Waker>,
+    pushed: Vec<Bytes>,
+}
+
+impl Side for Asking<'_> {
+    fn with_outbox<R>(&self, look: impl FnOnce(&mut Outbox) -> R) -> R {
+        look(&mut self.shared.state.lock().outbox)
+    }
+
+    fn receive(&mut self, frames: &mut Vec<Frame>, _now: BootInstant) -> Result<(), Ended> {
+        let mut misplaced = false;
+        {
+            // One short lock for all answers of a read; nobody is woken and nothing is allocated under it.
+            let mut state = self.shared.state.lock();
+            for frame in frames.drain(..) {
+                let (id, answer) = match frame {
+                    Frame::Reply { id, payload } => (id, Ok(payload)),
+                    Frame::Abandoned { id } => (id, Err(CallError::Abandoned)),
+                    Frame::Declined { id, why: Decline::TooManyInFlight } => (id, Err(CallError::Overloaded)),
+                    Frame::Declined { id, why: Decline::ShuttingDown } => {
+                        (id, Err(CallError::NotSent(NotSent::ShuttingDown)))
+                    }
+                    Frame::Push { payload } => {
+                        self.pushed.push(payload);
+                        continue;
+                    }
+                    Frame::Request { .. } | Frame::Ping | Frame::Pong => {
+                        misplaced = true;
+                        break;
+                    }
+                };
+                self.woken.extend(state.calls.answer(id, answer));
+            }
+        }
+        self.woken.drain(..).for_each(Waker::wake);
+        self.pass_on();
+        if misplaced { Err(Ended::Misplaced) } else { Ok(()) }
+    }
+
+    fn earliest_deadline(&self) -> Option<BootInstant> {
+        self.shared.state.lock().calls.earliest()
+    }
+
+    fn expire(&mut self, now: BootInstant) {
+        self.shared.state.lock().calls.expire(now, &mut self.woken);
+        self.woken.drain(..).for_each(Waker::wake);
+    }
+
+    fn is_drained(&self) -> bool {
+        false
+    }
+}
+
+impl Asking<'_> {
+    fn pass_on(&mut self) {
+        for payload in self.pushed.drain(..) {
+            let Some(pushes) = self.pushes else { continue };
+            let pushed = Pushed { from: self.shared.address.clone(), payload };
+            if let Err(mpsc::error::TrySendError::Full(_)) = pushes.try_send(pushed) {
+                self.shared.pushes_dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
