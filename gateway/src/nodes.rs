@@ -212,7 +212,9 @@ impl Nodes for Connections {
     }
 
     fn cluster(&self) -> Option<ClusterId> {
-        self.snapshot.load().cluster
+        let snapshot = self.snapshot.load();
+        let named = || snapshot.clients.values().find_map(|client| client.peer()?.cluster);
+        snapshot.cluster.or_else(named)
     }
 
     async fn call(&self, address: &str, payload: Bytes, deadline: BootInstant) -> Result<Bytes, CallError> {

@@ -2,7 +2,6 @@
 //! may take to say something; what is said is answered elsewhere.
 
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use berth_shared::seam::network::{Listener, Stream};
 use berth_shared::seam::{Seams, Spawner};
 use berth_shared::telemetry::Gauge;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -176,10 +176,9 @@ where
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = watcher.watch(connection);
+        let mut connection: BoxFuture<'static, _> = Box::pin(watcher.watch(connection));
         let (spawner, first_request_timeout) = (self.spawner, self.config.header_timeout);
         async move {
-            let mut connection = pin!(connection);
             // The time-out of headers starts once it is known which version of HTTP is spoken: it needs one before.
             if let Some(ended) = spawner.timeout(first_request_timeout, connection.as_mut()).await {
                 log_end(ended);

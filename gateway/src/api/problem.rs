@@ -124,6 +124,7 @@ impl Problem {
         self
     }
 
+    #[cfg(test)]
     pub(crate) fn code(&self) -> &'static str {
         self.0.kind.code()
     }

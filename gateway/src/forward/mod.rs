@@ -12,7 +12,7 @@ use berth_shared::key::EntityKey;
 use berth_shared::message::{Execute, Precondition, Request, Response};
 use berth_shared::peer;
 use berth_shared::problem::Code;
-use berth_shared::seam::Seams;
+use berth_shared::seam::{BootInstant, Seams};
 use bytes::Bytes;
 
 use crate::metrics::{CallResult, Metrics};
@@ -189,9 +189,9 @@ impl<N: Nodes> Forward<N> {
         &self,
         target: Target<'_>,
         attempt: u32,
-        deadline: berth_shared::seam::BootInstant,
+        deadline: BootInstant,
         encode: &mut impl FnMut(ShardId, u32) -> Option<Bytes>,
-    ) -> Result<(ShardId, Arc<str>, Bytes), Attempt> {
+    ) -> Result<(ShardId, String, Bytes), Attempt> {
         let (shard, address) = match target {
             Target::Owner(key) => {
                 let table = self.nodes.table();
@@ -238,7 +238,7 @@ impl<N: Nodes> Forward<N> {
         let Target::Owner(key) = target else { return false };
         let table = self.nodes.table();
         let owner = table.place(key).and_then(|(_, owner)| owner);
-        owner.is_some_and(|owner| &*owner.address != asked)
+        owner.is_some_and(|owner| owner.address != asked)
     }
 }
 
@@ -263,4 +263,17 @@ fn call_result(attempt: Attempt) -> CallResult {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn pauses_grow_to_a_limit_and_vary(earlier: u32, random: u64) {
+            let longest = (10_u64 << earlier.min(4)).min(160);
+            let pause = pause(earlier, random);
+            prop_assert!(pause >= Duration::from_millis(longest) / 2 && pause <= Duration::from_millis(longest), "{pause:?}");
+        }
+    }
+}
