@@ -1,1 +1,20 @@
-//! Placeholder while the workspace is laid out.
+//! Berth's gateway: takes HTTP requests, routes each to the node that owns its entity, and answers. It is stateless: the
+//! shard map is learnt from nodes. A request passes the rooms in this order:
+//!
+//! `server` (connections) → `api` (paths, headers, answers) → `admission` (bounds) → `forward` (attempts and their
+//! verdicts) → `router` (key → shard → owner) → `nodes` (peer connections).
+
+mod admin;
+mod admission;
+mod api;
+mod app;
+mod config;
+mod forward;
+mod metrics;
+mod nodes;
+mod readiness;
+mod router;
+mod server;
+
+pub use app::{Error, Handle, start};
+pub use config::Config;

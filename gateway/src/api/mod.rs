@@ -1,0 +1,326 @@
+//! The public port: reads a request's path and headers, has it carried to the owner, and puts the answer together.
+//! Routing of these few paths is written by hand on the raw path, because ids may contain encoded slashes.
+
+mod answer;
+mod body;
+mod condition;
+mod header;
+mod path;
+pub(crate) mod problem;
+mod query;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_shared::key::EntityKey;
+use berth_shared::message::Response as Reply;
+use berth_shared::problem::Code;
+use berth_shared::seam::Seams;
+use berth_shared::telemetry::{Role, Tracing};
+use bytes::Bytes;
+use http::header::{self as names, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use serde_json::value::RawValue;
+use tracing::Instrument;
+
+use self::header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
+use self::path::{EVENTS, Resource};
+use self::problem::Problem;
+use self::session::Session;
+use crate::admission::Admission;
+use crate::forward::{Command, Forward, idempotency_key};
+use crate::metrics::{Metrics, Route};
+use crate::nodes::Nodes;
+
+/// An answer's body is known in whole.
+pub(crate) type Body = http_body_util::Full<Bytes>;
+
+/// Answers the requests of the public port. Cheap to share; it holds no state of any client.
+#[derive(Debug)]
+pub(crate) struct Api<N> {
+    pub(crate) forward: Forward<N>,
+    pub(crate) admission: Admission,
+    /// How long a body may take to arrive.
+    pub(crate) body_timeout: Duration,
+    pub(crate) seams: Seams,
+    pub(crate) tracing: Tracing,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Why node and gateway do not fit; the forwarder has let only fitting answers through.
+const UNFITTING: &str = "a node gave an answer that does not fit the question";
+
+impl<N: Nodes> Api<N> {
+    pub(crate) async fn answer<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        let started = self.seams.clock.now();
+        let (parts, body) = request.into_parts();
+        let resource = Resource::parse(parts.uri.path());
+        let route = resource.as_ref().map_or(Route::Other, |resource| route(&parts.method, resource));
+        let received = header::traceparent(&parts.headers);
+        let trace = self.tracing.request(route.span(), Role::Server, received, &*self.seams.random);
+        let served = async {
+            header::check_size(&parts.uri, &parts.headers)?;
+            self.serve(resource?, &parts, body, trace.traceparent.text().as_str()).await
+        };
+        let mut response = match served.instrument(trace.span).await {
+            Ok(response) => response,
+            Err(problem) => problem.into_response(parts.uri.path(), trace.traceparent.trace_id()),
+        };
+        if parts.method == Method::HEAD {
+            strip_body(&mut response);
+        }
+        let duration = self.seams.clock.now().since(started);
+        self.metrics.count_request(route, response.status(), duration);
+        response
+    }
+
+    async fn serve<B>(
+        &self,
+        resource: Resource<'_>,
+        parts: &Parts,
+        body: B,
+        traceparent: &str,
+    ) -> Result<Response<Body>, Problem>
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        let method = &parts.method;
+        if method == Method::OPTIONS {
+            return Ok(options(&resource));
+        }
+        let reads = method == Method::GET || method == Method::HEAD;
+        match resource {
+            Resource::Command(key, command) if reads && command == EVENTS => self.events(&key, parts).await,
+            Resource::Command(key, command) if method == Method::POST => {
+                self.command(&key, &command, parts, body, traceparent).await
+            }
+            Resource::Entity(key) if reads => self.state(&key, parts).await,
+            Resource::Kinds if reads => self.kinds(None, parts).await,
+            Resource::Kind(kind) if reads => self.kinds(Some(&kind), parts).await,
+            resource => Err(not_allowed(method, &resource)),
+        }
+    }
+
+    async fn command<B>(
+        &self,
+        key: &EntityKey,
+        command: &str,
+        parts: &Parts,
+        body: B,
+        traceparent: &str,
+    ) -> Result<Response<Body>, Problem>
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        query::none(parts.uri.query())?;
+        header::check_accept(&parts.headers)?;
+        let preferences = Preferences::parse(&parts.headers)?;
+        let precondition = condition::precondition(&parts.headers)?;
+        let session = Session::parse(&parts.headers)?;
+        let clients_key = header::idempotency_key(&parts.headers)?;
+        if !body.is_end_stream() {
+            header::check_content(&parts.headers)?;
+        }
+        // Before the body is read, so that bodies in memory are bounded too.
+        let _permit = self.admit()?;
+        let body = self.seams.spawner.timeout(self.body_timeout, body::collect(body)).await;
+        let body = body.ok_or_else(Problem::request_timeout)??;
+        let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
+        body::check_depth(&body)?;
+
+        let made_key = clients_key.is_none();
+        let idempotency_key = clients_key.unwrap_or_else(|| {
+            idempotency_key::make(self.seams.clock.wall_micros(), self.seams.random.next_u128())
+        });
+        let command = Command {
+            key,
+            command,
+            body: &body,
+            precondition,
+            // Checked, or made, to be visible ASCII.
+            idempotency_key: idempotency_key.to_str().unwrap_or_default(),
+            wants_state: !preferences.minimal,
+            traceparent,
+        };
+        let cluster = || self.forward.nodes().cluster();
+        let outcome = self.forward.execute(command, preferences.deadline, |shard, reply| match reply {
+            Reply::Executed(executed) => {
+                let session = session.after(cluster(), shard, executed.seen);
+                let mut response =
+                    answer::entity(key, executed.version, Some(executed.reply), executed.state, session);
+                if executed.replayed {
+                    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+                }
+                Ok(response)
+            }
+            Reply::Refused(refusal) => {
+                let session = refusal.seen.and_then(|seen| session.after(cluster(), shard, seen));
+                Err(Problem::refused(&refusal).with_session(session))
+            }
+            _ => Err(Problem::new(Code::UnknownOutcome, UNFITTING)),
+        });
+        match outcome.await.unwrap_or_else(|code| Err(Problem::given_up(code))) {
+            Ok(mut response) => {
+                if preferences.minimal {
+                    response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("return=minimal"));
+                }
+                if made_key {
+                    response.headers_mut().insert(IDEMPOTENCY_KEY, idempotency_key);
+                }
+                Ok(response)
+            }
+            Err(problem) if made_key || problem.is_unknown_outcome() => {
+                Err(problem.with_idempotency_key(idempotency_key))
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    async fn state(&self, key: &EntityKey, parts: &Parts) -> Result<Response<Body>, Problem> {
+        query::state(parts.uri.query())?;
+        header::check_accept(&parts.headers)?;
+        let preferences = Preferences::parse(&parts.headers)?;
+        let if_match = condition::entity_tags(&parts.headers, &names::IF_MATCH)?;
+        let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
+        let session = Session::parse(&parts.headers)?;
+        let _permit = self.admit()?;
+        let read = self.forward.read(key, preferences.deadline, |shard, reply| match reply {
+            Reply::State { version, state, seen } => {
+                if if_match.is_some_and(|tags| !tags.match_version(version)) {
+                    return Err(Problem::version_mismatch(version));
+                }
+                let session = session.after(self.forward.nodes().cluster(), shard, seen);
+                if if_none_match.is_some_and(|tags| tags.match_version(version)) {
+                    return Ok(answer::not_modified(version, session));
+                }
+                Ok(answer::entity(key, version, None, Some(state), session))
+            }
+            reply => Err(unread(&reply)),
+        });
+        let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
+        Ok(uncached(response))
+    }
+
+    async fn events(&self, key: &EntityKey, parts: &Parts) -> Result<Response<Body>, Problem> {
+        let page = query::page(parts.uri.query())?;
+        header::check_accept(&parts.headers)?;
+        refuse_conditions(&parts.headers)?;
+        let preferences = Preferences::parse(&parts.headers)?;
+        let session = Session::parse(&parts.headers)?;
+        let _permit = self.admit()?;
+        let read = self.forward.events(key, page.after, page.limit, preferences.deadline, |shard, reply| match reply {
+            Reply::Events { events, next, seen } => {
+                let session = session.after(self.forward.nodes().cluster(), shard, seen);
+                Ok(answer::events(key, &events, next, session))
+            }
+            reply => Err(unread(&reply)),
+        });
+        let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
+        Ok(uncached(response))
+    }
+
+    /// All kinds, or `one`.
+    async fn kinds(&self, one: Option<&str>, parts: &Parts) -> Result<Response<Body>, Problem> {
+        query::none(parts.uri.query())?;
+        header::check_accept(&parts.headers)?;
+        refuse_conditions(&parts.headers)?;
+        let preferences = Preferences::parse(&parts.headers)?;
+        let _permit = self.admit()?;
+        let read = self.forward.kinds(preferences.deadline, |_, reply| match reply {
+            Reply::Kinds { json } => match one {
+                None => Ok(answer::json_response([b"{\"kinds\":", json, b"}"].concat().into())),
+                Some(kind) => kind_of(json, kind),
+            },
+            reply => Err(unread(&reply)),
+        });
+        let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
+        Ok(uncached(response))
+    }
+
+    fn admit(&self) -> Result<crate::admission::Permit, Problem> {
+        let overloaded = "this gateway has too many requests in flight; nothing was applied";
+        self.admission.enter().ok_or_else(|| Problem::new(Code::Overloaded, overloaded))
+    }
+}
+
+fn route(method: &Method, resource: &Resource<'_>) -> Route {
+    match resource {
+        Resource::Entity(_) => Route::State,
+        Resource::Command(..) if method == Method::POST => Route::Command,
+        Resource::Command(_, command) if command == EVENTS => Route::Events,
+        Resource::Kinds | Resource::Kind(_) => Route::Kinds,
+        Resource::Command(..) | Resource::Listing => Route::Other,
+    }
+}
+
+/// Out of the nodes' array of descriptions, that of one kind.
+fn kind_of(json: &[u8], kind: &str) -> Result<Response<Body>, Problem> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        kind: String,
+    }
+    let unfitting = |_| Problem::new(Code::Unavailable, UNFITTING);
+    let descriptions: Vec<&RawValue> = serde_json::from_slice(json).map_err(unfitting)?;
+    for description in descriptions {
+        let named: Named = serde_json::from_str(description.get()).map_err(unfitting)?;
+        if named.kind == kind {
+            return Ok(answer::json_response(Bytes::copy_from_slice(description.get().as_bytes())));
+        }
+    }
+    Err(Problem::new(Code::UnknownKind, "no such kind is served"))
+}
+
+/// What a read got instead of its answer.
+fn unread(reply: &Reply<'_>) -> Problem {
+    match reply {
+        Reply::Refused(refusal) => Problem::refused(refusal),
+        _ => Problem::new(Code::Unavailable, UNFITTING),
+    }
+}
+
+/// These resources have no version to compare with.
+fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(names::IF_MATCH) || headers.contains_key(names::IF_NONE_MATCH) {
+        return Err(Problem::invalid("If-Match and If-None-Match apply to entities and commands"));
+    }
+    Ok(())
+}
+
+fn not_allowed(method: &Method, resource: &Resource<'_>) -> Problem {
+    let detail = match resource {
+        Resource::Listing => "listing the entities of a kind is not served yet",
+        Resource::Entity(_) if method == Method::DELETE => "deleting an entity is not served yet",
+        _ => "this method is not allowed here",
+    };
+    Problem::method_not_allowed(resource.allow(), detail)
+}
+
+fn options(resource: &Resource<'_>) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(names::ALLOW, HeaderValue::from_static(resource.allow()));
+    response
+}
+
+/// Caches must ask again, and have the entity tag to do it with.
+fn uncached(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(names::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// What HEAD answers: the headers of GET, the length included.
+fn strip_body(response: &mut Response<Body>) {
+    let body = std::mem::take(response.body_mut());
+    let length = hyper::body::Body::size_hint(&body).lower();
+    if response.status() != StatusCode::NOT_MODIFIED {
+        response.headers_mut().insert(names::CONTENT_LENGTH, length.into());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+//! Every refusal of the public port as a problem document (RFC 9457): the one place where codes become HTTP statuses.
+//! What it shows is written for clients: no address, no internal error text.
+
+use std::borrow::Cow;
+
+use berth_shared::ids::Version;
+use berth_shared::message::Refusal;
+use berth_shared::problem::Code;
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+use super::Body;
+use super::header::{BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
+
+/// What a client is told instead of a result. Boxed, because it is the rare arm of many results.
+#[derive(Debug)]
+pub(crate) struct Problem(Box<Content>);
+
+#[derive(Debug)]
+struct Content {
+    kind: Kind,
+    detail: Cow<'static, str>,
+    /// The kind's own code of a rejection.
+    reason: Option<Box<str>>,
+    current_version: Option<Version>,
+    /// A stored outcome of an earlier request with the same idempotency key.
+    replayed: bool,
+    session: Option<HeaderValue>,
+    idempotency_key: Option<HeaderValue>,
+}
+
+/// What went wrong: a code that nodes know too, or one that only HTTP has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Shared(Code),
+    MethodNotAllowed { allow: &'static str },
+    NotAcceptable,
+    UnsupportedMediaType,
+    HeadersTooLarge,
+    RequestTimeout,
+}
+
+/// Seconds after which a refused client may try again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+impl Problem {
+    pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::of(Kind::Shared(code), detail)
+    }
+
+    pub(crate) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::InvalidRequest, detail)
+    }
+
+    pub(crate) fn method_not_allowed(allow: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::of(Kind::MethodNotAllowed { allow }, detail)
+    }
+
+    pub(crate) fn not_acceptable(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::of(Kind::NotAcceptable, detail)
+    }
+
+    pub(crate) fn unsupported_media_type(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::of(Kind::UnsupportedMediaType, detail)
+    }
+
+    pub(crate) fn headers_too_large() -> Self {
+        Self::of(Kind::HeadersTooLarge, "the request line and headers may have 8 KiB in all")
+    }
+
+    pub(crate) fn request_timeout() -> Self {
+        Self::of(Kind::RequestTimeout, "the body did not arrive in time")
+    }
+
+    pub(crate) fn version_mismatch(current: Version) -> Self {
+        let mut problem = Self::new(Code::VersionMismatch, "the entity is at another version");
+        problem.0.current_version = Some(current);
+        problem
+    }
+
+    /// What a node refused.
+    pub(crate) fn refused(refusal: &Refusal<'_>) -> Self {
+        let mut problem = Self::new(refusal.code, refusal.detail.to_owned());
+        problem.0.reason = refusal.reason.map(Box::from);
+        problem.0.current_version = refusal.current_version;
+        problem.0.replayed = refusal.replayed;
+        problem
+    }
+
+    /// What the gateway gave up with.
+    pub(crate) fn given_up(code: Code) -> Self {
+        let detail = match code {
+            Code::Overloaded => "the owner of this entity has too many requests in flight; nothing was applied",
+            Code::UnknownOutcome => {
+                "the command may or may not have been applied; try again with the same Idempotency-Key to learn which"
+            }
+            _ => "no owner of this entity answered in time; nothing was applied",
+        };
+        Self::new(code, detail)
+    }
+
+    fn of(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Content {
+            kind,
+            detail: detail.into(),
+            reason: None,
+            current_version: None,
+            replayed: false,
+            session: None,
+            idempotency_key: None,
+        }))
+    }
+
+    /// With the session token that includes what the refusal rests on.
+    pub(crate) fn with_session(mut self, session: Option<HeaderValue>) -> Self {
+        self.0.session = session;
+        self
+    }
+
+    /// With the key to try again with.
+    pub(crate) fn with_idempotency_key(mut self, key: HeaderValue) -> Self {
+        self.0.idempotency_key = Some(key);
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn code(&self) -> &'static str {
+        self.0.kind.code()
+    }
+
+    pub(crate) fn is_unknown_outcome(&self) -> bool {
+        self.0.kind == Kind::Shared(Code::UnknownOutcome)
+    }
+
+    /// The document, for the request to `instance` in the trace `trace_id`.
+    pub(crate) fn into_response(self, instance: &str, trace_id: u128) -> Response<Body> {
+        let content = *self.0;
+        let (status, title) = content.kind.status_and_title();
+        let document = Document {
+            problem_type: format!("urn:berth:problem:{}", content.kind.code()),
+            title,
+            status: status.as_u16(),
+            detail: &content.detail,
+            instance,
+            code: content.kind.code(),
+            trace_id: format!("{trace_id:032x}"),
+            current_version: content.current_version,
+            reason: content.reason.as_deref(),
+        };
+        // A document of text and numbers always serializes; an empty body would still carry the right status.
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = Response::new(Body::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        for (name, value) in [(BERTH_SESSION, content.session), (IDEMPOTENCY_KEY, content.idempotency_key)] {
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
+        }
+        if content.replayed {
+            headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        }
+        match content.kind {
+            Kind::Shared(Code::Overloaded | Code::Unavailable) => {
+                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            Kind::MethodNotAllowed { allow } => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+            }
+            Kind::UnsupportedMediaType => {
+                headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl Kind {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Shared(code) => code.as_str(),
+            Self::MethodNotAllowed { .. } => "method-not-allowed",
+            Self::NotAcceptable => "not-acceptable",
+            Self::UnsupportedMediaType => "unsupported-media-type",
+            Self::HeadersTooLarge => Code::TooLarge.as_str(),
+            Self::RequestTimeout => "request-timeout",
+        }
+    }
+
+    fn status_and_title(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Shared(code) => shared_status_and_title(code),
+            Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
+            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "Not acceptable"),
+            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
+            Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request headers too large"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
+        }
+    }
+}
+
+fn shared_status_and_title(code: Code) -> (StatusCode, &'static str) {
+    match code {
+        Code::InvalidRequest => (StatusCode::BAD_REQUEST, "Invalid request"),
+        Code::UnknownKind => (StatusCode::NOT_FOUND, "Unknown kind"),
+        Code::UnknownCommand => (StatusCode::NOT_FOUND, "Unknown command"),
+        Code::NotFound => (StatusCode::NOT_FOUND, "Not found"),
+        Code::Deleted => (StatusCode::GONE, "Deleted"),
+        Code::InProgress => (StatusCode::CONFLICT, "In progress"),
+        Code::VersionMismatch => (StatusCode::PRECONDITION_FAILED, "Version mismatch"),
+        Code::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Too large"),
+        Code::Rejected => (StatusCode::UNPROCESSABLE_ENTITY, "Rejected"),
+        Code::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "Idempotency key reused"),
+        Code::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
+        Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
+        Code::UnknownOutcome => (StatusCode::GATEWAY_TIMEOUT, "Unknown outcome"),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    #[serde(rename = "type")]
+    problem_type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    /// The path of the request.
+    instance: &'a str,
+    code: &'a str,
+    trace_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_version: Option<Version>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_those_of_the_contract() {
+        let statuses = Code::ALL.map(|code| shared_status_and_title(code).0.as_u16());
+        assert_eq!(statuses, [400, 404, 404, 404, 410, 409, 412, 413, 422, 422, 429, 503, 504]);
+    }
+}

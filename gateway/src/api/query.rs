@@ -1,0 +1,121 @@
+//! The query parameters of reads. Whatever is not served is refused by name, never silently ignored. Pure.
+
+use berth_shared::ids::Version;
+
+use super::path;
+use super::problem::Problem;
+
+/// Events on a history page when the client does not say.
+const LIMIT_DEFAULT: u32 = 100;
+/// Most events on a history page.
+const LIMIT_MAX: u32 = 1000;
+
+/// Which part of an entity's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// The page starts after this version.
+    pub(crate) after: Version,
+    pub(crate) limit: u32,
+}
+
+/// The parameters of a history page: `after`, `limit` and `consistency`.
+pub(crate) fn page(query: Option<&str>) -> Result<Page, Problem> {
+    let [after, limit, consistency] = parameters(query, ["after", "limit", "consistency"])?;
+    check_consistency(consistency.as_deref())?;
+    let after = match after {
+        None => 0,
+        Some(text) => number(&text).ok_or_else(|| Problem::invalid("after must be a version: 0 or a positive integer"))?,
+    };
+    let limit = match limit {
+        None => LIMIT_DEFAULT,
+        Some(text) => match number(&text).map(u32::try_from) {
+            Some(Ok(limit @ 1..=LIMIT_MAX)) => limit,
+            _ => return Err(Problem::invalid("limit must be 1 to 1000")),
+        },
+    };
+    Ok(Page { after, limit })
+}
+
+/// The parameters of a read of the current state: `consistency`.
+pub(crate) fn state(query: Option<&str>) -> Result<(), Problem> {
+    let [consistency] = parameters(query, ["consistency"])?;
+    check_consistency(consistency.as_deref())
+}
+
+/// A resource without parameters.
+pub(crate) fn none(query: Option<&str>) -> Result<(), Problem> {
+    parameters(query, []).map(|[]| ())
+}
+
+fn check_consistency(consistency: Option<&str>) -> Result<(), Problem> {
+    match consistency {
+        None | Some("linearizable") => Ok(()),
+        Some("strict" | "session" | "stale") => Err(Problem::invalid("of consistency only linearizable is served yet")),
+        Some(_) => Err(Problem::invalid("consistency must be linearizable")),
+    }
+}
+
+/// The decoded values of the parameters `names`, each of which may be given once; any other parameter is an error.
+fn parameters<const N: usize>(query: Option<&str>, names: [&str; N]) -> Result<[Option<String>; N], Problem> {
+    let mut values = [const { None }; N];
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = path::decode(name)?;
+        let Some(position) = names.iter().position(|known| *known == name) else {
+            return Err(unknown(&name));
+        };
+        if values[position].replace(path::decode(value)?.into_owned()).is_some() {
+            return Err(Problem::invalid(format!("the parameter {name} is given twice")));
+        }
+    }
+    Ok(values)
+}
+
+fn unknown(name: &str) -> Problem {
+    match name {
+        "version" | "at" => Problem::invalid(format!("the parameter {name} (earlier states) is not served yet")),
+        "wait" => Problem::invalid("the parameter wait (long polls) is not served yet"),
+        "consistency" | "after" | "limit" => Problem::invalid(format!("the parameter {name} does not apply here")),
+        _ => Problem::invalid("the query has a parameter that is not known"),
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page_of(query: &str) -> Result<(Version, u32), &'static str> {
+        page(Some(query)).map(|page| (page.after, page.limit)).map_err(|problem| problem.code())
+    }
+
+    #[test]
+    fn a_page_has_defaults_and_bounds() {
+        assert_eq!(page(None).map(|page| (page.after, page.limit)).ok(), Some((0, 100)));
+        assert_eq!(page_of(""), Ok((0, 100)));
+        assert_eq!(page_of("after=7&limit=1000&consistency=linearizable"), Ok((7, 1000)));
+        assert_eq!(page_of("%61fter=%37"), Ok((7, 100)));
+        for query in [
+            "after=", "after=-1", "after=+1", "after=x", "after=18446744073709551616", "limit=0", "limit=1001", "limit=", "after=1&after=1",
+            "after=%", "limit=4294967297",
+        ] {
+            assert_eq!(page_of(query), Err("invalid-request"), "{query}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_is_refused_by_name() {
+        for (query, named) in [("version=3", "version"), ("at=2026-01-01T00:00:00Z", "at"), ("consistency=stale", "consistency"), ("limit=3", "limit")] {
+            let problem = state(Some(query)).unwrap_err();
+            assert!(format!("{problem:?}").contains(named), "{query}");
+        }
+        assert!(page(Some("wait=5")).is_err());
+        assert!(state(Some("consistency=linearizable")).is_ok());
+        assert!(state(Some("x=y")).is_err());
+        assert!(none(Some("")).is_ok());
+        assert!(none(Some("x")).is_err());
+    }
+}

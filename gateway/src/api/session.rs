@@ -1,0 +1,45 @@
+//! The `Berth-Session` header of a request and of its answer. Reads are linearizable, so they answer at least what any
+//! token has seen; what is left to do is to carry that on.
+
+use berth_shared::ids::{ClusterId, ShardId};
+use berth_shared::message::Seen;
+use berth_shared::session::{self, Token};
+use http::{HeaderMap, HeaderValue};
+
+use super::header::BERTH_SESSION;
+use super::problem::Problem;
+
+/// What the client has seen before this request.
+#[derive(Debug)]
+pub(crate) struct Session(Option<Token>);
+
+impl Session {
+    pub(crate) fn parse(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut values = headers.get_all(BERTH_SESSION).iter();
+        let Some(value) = values.next() else {
+            return Ok(Self(None));
+        };
+        let text = value.to_str().ok().filter(|_| values.next().is_none());
+        let text = text.ok_or_else(|| Problem::invalid("Berth-Session must be one session token"))?;
+        match Token::decode(text) {
+            Ok(token) => Ok(Self(Some(token))),
+            // During an upgrade, another gateway may write tokens that this one cannot read; the client gets a new one.
+            Err(session::Error::LayoutVersion(_)) => Ok(Self(None)),
+            Err(error) => Err(Problem::invalid(error.to_string())),
+        }
+    }
+
+    /// The token for the answer, which includes the one of the request.
+    pub(crate) fn after(&self, cluster: Option<ClusterId>, shard: ShardId, seen: Seen) -> Option<HeaderValue> {
+        let latest = Token::single(cluster?, shard, seen);
+        let token = match &self.0 {
+            None => latest,
+            Some(before) => {
+                let mut merged = before.clone();
+                merged.merge(&latest);
+                merged
+            }
+        };
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(token.encode())).ok()
+    }
+}

@@ -1,0 +1,579 @@
+//! The contract of the public port, asked through requests, with a script in the place of the nodes.
+
+use std::convert::Infallible;
+
+use berth_shared::ids::{ClusterId, NodeId, ShardId};
+use berth_shared::message::{Event, Execute, Executed, KeyOrigin, Precondition, Refusal, Request as Question, Seen};
+use berth_shared::peer;
+use berth_shared::seam::BootInstant;
+use berth_shared::session::{Requirement, Token};
+use berth_shared::shard_map::ShardOwner;
+use berth_shared::telemetry;
+use http_body_util::{BodyExt, Full, StreamBody};
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::nodes::CallError;
+use crate::router::Table;
+
+const CLUSTER: ClusterId = ClusterId(7);
+const SEEN: Seen = Seen { incarnation: 1, index: 42 };
+const ALICE: &str = "/v1/entities/counter/alice";
+const ADD: &str = "/v1/entities/counter/alice/add";
+
+/// What a node answers to the n-th question (from 1), in the place of all nodes.
+type Script = Box<dyn Fn(&Question<'_>, usize) -> Result<Bytes, CallError> + Send + Sync>;
+
+struct Scripted {
+    table: Mutex<Arc<Table>>,
+    script: Script,
+    /// Address and payload of every call.
+    asked: Mutex<Vec<(String, Bytes)>>,
+}
+
+impl Scripted {
+    fn asked(&self) -> usize {
+        self.asked.lock().len()
+    }
+
+    /// Looks at the n-th question, from 1.
+    fn question<T>(&self, n: usize, look: impl FnOnce(&str, Question<'_>) -> T) -> T {
+        let (address, payload) = self.asked.lock()[n - 1].clone();
+        look(&address, peer::decode(&payload).unwrap())
+    }
+
+    fn execute<T>(&self, n: usize, look: impl FnOnce(Execute<'_>) -> T) -> T {
+        self.question(n, |_, question| match question {
+            Question::Execute(execute) => look(execute),
+            other => panic!("{other:?}"),
+        })
+    }
+}
+
+impl Nodes for Scripted {
+    fn table(&self) -> Arc<Table> {
+        self.table.lock().clone()
+    }
+
+    fn learn(&self, owner: ShardOwner) {
+        Arc::make_mut(&mut self.table.lock()).learn_owner(owner);
+    }
+
+    fn anyone(&self, _turn: u32) -> Option<String> {
+        Some("node-1:1".to_owned())
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        Some(CLUSTER)
+    }
+
+    async fn call(&self, address: &str, payload: Bytes, _deadline: BootInstant) -> Result<Bytes, CallError> {
+        let n = {
+            let mut asked = self.asked.lock();
+            asked.push((address.to_owned(), payload.clone()));
+            asked.len()
+        };
+        tokio::task::yield_now().await;
+        (self.script)(&peer::decode(&payload).unwrap(), n)
+    }
+}
+
+fn owner(shard: u16, node: u64, term: u64) -> ShardOwner {
+    ShardOwner { shard: ShardId(shard), node: NodeId(node), address: format!("node-{node}:1"), term, index: 1 }
+}
+
+fn api_with(in_flight_max: usize, script: Script) -> Api<Scripted> {
+    let mut table = Table::default();
+    table.learn(64, (0..64).map(|shard| owner(shard, 1, 1)).collect()).unwrap();
+    let nodes = Arc::new(Scripted { table: Mutex::new(Arc::new(table)), script, asked: Mutex::default() });
+    let seams = Seams::simulated(1);
+    let admission = Admission::new(in_flight_max);
+    let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission));
+    Api {
+        forward: Forward::new(nodes, seams.clone(), Duration::from_secs(2), metrics.clone()),
+        admission,
+        body_timeout: Duration::from_secs(10),
+        seams,
+        tracing: Tracing::OFF,
+        metrics,
+    }
+}
+
+fn api(script: impl Fn(&Question<'_>, usize) -> Result<Bytes, CallError> + Send + Sync + 'static) -> Api<Scripted> {
+    api_with(16, Box::new(script))
+}
+
+fn reply(reply: &Reply<'_>) -> Result<Bytes, CallError> {
+    Ok(peer::encode(reply).unwrap())
+}
+
+fn executed() -> Reply<'static> {
+    let (reply, state) = (b"{\"value\":3}".as_slice(), Some(b"{\"value\":5}".as_slice()));
+    Reply::Executed(Executed { version: 3, reply, state, replayed: false, seen: SEEN })
+}
+
+fn refused(code: Code) -> Refusal<'static> {
+    Refusal { code, detail: "said the node", reason: None, current_version: None, replayed: false, seen: None }
+}
+
+/// A node on which everything goes well.
+fn content(question: &Question<'_>, _n: usize) -> Result<Bytes, CallError> {
+    match question {
+        Question::Execute(execute) if execute.wants_state => reply(&executed()),
+        Question::Execute(_) => match executed() {
+            Reply::Executed(executed) => reply(&Reply::Executed(Executed { state: None, ..executed })),
+            _ => unreachable!(),
+        },
+        Question::Read { .. } => reply(&Reply::State { version: 3, state: b"{\"value\":5}", seen: SEEN }),
+        Question::Events { after, .. } => {
+            let event = Event { version: after + 1, event_type: "added", time_micros: 1_767_225_600_000_000, data: b"{\"by\":1}" };
+            reply(&Reply::Events { events: vec![event], next: Some(after + 1), seen: SEEN })
+        }
+        Question::Kinds => reply(&Reply::Kinds { json: br#"[{"kind":"cart"},{"kind":"counter","commands":{}}]"# }),
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    fn code(&self) -> String {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        self.json()["code"].as_str().unwrap().to_owned()
+    }
+}
+
+async fn ask(api: &Api<Scripted>, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    finish(api.answer(request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).unwrap()).await).await
+}
+
+async fn finish(response: Response<Body>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_is_passed_to_the_owner_and_answered_with_version_reply_and_state() {
+    let api = api(content);
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers =
+        [("idempotency-key", "k1"), ("if-match", "W/\"2-gzip\""), ("traceparent", traceparent), ("content-type", "application/json")];
+    let answer = ask(&api, "POST", ADD, &headers, r#"{"by":3}"#).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body, r#"{"kind":"counter","id":"alice","version":3,"reply":{"value":3},"state":{"value":5}}"#);
+    assert_eq!(answer.header("etag"), Some("\"3\""));
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    for absent in ["idempotency-key", "idempotency-replayed", "preference-applied"] {
+        assert_eq!(answer.header(absent), None);
+    }
+    let nodes = api.forward.nodes();
+    assert_eq!(nodes.asked(), 1);
+    nodes.execute(1, |execute| {
+        let shard = EntityKey::new("counter", "alice").unwrap().shard(64);
+        assert_eq!((execute.shard, execute.kind, execute.id, execute.command), (shard, "counter", "alice", "add"));
+        assert_eq!((execute.body, execute.wants_state), (br#"{"by":3}"#.as_slice(), true));
+        assert_eq!(execute.precondition, Precondition::Versions(vec![2]));
+        assert_eq!((execute.idempotency_key, execute.key_origin), ("k1", KeyOrigin::Client));
+        assert_eq!((execute.attempt, execute.traceparent), (1, traceparent));
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minimal_answer_leaves_the_state_out() {
+    let api = api(content);
+    let answer = ask(&api, "POST", ADD, &[("prefer", "return=minimal")], "").await;
+    assert_eq!(answer.json(), json!({"kind": "counter", "id": "alice", "version": 3, "reply": {"value": 3}}));
+    assert_eq!(answer.header("preference-applied"), Some("return=minimal"));
+    api.forward.nodes().execute(1, |execute| assert_eq!((execute.body, execute.wants_state), (b"{}".as_slice(), false)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_the_gateway_made_is_returned_and_known_again() {
+    let api = api(content);
+    let answer = ask(&api, "POST", ADD, &[], "{}").await;
+    let key = answer.header("idempotency-key").unwrap();
+    let created_micros = api.seams.clock.wall_micros();
+    let origin = api.forward.nodes().execute(1, |execute| {
+        assert_eq!(execute.idempotency_key, key);
+        execute.key_origin
+    });
+    assert_eq!(origin, KeyOrigin::Gateway { created_micros });
+    let again = ask(&api, "POST", ADD, &[("idempotency-key", key)], "{}").await;
+    assert_eq!((again.status, again.header("idempotency-key")), (200, None));
+    api.forward.nodes().execute(2, |execute| assert_eq!((execute.idempotency_key, execute.key_origin), (key, origin)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_is_marked() {
+    let replayed = |question: &Question<'_>, n| match question {
+        Question::Execute(execute) if execute.command == "add" => match executed() {
+            Reply::Executed(executed) => reply(&Reply::Executed(Executed { replayed: true, ..executed })),
+            _ => unreachable!(),
+        },
+        Question::Execute(_) => reply(&Reply::Refused(Refusal { replayed: true, ..refused(Code::Rejected) })),
+        other => content(other, n),
+    };
+    let api = api(replayed);
+    assert_eq!(ask(&api, "POST", ADD, &[], "").await.header("idempotency-replayed"), Some("true"));
+    let rejected = ask(&api, "POST", "/v1/entities/counter/alice/other", &[], "").await;
+    assert_eq!((rejected.status, rejected.header("idempotency-replayed")), (422, Some("true")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_answer_what_the_node_says() {
+    let api = api(content);
+    let state = ask(&api, "GET", ALICE, &[], "").await;
+    assert_eq!((state.status, state.header("etag"), state.header("cache-control")), (200, Some("\"3\""), Some("no-cache")));
+    assert_eq!(state.body, r#"{"kind":"counter","id":"alice","version":3,"state":{"value":5}}"#);
+
+    let page = ask(&api, "GET", &format!("{ALICE}/events?after=6&limit=1"), &[], "").await;
+    let event = json!({"version": 7, "type": "added", "time": "2026-01-01T00:00:00Z", "data": {"by": 1}});
+    assert_eq!(page.json(), json!({"kind": "counter", "id": "alice", "events": [event], "next": 7}));
+    api.forward.nodes().question(2, |_, question| {
+        assert!(matches!(question, Question::Events { after: 6, limit: 1, .. }), "{question:?}");
+    });
+
+    let kinds = ask(&api, "GET", "/v1/kinds", &[], "").await;
+    assert_eq!(kinds.json(), json!({"kinds": [{"kind": "cart"}, {"kind": "counter", "commands": {}}]}));
+    assert_eq!(ask(&api, "GET", "/v1/kinds/counter", &[], "").await.json(), json!({"kind": "counter", "commands": {}}));
+    assert_eq!(ask(&api, "GET", "/v1/kinds/wallet", &[], "").await.code(), "unknown-kind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn conditions_on_a_read_compare_with_its_version() {
+    let api = api(content);
+    for tags in ["\"3\"", "W/\"3\"", "\"1\", \"3--gzip\"", "*"] {
+        let answer = ask(&api, "GET", ALICE, &[("if-none-match", tags)], "").await;
+        assert_eq!((answer.status, answer.header("etag"), answer.body.len()), (304, Some("\"3\""), 0), "{tags}");
+        assert!(answer.header("berth-session").is_some());
+        assert_eq!(ask(&api, "GET", ALICE, &[("if-match", tags)], "").await.status, 200, "{tags}");
+    }
+    assert_eq!(ask(&api, "GET", ALICE, &[("if-none-match", "\"2\"")], "").await.status, 200);
+    let stale = ask(&api, "GET", ALICE, &[("if-match", "\"2\"")], "").await;
+    assert_eq!((stale.status, &stale.json()["currentVersion"]), (412, &json!(3)));
+    assert_eq!(ask(&api, "GET", ALICE, &[("if-match", "3")], "").await.status, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_session_token_grows_with_every_answer() {
+    let api = api(content);
+    let shard = EntityKey::new("counter", "alice").unwrap().shard(64);
+    let first = ask(&api, "GET", ALICE, &[], "").await;
+    let token = Token::decode(first.header("berth-session").unwrap()).unwrap();
+    assert_eq!((token.cluster(), token.requirement(shard)), (CLUSTER, Requirement::AtLeast(SEEN)));
+
+    let elsewhere = ShardId(if shard.0 == 0 { 1 } else { 0 });
+    let brought = Token::single(CLUSTER, elsewhere, SEEN).encode();
+    for (method, path) in [("GET", ALICE), ("POST", ADD)] {
+        let answer = ask(&api, method, path, &[("berth-session", &brought)], "").await;
+        let token = Token::decode(answer.header("berth-session").unwrap()).unwrap();
+        assert_eq!(token.requirement(shard), Requirement::AtLeast(SEEN));
+        assert_eq!(token.requirement(elsewhere), Requirement::AtLeast(SEEN), "what was brought is kept");
+        assert_eq!(ask(&api, method, path, &[("berth-session", "nonsense")], "").await.code(), "invalid-request");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_and_options_are_like_get_without_a_body() {
+    let api = api(content);
+    let (get, head) = (ask(&api, "GET", ALICE, &[], "").await, ask(&api, "HEAD", ALICE, &[], "").await);
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert_eq!(head.header("content-length"), Some(get.body.len().to_string().as_str()));
+    assert_eq!(head.header("etag"), get.header("etag"));
+    assert_eq!(ask(&api, "HEAD", "/nowhere", &[], "").await.status, 404);
+    for (path, allow) in [
+        (ALICE, "GET, HEAD, OPTIONS"),
+        (ADD, "OPTIONS, POST"),
+        ("/v1/entities/counter/alice/events", "GET, HEAD, OPTIONS, POST"),
+        ("/v1/kinds", "GET, HEAD, OPTIONS"),
+    ] {
+        let options = ask(&api, "OPTIONS", path, &[], "").await;
+        assert_eq!((options.status, options.header("allow"), options.body.len()), (204, Some(allow), 0), "{path}");
+        for method in ["PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "BREW"] {
+            let answer = ask(&api, method, path, &[], "").await;
+            assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method} {path}");
+            assert_eq!(answer.code(), "method-not-allowed");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_malformed_or_not_served_is_refused_without_asking_a_node() {
+    let api = api(content);
+    let long = format!("/v1/entities/counter/{}/add", "x".repeat(513));
+    let deep = "[".repeat(65);
+    let huge = " ".repeat(1024 * 1024 + 1);
+    let wide = "x".repeat(9 * 1024);
+    let cases: [(&str, &str, &[(&str, &str)], &str, u16, &str); 31] = [
+        ("GET", "/", &[], "", 404, "not-found"),
+        ("GET", "/v1/entities/counter/alice/add/more", &[], "", 404, "not-found"),
+        ("GET", "/v1/entities/Counter/alice", &[], "", 404, "unknown-kind"),
+        ("GET", "/v1/entities/counter/", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/%2e%2e", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/a%ff", &[], "", 400, "invalid-request"),
+        ("POST", &long, &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter", &[], "", 405, "method-not-allowed"),
+        ("DELETE", ALICE, &[], "", 405, "method-not-allowed"),
+        ("POST", ALICE, &[], "", 405, "method-not-allowed"),
+        ("GET", ADD, &[], "", 405, "method-not-allowed"),
+        ("GET", "/v1/entities/counter/alice?version=1", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice?at=2026-01-01T00:00:00Z", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice?consistency=stale", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice/events?wait=5", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice/events?limit=0", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice/events", &[("if-none-match", "\"1\"")], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice/events", &[("accept", "text/event-stream")], "", 406, "not-acceptable"),
+        ("GET", ALICE, &[("accept", "text/html")], "", 406, "not-acceptable"),
+        ("POST", ADD, &[("accept", "application/xml")], "", 406, "not-acceptable"),
+        ("POST", ADD, &[("content-type", "text/plain")], "{}", 415, "unsupported-media-type"),
+        ("POST", ADD, &[("content-encoding", "gzip")], "{}", 415, "unsupported-media-type"),
+        ("POST", ADD, &[("prefer", "wait=31")], "", 400, "invalid-request"),
+        ("POST", ADD, &[("idempotency-key", "")], "", 400, "invalid-request"),
+        ("POST", ADD, &[("idempotency-key", "a b")], "", 400, "invalid-request"),
+        ("POST", ADD, &[("if-none-match", "\"1\"")], "", 400, "invalid-request"),
+        ("POST", ADD, &[("if-match", "*"), ("if-none-match", "*")], "", 400, "invalid-request"),
+        ("POST", "/v1/entities/counter/alice/add?x=1", &[], "", 400, "invalid-request"),
+        ("POST", ADD, &[], &deep, 400, "invalid-request"),
+        ("POST", ADD, &[], &huge, 413, "too-large"),
+        ("GET", ALICE, &[("x", &wide)], "", 431, "too-large"),
+    ];
+    for (method, path, headers, body, status, code) in cases {
+        let answer = ask(&api, method, path, headers, body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{method} {path} {headers:?}");
+        let problem = answer.json();
+        assert_eq!((&problem["status"], &problem["instance"]), (&json!(status), &json!(path.split('?').next())));
+        assert_eq!(problem["type"], format!("urn:berth:problem:{code}"));
+        assert_eq!(problem["traceId"].as_str().unwrap().len(), 32);
+        assert!(!problem["title"].as_str().unwrap().is_empty() && !problem["detail"].as_str().unwrap().is_empty());
+    }
+    assert_eq!(api.forward.nodes().asked(), 0);
+    assert_eq!(api.admission.taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_refusal_of_a_node_has_its_status() {
+    for (code, status) in [
+        (Code::InvalidRequest, 400),
+        (Code::UnknownKind, 404),
+        (Code::UnknownCommand, 404),
+        (Code::NotFound, 404),
+        (Code::Deleted, 410),
+        (Code::InProgress, 409),
+        (Code::VersionMismatch, 412),
+        (Code::TooLarge, 413),
+        (Code::Rejected, 422),
+        (Code::KeyReused, 422),
+        (Code::Overloaded, 429),
+        (Code::Unavailable, 503),
+        (Code::UnknownOutcome, 504),
+    ] {
+        let api = api(move |_, _| reply(&Reply::Refused(refused(code))));
+        let answer = ask(&api, "POST", ADD, &[("idempotency-key", "k1")], "").await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code.as_str()));
+        let retry_after = (status == 429 || status == 503).then_some("1");
+        assert_eq!(answer.header("retry-after"), retry_after, "{code:?}");
+        let key = (status == 504).then_some("k1");
+        assert_eq!(answer.header("idempotency-key"), key, "{code:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decided_refusal_carries_its_reason_version_and_session() {
+    let rejected = Refusal { reason: Some("insufficient-funds"), current_version: Some(9), seen: Some(SEEN), ..refused(Code::Rejected) };
+    let api = api(move |_, _| reply(&Reply::Refused(rejected.clone())));
+    let answer = ask(&api, "POST", ADD, &[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")], "").await;
+    let problem = answer.json();
+    assert_eq!((&problem["reason"], &problem["currentVersion"]), (&json!("insufficient-funds"), &json!(9)));
+    assert_eq!((&problem["detail"], &problem["traceId"]), (&json!("said the node"), &json!("0af7651916cd43dd8448eb211c80319c")));
+    assert!(Token::decode(answer.header("berth-session").unwrap()).is_ok());
+    assert!(answer.header("idempotency-key").unwrap().starts_with("gw-"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_owner_is_asked_at_once_with_the_same_request_id() {
+    let shard = EntityKey::new("counter", "alice").unwrap().shard(64).0;
+    let api = api(move |question, n| match n {
+        1 => reply(&Reply::WrongOwner { owner: Some(owner(shard, 2, 2)) }),
+        _ => content(question, n),
+    });
+    let started = api.seams.clock.now();
+    assert_eq!(ask(&api, "POST", ADD, &[], "").await.status, 200);
+    assert_eq!(api.seams.clock.now(), started, "without a pause");
+    let nodes = api.forward.nodes();
+    let ids = [1, 2].map(|n| nodes.execute(n, |execute| (execute.request_id, execute.idempotency_key.to_owned())));
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!([1, 2].map(|n| nodes.execute(n, |execute| execute.attempt)), [1, 2]);
+    assert_eq!([1, 2].map(|n| nodes.question(n, |address, _| address.to_owned())), ["node-1:1", "node-2:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_was_not_executed_is_made_again_until_the_deadline() {
+    let recovered = api(|question, n| if n < 4 { Err(CallError::NotExecuted) } else { content(question, n) });
+    assert_eq!(ask(&recovered, "POST", ADD, &[], "").await.status, 200);
+
+    let down = api(|_, _| Err(CallError::NotExecuted));
+    let started = down.seams.clock.now();
+    let answer = ask(&down, "POST", ADD, &[("prefer", "wait=2")], "").await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "unavailable"));
+    let waited = down.seams.clock.now().since(started);
+    assert!(waited <= Duration::from_secs(2) && waited > Duration::from_millis(1800), "{waited:?}");
+    assert!((10..100).contains(&down.forward.nodes().asked()), "with pauses: {}", down.forward.nodes().asked());
+    assert!(!answer.json().to_string().contains("node-1"), "no address leaks");
+}
+
+/// Rule G2.
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_attempt_a_command_ends_in_its_outcome_or_504() {
+    for later in [Code::Unavailable, Code::Overloaded, Code::InProgress, Code::UnknownCommand, Code::InvalidRequest] {
+        let api = api(move |_, n| match n {
+            1 => Err(CallError::MaybeExecuted),
+            _ => reply(&Reply::Refused(refused(later))),
+        });
+        let answer = ask(&api, "POST", ADD, &[], "").await;
+        assert_eq!((answer.status, answer.code().as_str()), (504, "unknown-outcome"), "{later:?}");
+        assert!(answer.header("idempotency-key").unwrap().starts_with("gw-"), "{later:?}");
+        assert_eq!(answer.header("retry-after"), None);
+    }
+    let busy = api(|_, n| Err(if n == 1 { CallError::MaybeExecuted } else { CallError::Busy }));
+    assert_eq!(ask(&busy, "POST", ADD, &[], "").await.status, 504);
+    let found = api(|question, n| if n == 1 { Err(CallError::MaybeExecuted) } else { content(question, n) });
+    assert_eq!(ask(&found, "POST", ADD, &[], "").await.status, 200);
+    found.forward.nodes().execute(2, |execute| assert_eq!(execute.attempt, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_makes_no_sense_is_an_unknown_outcome() {
+    let garbled = api(|_, _| Ok(Bytes::from_static(&[0xff; 9])));
+    assert_eq!(ask(&garbled, "POST", ADD, &[], "").await.status, 504);
+    assert_eq!(ask(&garbled, "GET", ALICE, &[], "").await.status, 503, "a read has no outcome");
+    let mistaken = api(|_, n| content(&Question::Kinds, n));
+    assert_eq!(ask(&mistaken, "POST", ADD, &[], "").await.status, 504);
+    let unnamed = api(|_, _| reply(&Reply::Kinds { json: b"[7]" }));
+    assert_eq!(ask(&unnamed, "GET", "/v1/kinds/cart", &[], "").await.status, 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_is_made_again_whatever_became_of_it() {
+    let api = api(|question, n| if n < 3 { Err(CallError::MaybeExecuted) } else { content(question, n) });
+    assert_eq!(ask(&api, "GET", ALICE, &[], "").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_over_the_bounds_is_429_and_not_applied() {
+    let busy = api(|_, _| Err(CallError::Busy));
+    let answer = ask(&busy, "POST", ADD, &[], "").await;
+    assert_eq!((answer.status, answer.header("retry-after"), answer.code().as_str()), (429, Some("1"), "overloaded"));
+
+    let api = api_with(1, Box::new(|_, n| if n == 1 { Err(CallError::NotExecuted) } else { content(&Question::Kinds, n) }));
+    let (first, second) = tokio::join!(ask(&api, "GET", "/v1/kinds", &[], ""), ask(&api, "POST", ADD, &[], ""));
+    assert_eq!((first.status, second.status, second.code().as_str()), (200, 429, "overloaded"));
+    assert_eq!(api.admission.taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_arrive_is_408() {
+    let api = api(content);
+    let frames = futures_util::stream::pending::<Result<hyper::body::Frame<Bytes>, Infallible>>();
+    let request = Request::post(ADD).body(StreamBody::new(frames)).unwrap();
+    let answer = finish(api.answer(request).await).await;
+    assert_eq!((answer.status, answer.code().as_str()), (408, "request-timeout"));
+    assert_eq!(api.admission.taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_too_long_is_not_read_to_its_end() {
+    let api = api(content);
+    let read = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = read.clone();
+    let frames = futures_util::stream::repeat_with(move || {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok::<_, Infallible>(hyper::body::Frame::data(Bytes::from_static(&[b' '; 64 * 1024])))
+    });
+    let answer = finish(api.answer(Request::post(ADD).body(StreamBody::new(frames)).unwrap()).await).await;
+    assert_eq!((answer.status, answer.code().as_str()), (413, "too-large"));
+    assert_eq!(read.load(std::sync::atomic::Ordering::Relaxed), 17);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_in_pieces_arrives_whole() {
+    let api = api(content);
+    let pieces = ["{\"by\"", ":", "3}"].map(|piece| Ok::<_, Infallible>(hyper::body::Frame::data(Bytes::from(piece))));
+    let request = Request::post(ADD).body(StreamBody::new(futures_util::stream::iter(pieces))).unwrap();
+    assert_eq!(api.answer(request).await.status(), 200);
+    api.forward.nodes().execute(1, |execute| assert_eq!(execute.body, br#"{"by":3}"#));
+}
+
+fn any_header() -> impl Strategy<Value = (String, Vec<u8>)> {
+    let names = prop::sample::select(vec![
+        "accept", "content-type", "content-encoding", "content-length", "if-match", "if-none-match", "idempotency-key", "prefer",
+        "berth-session", "traceparent", "expect", "last-event-id",
+    ]);
+    let telling = prop::sample::select(vec![
+        "*", "*/*", "\"3\"", "W/\"3\"", "\"", "return=minimal", "wait=5", "wait=99", "application/json", "text/event-stream", "a;q=0",
+        ",", "=", ";", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    ]);
+    let value = prop_oneof![
+        prop::collection::vec(prop_oneof![0x20_u8..0x7f, 0x80_u8..=0xff], 0..40),
+        prop::collection::vec(telling, 0..4).prop_map(|parts| parts.concat().into_bytes()),
+    ];
+    (names.prop_map(str::to_owned), value)
+}
+
+fn any_target() -> impl Strategy<Value = String> {
+    let parts = prop::sample::select(vec![
+        "/", "v1", "entities", "kinds", "counter", "alice", "add", "events", "%", "%2F", "%2e", "%ff", "%00", "..", "?", "&", "=", "after",
+        "limit", "18446744073709551616", "wait", "\u{fc}", "+", "//", "~",
+    ]);
+    let assembled = prop::collection::vec(parts, 0..12).prop_map(|parts| format!("/v1/{}", parts.concat()));
+    prop_oneof![assembled, "/v1/entities/counter/[ -~]{1,30}", "/v1/entities/[a-z%/0-9?&=]{1,40}", "/[ -~]{0,30}"]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Every one of the node's answers is good, so that a fault would be the gateway's own.
+    #[test]
+    fn no_request_panics_or_is_answered_with_an_error_of_the_server(
+        method in prop::sample::select(vec!["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"]),
+        target in any_target(),
+        headers in prop::collection::vec(any_header(), 0..5),
+        body in prop_oneof![prop::collection::vec(any::<u8>(), 0..100), "[\\[\\]{}\":,a1 ]{0,200}".prop_map(String::into_bytes)],
+    ) {
+        let mut request = Request::builder().method(method).uri(&target);
+        for (name, value) in &headers {
+            request = request.header(name, value.as_slice());
+        }
+        // What HTTP itself does not allow never gets here.
+        let Ok(request) = request.body(Full::new(Bytes::from(body))) else { return Ok(()) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let answer = runtime.block_on(async {
+            let api = api(content);
+            finish(api.answer(request).await).await
+        });
+        prop_assert!(answer.status < 500, "{method} {target}: {}", answer.status);
+        if answer.status >= 400 && method != "HEAD" {
+            let problem: Value = serde_json::from_slice(&answer.body).unwrap();
+            prop_assert_eq!(&problem["status"], &json!(answer.status));
+        } else if method != "HEAD" && answer.status == 200 {
+            prop_assert!(serde_json::from_slice::<Value>(&answer.body).is_ok());
+        }
+    }
+}

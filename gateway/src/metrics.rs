@@ -1,0 +1,137 @@
+//! What the gateway counts. Labels take only values from the lists below, never anything that a client makes up.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use berth_shared::telemetry::{self, Counter, Gauge, Histogram, LATENCY_SECONDS};
+use http::StatusCode;
+
+use crate::admission::Admission;
+
+/// What kind of request it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Command,
+    State,
+    Events,
+    Kinds,
+    Other,
+}
+
+/// What came of one call to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallResult {
+    Answered,
+    Refused,
+    WrongOwner,
+    NoOwner,
+    NodeBusy,
+    NotExecuted,
+    Unknown,
+}
+
+const ROUTES: [Route; 5] = [Route::Command, Route::State, Route::Events, Route::Kinds, Route::Other];
+const CALL_RESULTS: [(CallResult, &str); 7] = [
+    (CallResult::Answered, "answered"),
+    (CallResult::Refused, "refused"),
+    (CallResult::WrongOwner, "wrong-owner"),
+    (CallResult::NoOwner, "no-owner"),
+    (CallResult::NodeBusy, "node-busy"),
+    (CallResult::NotExecuted, "not-executed"),
+    (CallResult::Unknown, "unknown"),
+];
+/// Every status that the gateway answers with; another one would be counted as the last.
+const STATUSES: [u16; 20] =
+    [200, 204, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 431, 503, 504];
+
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: telemetry::Metrics,
+    /// By route and status. Registered when first used, so that the page has no lines for what never happens.
+    requests: [[OnceLock<Counter>; STATUSES.len()]; ROUTES.len()],
+    durations: [Histogram; ROUTES.len()],
+    calls: [Counter; CALL_RESULTS.len()],
+    pub(crate) map_changes: Counter,
+    pub(crate) map_refusals: Counter,
+    pub(crate) connections: Gauge,
+}
+
+impl Route {
+    /// The name of a request's span.
+    pub(crate) fn span(self) -> &'static str {
+        match self {
+            Self::Command => "POST /v1/entities/{kind}/{id}/{command}",
+            Self::State => "GET /v1/entities/{kind}/{id}",
+            Self::Events => "GET /v1/entities/{kind}/{id}/events",
+            Self::Kinds => "GET /v1/kinds",
+            Self::Other => "other",
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::State => "state",
+            Self::Events => "events",
+            Self::Kinds => "kinds",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: telemetry::Metrics, admission: &Admission) -> Self {
+        let duration = |route: Route| {
+            let help = "Time from a request's headers to its answer.";
+            registry.histogram("berth_gateway_request_seconds", help, &LATENCY_SECONDS, &[("route", route.label())])
+        };
+        let call = |(_, label): (CallResult, &'static str)| {
+            registry.counter("berth_gateway_node_calls_total", "Attempts at nodes, by result.", &[("result", label)])
+        };
+        let admission = admission.clone();
+        let in_flight = move || admission.taken() as f64;
+        registry.observed_gauge("berth_gateway_in_flight", "Requests being served.", &[], in_flight);
+        Self {
+            requests: [const { [const { OnceLock::new() }; STATUSES.len()] }; ROUTES.len()],
+            durations: ROUTES.map(duration),
+            calls: CALL_RESULTS.map(call),
+            map_changes: registry.counter("berth_gateway_map_changes_total", "News of the shard map.", &[]),
+            map_refusals: registry.counter(
+                "berth_gateway_map_refusals_total",
+                "Messages of nodes that are not of this cluster or speak of another number of shards.",
+                &[],
+            ),
+            connections: registry.gauge("berth_gateway_http_connections", "Connections of clients.", &[]),
+            registry,
+        }
+    }
+
+    pub(crate) fn registry(&self) -> &telemetry::Metrics {
+        &self.registry
+    }
+
+    pub(crate) fn count_request(&self, route: Route, status: StatusCode, duration: Duration) {
+        let position = STATUSES.iter().position(|known| *known == status.as_u16()).unwrap_or(STATUSES.len() - 1);
+        let counter = self.requests[route as usize][position].get_or_init(|| {
+            let labels = [("route", route.label()), ("status", status.as_str())];
+            self.registry.counter("berth_gateway_requests_total", "Requests answered.", &labels)
+        });
+        counter.increment();
+        self.durations[route as usize].record_duration(duration);
+    }
+
+    pub(crate) fn count_call(&self, result: CallResult) {
+        self.calls[result as usize].increment();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_has_its_own_place() {
+        assert!(ROUTES.iter().enumerate().all(|(place, route)| *route as usize == place));
+        assert!(CALL_RESULTS.iter().enumerate().all(|(place, (result, _))| *result as usize == place));
+    }
+}
