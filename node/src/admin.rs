@@ -2,13 +2,15 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use berth_shared::seam::Spawner;
+use berth_shared::seam::network::{Listener, Stream};
+use berth_shared::seam::{Seams, Spawner};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -33,24 +35,55 @@ pub async fn start(
     listen: &str,
     ready: Readiness,
     metrics: Metrics,
-    spawner: Spawner,
+    seams: &Seams,
     shutdown: CancellationToken,
 ) -> io::Result<Handle> {
-    #[expect(clippy::disallowed_methods, reason = "HTTP comes from outside the cluster, which is not simulated")]
-    let listener = tokio::net::TcpListener::bind(listen).await?;
-    let address = listener.local_addr()?.to_string();
+    let listener = seams.network.listen(listen).await?;
+    let address = listener.local_address()?;
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(page))
         .with_state(Admin { ready, metrics });
-    spawner.spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+    let connections = Connections { listener, address: address.clone(), spawner: seams.spawner };
+    seams.spawner.spawn(async move {
+        let served = axum::serve(connections, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
         if let Err(error) = served {
             tracing::error!(%error, "the admin port stopped");
         }
     });
     Ok(Handle { address })
+}
+
+/// The network seam's listener in the shape that axum serves.
+struct Connections {
+    listener: Box<dyn Listener>,
+    address: String,
+    spawner: Spawner,
+}
+
+/// Pause after the system refused to accept, which it does when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl axum::serve::Listener for Connections {
+    type Io = Stream;
+    type Addr = String;
+
+    async fn accept(&mut self) -> (Stream, String) {
+        loop {
+            match self.listener.accept().await {
+                Ok(connection) => return connection,
+                Err(error) => {
+                    tracing::warn!(%error, "the admin port cannot accept");
+                    self.spawner.sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<String> {
+        Ok(self.address.clone())
+    }
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {

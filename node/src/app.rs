@@ -159,7 +159,7 @@ pub async fn start(
         let (owners, hosted) = (owners.clone(), groups.len());
         Arc::new(move || owners.owned().len() == hosted)
     };
-    let admin = admin::start(&config.admin_listen, ready, metrics.clone(), spawner, shutdown.clone())
+    let admin = admin::start(&config.admin_listen, ready, metrics.clone(), &seams, shutdown.clone())
         .await
         .map_err(listen_error(&config.admin_listen))?;
     tracing::info!(node = %identity.node, %address, admin = admin.address, shards = groups.len(), "the node has started");

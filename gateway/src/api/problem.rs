@@ -218,6 +218,7 @@ fn shared_status_and_title(code: Code) -> (StatusCode, &'static str) {
         Code::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "Overloaded"),
         Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Unavailable"),
         Code::UnknownOutcome => (StatusCode::GATEWAY_TIMEOUT, "Unknown outcome"),
+        Code::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
     }
 }
 

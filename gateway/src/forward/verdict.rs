@@ -96,6 +96,7 @@ impl History {
             | Code::NotFound
             | Code::Deleted
             | Code::TooLarge
+            | Code::Internal
                 if self.unsettled && !decided =>
             {
                 Verdict::GiveUp(Code::UnknownOutcome)
@@ -106,6 +107,7 @@ impl History {
             | Code::NotFound
             | Code::Deleted
             | Code::TooLarge
+            | Code::Internal
             | Code::Overloaded
             | Code::InProgress => Verdict::Deliver,
         }

@@ -218,7 +218,7 @@ impl Shard {
 
     /// Under the machine's lock, so that an entity can be passivated only once the store can answer for it.
     fn hand_over(&self, changes: Changes) -> io::Result<()> {
-        self.store.write(changes).map_err(io::Error::other)
+        self.store.write_now(changes).map_err(io::Error::other)
     }
 
     /// Tells the node's budget what this shard holds in memory now.

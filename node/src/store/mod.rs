@@ -87,7 +87,7 @@ use berth_shared::seam::Seams;
 use crate::disk::{Backend, Disk, FileSize};
 use file::Written;
 use gate::{Gate, GateSwitch};
-use queue::{Queue, Queued};
+use queue::Queue;
 
 pub use layer::SequenceError;
 pub use layout::RowError;
@@ -236,19 +236,35 @@ impl Store {
     /// Takes changes, which are readable once this returns, and durable with a later checkpoint. Waits while the queue is
     /// full. Calls for one shard must follow each other.
     pub async fn write(&self, changes: Changes) -> Result<(), Error> {
-        let mut changes = changes;
+        self.room().await?;
+        self.write_now(changes)
+    }
+
+    /// Waits until the queue is below its bound. Callers of [`Self::write_now`] wait here first, so that the queue exceeds
+    /// its bound by no more than one change per caller.
+    pub async fn room(&self) -> Result<(), Error> {
         loop {
             // Made before looking, so that room made in between is noticed.
             let room = self.shared.room.notified();
-            let now = self.shared.seams.clock.now();
-            let queued = self.shared.queue.lock().add(changes, now, &self.shared.config)?;
-            match queued {
-                Queued::Taken { wakes_flusher: true } => return Ok(self.shared.work.notify_one()),
-                Queued::Taken { wakes_flusher: false } => return Ok(()),
-                Queued::Full(handed_back) => changes = handed_back,
+            {
+                let queue = self.shared.queue.lock();
+                queue.check_open()?;
+                if queue.has_room(&self.shared.config) {
+                    return Ok(());
+                }
             }
             room.await;
         }
+    }
+
+    /// [`Self::write`] without the wait, for callers that hold the lock under which the changes were made.
+    pub fn write_now(&self, changes: Changes) -> Result<(), Error> {
+        let now = self.shared.seams.clock.now();
+        let wakes_flusher = self.shared.queue.lock().add(changes, now, &self.shared.config)?;
+        if wakes_flusher {
+            self.shared.work.notify_one();
+        }
+        Ok(())
     }
 
     /// Makes everything written until now durable. Callers at the same time share one checkpoint.

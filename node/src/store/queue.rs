@@ -54,15 +54,6 @@ pub(super) enum Step {
     Stop,
 }
 
-/// What came of changes that were to be queued.
-#[derive(Debug)]
-pub(super) enum Queued {
-    /// Whether the flusher has to look again when its next step is due.
-    Taken { wakes_flusher: bool },
-    /// The queue is full; the changes are handed back.
-    Full(Changes),
-}
-
 impl Queue {
     pub(super) fn new(heads: BTreeMap<ShardId, ShardHead>) -> Self {
         let checkpointed = Checkpointed { applied: Arc::new(applied_of(&heads)) };
@@ -104,12 +95,13 @@ impl Queue {
         self.filling.bytes + self.writing.as_ref().map_or(0, |layer| layer.bytes)
     }
 
-    /// Takes `changes` when there is room. One that is larger than all room is taken when the queue is below its bound.
-    pub(super) fn add(&mut self, changes: Changes, now: BootInstant, config: &Config) -> Result<Queued, Error> {
+    pub(super) fn has_room(&self, config: &Config) -> bool {
+        self.bytes() < config.queue_bytes_max
+    }
+
+    /// Takes `changes`. Returns whether the flusher has to look again when its next step is due.
+    pub(super) fn add(&mut self, changes: Changes, now: BootInstant, config: &Config) -> Result<bool, Error> {
         self.check_open()?;
-        if self.bytes() >= config.queue_bytes_max {
-            return Ok(Queued::Full(changes));
-        }
         self.check_follows(&changes)?;
         let was_small = self.filling.bytes < config.flush_bytes;
         let was_idle = self.filling_since.is_none();
@@ -117,7 +109,7 @@ impl Queue {
         self.filling.add(changes);
         self.filling_since.get_or_insert(now);
         self.dirty_since.get_or_insert(now);
-        Ok(Queued::Taken { wakes_flusher: was_idle || (was_small && self.filling.bytes >= config.flush_bytes) })
+        Ok(was_idle || (was_small && self.filling.bytes >= config.flush_bytes))
     }
 
     fn check_follows(&self, changes: &Changes) -> Result<(), SequenceError> {
