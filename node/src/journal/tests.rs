@@ -368,10 +368,10 @@ async fn sizes_tell_whose_snapshot_makes_most_room() {
     append(&journal, SHARD, vec![batch(1, 1), batch(1, 2)]).await.unwrap();
     append(&journal, OTHER, vec![membership(1, 1, 10_000)]).await.unwrap();
     let sizes = journal.shard_sizes();
-    assert_eq!(sizes.iter().map(|size| (size.shard, size.entries, size.age)).collect::<Vec<_>>(), [
-        (OTHER, 1, 1),
-        (SHARD, 2, 3)
-    ]);
+    assert_eq!(
+        sizes.iter().map(|size| (size.shard, size.entries, size.age)).collect::<Vec<_>>(),
+        [(OTHER, 1, 1), (SHARD, 2, 3)]
+    );
     assert_eq!(journal.live_bytes(), sizes[0].bytes + sizes[1].bytes);
     assert!(!journal.is_full());
     append(&journal, OTHER, vec![membership(1, 2, 10_000)]).await.unwrap();
