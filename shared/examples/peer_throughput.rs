@@ -55,7 +55,8 @@ async fn measure(seams: &Seams, address: &str, in_flight: usize, seconds: u64, b
                 let body = Bytes::from(vec![7; body_bytes]);
                 while !over.load(Ordering::Relaxed) {
                     let deadline = seams.clock.now() + Duration::from_secs(5);
-                    let counter = if client.call(body.clone(), deadline).await.is_ok() { &answered } else { &failed };
+                    let right = client.call(body.clone(), deadline).await.is_ok_and(|answer| answer == body);
+                    let counter = if right { &answered } else { &failed };
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
             })

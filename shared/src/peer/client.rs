@@ -207,13 +207,18 @@ impl Client {
     pub async fn call(&self, payload: Bytes, deadline: BootInstant) -> Result<Bytes, CallError> {
         let shared = &*self.handle.shared;
         let mut call = Call { shared, deadline, state: CallState::Begin(payload) };
-        match (&mut call).await {
-            Err(CallError::NotSent(NotSent::Connecting)) => {
-                shared.wait_for_connection(deadline).await?;
-                call.await
-            }
-            answer => answer,
+        let mut answer = (&mut call).await;
+        if answer == Err(CallError::NotSent(NotSent::Connecting)) {
+            answer = match shared.wait_for_connection(deadline).await {
+                Ok(()) => call.await,
+                Err(error) => Err(error),
+            };
         }
+        if answer.is_err() {
+            // A caller that asks again at once would otherwise never let go of its thread.
+            tokio::task::consume_budget().await;
+        }
+        answer
     }
 
     pub fn address(&self) -> &str {

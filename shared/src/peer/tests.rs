@@ -1,1 +1,678 @@
+//! Client and server together over a network in memory, with time paused.
 
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, join_all};
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::ids::ShardId;
+use crate::message;
+use crate::seam::network::{Listener, Stream};
+use crate::seam::{BootInstant, Network, Seams};
+
+const ADDRESS: &str = "node:1";
+
+fn identity() -> Identity {
+    Identity { role: Role::Node, node: Some(NodeId(1)), cluster: None, software: "test".to_owned(), credential: None }
+}
+
+/// Answers every request with its own payload, at once.
+struct Echo;
+
+impl Handler for Echo {
+    fn handle(&self, incoming: Incoming) {
+        incoming.reply.send(incoming.payload);
+    }
+}
+
+/// Hands requests and new peers to the test.
+struct Desk {
+    incoming: mpsc::UnboundedSender<Incoming>,
+    peers: mpsc::UnboundedSender<(Arc<Identity>, Class, PushSender)>,
+}
+
+struct Desks {
+    incoming: mpsc::UnboundedReceiver<Incoming>,
+    peers: mpsc::UnboundedReceiver<(Arc<Identity>, Class, PushSender)>,
+}
+
+impl Handler for Desk {
+    fn handle(&self, incoming: Incoming) {
+        let _ = self.incoming.send(incoming);
+    }
+
+    fn connected(&self, peer: &Arc<Identity>, class: Class, pushes: PushSender) {
+        let _ = self.peers.send((peer.clone(), class, pushes));
+    }
+}
+
+fn desk() -> (Arc<Desk>, Desks) {
+    let (incoming_sender, incoming) = mpsc::unbounded_channel();
+    let (peers_sender, peers) = mpsc::unbounded_channel();
+    (Arc::new(Desk { incoming: incoming_sender, peers: peers_sender }), Desks { incoming, peers })
+}
+
+impl Desks {
+    async fn next(&mut self) -> Incoming {
+        self.incoming.recv().await.unwrap()
+    }
+}
+
+struct Running {
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+async fn start(seams: &Seams, config: server::Config, ours: Identity, handler: Arc<dyn Handler>) -> Running {
+    let listener = seams.network.listen(ADDRESS).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let task = seams.spawner.spawn(serve(seams.clone(), config, listener, ours, handler, shutdown.clone()));
+    Running { shutdown, task }
+}
+
+async fn start_plain(seams: &Seams, handler: Arc<dyn Handler>) -> Running {
+    start(seams, server::Config::default(), identity(), handler).await
+}
+
+fn connect(seams: &Seams, config: client::Config) -> Client {
+    Client::new(seams.clone(), config, ADDRESS.to_owned(), Class::Data, identity(), None)
+}
+
+fn connect_plain(seams: &Seams) -> Client {
+    connect(seams, client::Config::default())
+}
+
+fn in_seconds(seams: &Seams, seconds: u64) -> BootInstant {
+    seams.clock.now() + Duration::from_secs(seconds)
+}
+
+/// Starts a call and leaves it running.
+fn call(seams: &Seams, client: &Client, payload: impl Into<Bytes>) -> JoinHandle<Result<Bytes, CallError>> {
+    let (client, payload, deadline) = (client.clone(), payload.into(), in_seconds(seams, 5));
+    seams.spawner.spawn(async move { client.call(payload, deadline).await })
+}
+
+/// A server made by hand: accepts and greets, and leaves the stream to the test.
+struct ByHand(Box<dyn Listener>);
+
+impl ByHand {
+    async fn listen(seams: &Seams) -> Self {
+        Self(seams.network.listen(ADDRESS).await.unwrap())
+    }
+
+    async fn accept(&mut self) -> Stream {
+        let (mut stream, _) = self.0.accept().await.unwrap();
+        handshake::server(&mut stream, &identity(), 1 << 20).await.unwrap();
+        stream
+    }
+}
+
+/// A client made by hand, greeted.
+async fn connect_by_hand(seams: &Seams) -> Stream {
+    let mut stream = seams.network.connect(ADDRESS).await.unwrap();
+    handshake::client(&mut stream, &identity(), Class::Data, 1 << 20).await.unwrap();
+    stream
+}
+
+fn request_bytes(id: u64, payload: &[u8]) -> Vec<u8> {
+    let header = frame::Header::request(frame::CorrelationId(id), Duration::from_secs(5), payload.len());
+    [header.as_slice(), payload].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_calls_at_once_get_their_own_answers() {
+    let seams = Seams::simulated(1);
+    let _server = start_plain(&seams, Arc::new(Echo)).await;
+    let client = connect_plain(&seams);
+    let payload = |n: usize| Bytes::from(format!("{n}-").repeat(if n.is_multiple_of(50) { 10_000 } else { n % 40 }));
+    let calls = (0..1000).map(|n| client.call(payload(n), in_seconds(&seams, 5)));
+    for (n, answer) in join_all(calls).await.into_iter().enumerate() {
+        assert_eq!(answer, Ok(payload(n)), "call {n}");
+    }
+    assert_eq!(client.in_flight(), 0);
+    assert_eq!(client.peer().unwrap().node, Some(NodeId(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_in_any_order_find_their_callers() {
+    let seams = Seams::simulated(2);
+    let (handler, mut desk) = desk();
+    let _server = start_plain(&seams, handler).await;
+    let client = connect_plain(&seams);
+    let calls: Vec<_> = (0..10_u8).map(|n| call(&seams, &client, vec![n])).collect();
+    let mut incoming = Vec::new();
+    for _ in 0..10 {
+        incoming.push(desk.next().await);
+    }
+    assert_eq!(client.in_flight(), 10);
+    incoming.reverse();
+    for one in incoming {
+        let answer = vec![one.payload[0] + 100];
+        one.reply.send(answer.into());
+    }
+    for (n, call) in calls.into_iter().enumerate() {
+        assert_eq!(call.await.unwrap(), Ok(Bytes::from(vec![n as u8 + 100])));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_server_learns_the_deadline_and_who_asks() {
+    let seams = Seams::simulated(3);
+    let (handler, mut desk) = desk();
+    let _server = start_plain(&seams, handler).await;
+    let client = connect_plain(&seams);
+    let _call = call(&seams, &client, "x");
+    let incoming = desk.next().await;
+    assert_eq!(incoming.deadline, in_seconds(&seams, 5), "no time has passed");
+    assert_eq!(*incoming.peer, identity());
+    assert_eq!(desk.peers.recv().await.unwrap().1, Class::Data);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_connection_loses_what_was_sent_and_is_made_again() {
+    let seams = Seams::simulated(4);
+    let mut server = ByHand::listen(&seams).await;
+    let client = connect_plain(&seams);
+    let lost = call(&seams, &client, "sent");
+    let mut stream = server.accept().await;
+    let mut request = vec![0; request_bytes(0, b"sent").len()];
+    stream.read_exact(&mut request).await.unwrap();
+    drop(stream);
+    assert_eq!(lost.await.unwrap(), Err(CallError::Lost));
+    assert!(CallError::Lost.may_have_been_executed());
+    drop(server);
+
+    let _server = start_plain(&seams, Arc::new(Echo)).await;
+    seams.spawner.sleep(Duration::from_secs(3)).await;
+    assert_eq!(client.call("again".into(), in_seconds(&seams, 5)).await, Ok("again".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_not_written_whole_is_known_not_to_be_executed() {
+    let seams = Seams::simulated(5);
+    let mut server = ByHand::listen(&seams).await;
+    let client = connect_plain(&seams);
+    let small = call(&seams, &client, "small");
+    // More than a connection in memory takes before somebody reads.
+    let cut = call(&seams, &client, vec![1; 500_000]);
+    let stream = server.accept().await;
+    seams.spawner.sleep(Duration::from_millis(10)).await;
+    drop(stream);
+    assert_eq!(small.await.unwrap(), Err(CallError::Lost));
+    assert_eq!(cut.await.unwrap(), Err(CallError::NotSent(NotSent::Disconnected)));
+    assert!(!CallError::NotSent(NotSent::Disconnected).may_have_been_executed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_ends_at_its_deadline_and_a_late_answer_finds_nobody() {
+    let seams = Seams::simulated(6);
+    let (handler, mut desk) = desk();
+    let _server = start_plain(&seams, handler).await;
+    let client = connect_plain(&seams);
+    let began = seams.clock.now();
+    // The longer one is there first, so the timer must come forward for the shorter one.
+    let longer = call(&seams, &client, "longer");
+    let late = desk.next().await;
+    let shorter = client.call("shorter".into(), began + Duration::from_millis(100)).await;
+    let took = seams.clock.now().since(began);
+    assert_eq!(shorter, Err(CallError::DeadlinePassed { sent: true }));
+    assert!(took >= Duration::from_millis(100) && took <= Duration::from_millis(115), "{took:?}");
+    assert_eq!(longer.await.unwrap(), Err(CallError::DeadlinePassed { sent: true }));
+    assert_eq!(client.in_flight(), 0);
+    late.reply.send("too late".into());
+    let next = call(&seams, &client, "next");
+    drop(desk.next().await);
+    let incoming = desk.next().await;
+    assert_eq!(incoming.payload, "next");
+    incoming.reply.send("in time".into());
+    assert_eq!(next.await.unwrap(), Ok("in time".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_to_a_peer_that_never_greets_is_surely_not_sent() {
+    let seams = Seams::simulated(7);
+    let _nobody_accepts = seams.network.listen(ADDRESS).await.unwrap();
+    let client = connect_plain(&seams);
+    let deadline = seams.clock.now() + Duration::from_millis(50);
+    assert_eq!(client.call("x".into(), deadline).await, Err(CallError::DeadlinePassed { sent: false }));
+    assert_eq!(client.call("x".into(), deadline).await, Err(CallError::DeadlinePassed { sent: false }), "already past");
+    let patient = client.call("x".into(), in_seconds(&seams, 5)).await;
+    assert_eq!(patient, Err(CallError::NotSent(NotSent::Connecting)));
+    seams.spawner.sleep(Duration::from_secs(3)).await;
+    let began = seams.clock.now();
+    let down = client.call("x".into(), in_seconds(&seams, 5)).await;
+    assert!(matches!(down, Err(CallError::NotSent(NotSent::Unreachable(_)))), "{down:?}");
+    assert_eq!(seams.clock.now(), began, "it fails at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_reply_is_an_abandoned_call() {
+    let seams = Seams::simulated(8);
+    let (handler, mut desk) = desk();
+    let _server = start_plain(&seams, handler).await;
+    let client = connect_plain(&seams);
+    let running = call(&seams, &client, "x");
+    drop(desk.next().await);
+    assert_eq!(running.await.unwrap(), Err(CallError::Abandoned));
+    assert!(CallError::Abandoned.may_have_been_executed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_call_frees_its_place() {
+    let seams = Seams::simulated(9);
+    let (handler, mut desk) = desk();
+    let _server = start_plain(&seams, handler).await;
+    let client = connect(&seams, client::Config { in_flight_max: 1, ..Default::default() });
+    let running = call(&seams, &client, "x");
+    let first = desk.next().await;
+    assert_eq!(client.call("y".into(), in_seconds(&seams, 5)).await, Err(CallError::Overloaded));
+    running.abort();
+    assert!(running.await.is_err());
+    assert_eq!(client.in_flight(), 0);
+    let next = call(&seams, &client, "z");
+    let second = desk.next().await;
+    first.reply.send("for x".into());
+    second.reply.send("for z".into());
+    assert_eq!(next.await.unwrap(), Ok("for z".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_wait_for_a_connection_are_bounded_too() {
+    let seams = Seams::simulated(10);
+    let _nobody_accepts = seams.network.listen(ADDRESS).await.unwrap();
+    let client = connect(&seams, client::Config { in_flight_max: 2, ..Default::default() });
+    let answers = join_all((0..3).map(|_| client.call("x".into(), in_seconds(&seams, 5)))).await;
+    assert_eq!(answers.iter().filter(|a| **a == Err(CallError::Overloaded)).count(), 1);
+    assert_eq!(client.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_declines_more_than_it_allows() {
+    let seams = Seams::simulated(11);
+    let (handler, mut desk) = desk();
+    let config = server::Config { in_flight_max: 2, ..Default::default() };
+    let _server = start(&seams, config, identity(), handler).await;
+    let client = connect_plain(&seams);
+    let calls: Vec<_> = (0..5).map(|_| call(&seams, &client, "x")).collect();
+    for _ in 0..2 {
+        let incoming = desk.next().await;
+        // Held until the others have been declined.
+        seams.spawner.sleep(Duration::from_millis(10)).await;
+        incoming.reply.send("ok".into());
+    }
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap());
+    }
+    assert_eq!(answers.iter().filter(|a| a.is_ok()).count(), 2);
+    assert_eq!(answers.iter().filter(|a| **a == Err(CallError::Overloaded)).count(), 3);
+    assert!(desk.incoming.try_recv().is_err(), "what was declined was not handed on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_queues_no_more_bytes_than_it_may() {
+    let seams = Seams::simulated(12);
+    let mut server = ByHand::listen(&seams).await;
+    let client = connect(&seams, client::Config { queued_bytes_max: 1_000_000, ..Default::default() });
+    let calls: Vec<_> = (0..5).map(|_| call(&seams, &client, vec![1; 400_000])).collect();
+    let _unread = server.accept().await;
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap());
+    }
+    assert_eq!(answers.iter().filter(|a| **a == Err(CallError::Overloaded)).count(), 3);
+    let passed = Err(CallError::DeadlinePassed { sent: true });
+    assert_eq!(answers.iter().filter(|a| **a == passed).count(), 2, "deadlines hold while nothing can be written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_loses_its_connection() {
+    let seams = Seams::simulated(13);
+    let (handler, mut desk) = desk();
+    let config = server::Config { queued_bytes_max: 1_000_000, ..Default::default() };
+    let _server = start(&seams, config, identity(), handler).await;
+    let mut stream = connect_by_hand(&seams).await;
+    let (_, _, pushes) = desk.peers.recv().await.unwrap();
+    for n in 0..5 {
+        stream.write_all(&request_bytes(n, b"x")).await.unwrap();
+    }
+    let mut pushed = 0;
+    while pushes.send(vec![1; 100_000].into()) {
+        pushed += 1;
+    }
+    assert!((1..=3).contains(&pushed), "pushes get a quarter of the room: {pushed}");
+    assert!(!pushes.is_closed(), "and never close a connection");
+    for _ in 0..5 {
+        desk.next().await.reply.send(vec![1; 400_000].into());
+    }
+    assert!(pushes.is_closed());
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.len() < 1_000_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_long_payloads_are_refused_on_either_side() {
+    let seams = Seams::simulated(14);
+    let (handler, mut desk) = desk();
+    let config = server::Config { frame_bytes_max: 1000, ..Default::default() };
+    let _server = start(&seams, config, identity(), handler).await;
+    let client = connect(&seams, client::Config { frame_bytes_max: 500, ..Default::default() });
+    let longest = 1000 - frame::OVERHEAD_BYTES_MAX;
+    let running = call(&seams, &client, vec![1; longest]);
+    let incoming = desk.next().await;
+    assert_eq!(incoming.payload.len(), longest);
+    let too_long = client.call(vec![1; longest + 1].into(), in_seconds(&seams, 5)).await;
+    assert_eq!(too_long, Err(CallError::NotSent(NotSent::TooLong)));
+    incoming.reply.send(vec![2; 501].into());
+    assert_eq!(running.await.unwrap(), Err(CallError::Abandoned), "it was executed, but its answer cannot be read");
+}
+
+async fn refused_with(client_is: Identity, server_is: Identity) -> RefusalCode {
+    let seams = Seams::simulated(15);
+    let _server = start(&seams, server::Config::default(), server_is, Arc::new(Echo)).await;
+    let client =
+        Client::new(seams.clone(), client::Config::default(), ADDRESS.to_owned(), Class::Data, client_is, None);
+    match client.call("x".into(), in_seconds(&seams, 5)).await {
+        Err(CallError::NotSent(NotSent::Refused(refusal))) => refusal.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_are_refused_by_name() {
+    let of_cluster = |n| Identity { cluster: Some(ClusterId(n)), ..identity() };
+    let with_credential = |c: &str| Identity { credential: Some(c.to_owned()), ..identity() };
+    assert_eq!(refused_with(of_cluster(1), of_cluster(2)).await, RefusalCode::Cluster);
+    assert_eq!(refused_with(with_credential("guess"), with_credential("secret")).await, RefusalCode::Credential);
+    assert_eq!(refused_with(identity(), with_credential("secret")).await, RefusalCode::Credential);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_connection_too_many_is_refused_by_name_and_gets_in_later() {
+    let seams = Seams::simulated(16);
+    let config = server::Config { connections_max: 1, ..Default::default() };
+    let _server = start(&seams, config, identity(), Arc::new(Echo)).await;
+    let first = connect_plain(&seams);
+    assert!(first.call("x".into(), in_seconds(&seams, 5)).await.is_ok());
+    let second = connect_plain(&seams);
+    match second.call("x".into(), in_seconds(&seams, 5)).await {
+        Err(CallError::NotSent(NotSent::Refused(refusal))) => {
+            assert_eq!(refusal.code, RefusalCode::TooManyConnections);
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(first);
+    seams.spawner.sleep(Duration::from_secs(5)).await;
+    assert!(second.call("x".into(), in_seconds(&seams, 5)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn pushes_arrive_and_a_full_channel_drops_the_newest() {
+    let seams = Seams::simulated(17);
+    let (handler, mut desk) = desk();
+    let _server = start_plain(&seams, handler).await;
+    let (sender, mut heard) = mpsc::channel(2);
+    let config = client::Config::default();
+    let client = Client::new(seams.clone(), config, ADDRESS.to_owned(), Class::Control, identity(), Some(sender));
+    let (peer, class, pushes) = desk.peers.recv().await.unwrap();
+    assert_eq!((peer.role, class), (Role::Node, Class::Control));
+    for n in 0..3_u8 {
+        assert!(pushes.send(vec![n].into()));
+    }
+    seams.spawner.sleep(Duration::from_millis(10)).await;
+    for n in 0..2_u8 {
+        let pushed = heard.recv().await.unwrap();
+        assert_eq!(pushed, Pushed { from: ADDRESS.to_owned(), payload: vec![n].into() });
+    }
+    assert!(heard.try_recv().is_err());
+    assert_eq!(client.pushes_dropped(), 1);
+    drop(client);
+    seams.spawner.sleep(Duration::from_millis(10)).await;
+    assert!(pushes.is_closed() && !pushes.send("x".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_last_clone_closes_the_connection() {
+    let seams = Seams::simulated(18);
+    let (handler, mut desk) = desk();
+    let _server = start_plain(&seams, handler).await;
+    let client = connect_plain(&seams);
+    let (_, _, pushes) = desk.peers.recv().await.unwrap();
+    let clone = client.clone();
+    drop(client);
+    seams.spawner.sleep(Duration::from_millis(10)).await;
+    assert!(!pushes.is_closed());
+    drop(clone);
+    seams.spawner.sleep(Duration::from_millis(10)).await;
+    assert!(pushes.is_closed());
+    seams.spawner.sleep(Duration::from_secs(60)).await;
+    assert!(desk.peers.try_recv().is_err(), "and it does not come back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_lets_running_requests_answer_and_declines_new_ones() {
+    let seams = Seams::simulated(19);
+    let (handler, mut desk) = desk();
+    let server = start_plain(&seams, handler).await;
+    let client = connect_plain(&seams);
+    let running = call(&seams, &client, "running");
+    let incoming = desk.next().await;
+    server.shutdown.cancel();
+    seams.spawner.sleep(Duration::from_millis(10)).await;
+    let declined = client.call("new".into(), in_seconds(&seams, 5)).await;
+    assert_eq!(declined, Err(CallError::NotSent(NotSent::ShuttingDown)));
+    assert!(!server.task.is_finished());
+    let began = seams.clock.now();
+    incoming.reply.send("done".into());
+    assert_eq!(running.await.unwrap(), Ok("done".into()));
+    server.task.await.unwrap();
+    assert!(seams.clock.now().since(began) < Duration::from_millis(100), "nothing was left to wait for");
+    assert!(desk.incoming.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_ever() {
+    let seams = Seams::simulated(20);
+    let (handler, mut desk) = desk();
+    let server = start_plain(&seams, handler).await;
+    let client = connect_plain(&seams);
+    let running = call(&seams, &client, "stuck");
+    let stuck = desk.next().await;
+    server.shutdown.cancel();
+    let began = seams.clock.now();
+    server.task.await.unwrap();
+    assert_eq!(seams.clock.now().since(began), server::Config::default().drain_timeout);
+    assert!(running.await.unwrap().unwrap_err().may_have_been_executed());
+    stuck.reply.send("nobody listens, and nothing breaks".into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_connection_stays_and_a_dead_one_goes() {
+    let seams = Seams::simulated(21);
+    let (handler, mut desk) = desk();
+    let server = start_plain(&seams, handler).await;
+    let client = connect_plain(&seams);
+    let (_, _, pushes) = desk.peers.recv().await.unwrap();
+    seams.spawner.sleep(Duration::from_secs(120)).await;
+    assert!(!pushes.is_closed() && client.peer().is_some(), "pings keep it");
+    assert!(desk.peers.try_recv().is_err(), "there was no second connection");
+    drop((client, server.shutdown.drop_guard()));
+    server.task.await.unwrap();
+
+    let mut dead = ByHand::listen(&seams).await;
+    let client = connect_plain(&seams);
+    let began = seams.clock.now();
+    let config = client::Config { in_flight_max: 1, ..Default::default() };
+    let running = {
+        let (client, deadline) = (client.clone(), in_seconds(&seams, 60));
+        seams.spawner.spawn(async move { client.call("x".into(), deadline).await })
+    };
+    let _says_nothing = dead.accept().await;
+    assert_eq!(running.await.unwrap(), Err(CallError::Lost));
+    let took = seams.clock.now().since(began);
+    assert!(took >= config.silence_max && took < config.silence_max + Duration::from_millis(50), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_gives_up_a_silent_client() {
+    let seams = Seams::simulated(22);
+    let (handler, mut desk) = desk();
+    let _server = start_plain(&seams, handler).await;
+    let mut stream = connect_by_hand(&seams).await;
+    let (_, _, pushes) = desk.peers.recv().await.unwrap();
+    let began = seams.clock.now();
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).await.unwrap();
+    assert_eq!(said, frame::Header::ping().as_slice(), "it asked once");
+    assert!(pushes.is_closed());
+    assert!(seams.clock.now().since(began) < Duration::from_secs(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_greets_is_cut_off() {
+    let seams = Seams::simulated(23);
+    let _server = start_plain(&seams, Arc::new(Echo)).await;
+    let mut stream = seams.network.connect(ADDRESS).await.unwrap();
+    stream.write_all(b"BRT").await.unwrap();
+    let began = seams.clock.now();
+    assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    assert_eq!(seams.clock.now().since(began), server::Config::default().handshake_timeout);
+}
+
+/// Counts attempts to connect, all of which fail.
+#[derive(Debug, Default)]
+struct Unreachable(AtomicUsize);
+
+impl Network for Unreachable {
+    fn connect<'a>(&'a self, _address: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+    }
+
+    fn listen<'a>(&'a self, _address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_to_connect_become_rare_but_do_not_end() {
+    let network = Arc::new(Unreachable::default());
+    let seams = Seams { network: network.clone(), ..Seams::simulated(24) };
+    let _client = connect_plain(&seams);
+    let mut attempts = Vec::new();
+    for _ in 0..4 {
+        seams.spawner.sleep(Duration::from_secs(10)).await;
+        attempts.push(network.0.swap(0, Ordering::Relaxed));
+    }
+    assert!((8..25).contains(&attempts[0]), "{attempts:?}");
+    assert!(attempts[1..].iter().all(|n| (4..=11).contains(n)), "{attempts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_do_not_come_back_in_step() {
+    let seams = Seams::simulated(25);
+    let clients: Vec<_> = (0..20).map(|_| connect_plain(&seams)).collect();
+    seams.spawner.sleep(Duration::from_secs(20)).await;
+    let (handler, mut desk) = desk();
+    let _server = start_plain(&seams, handler).await;
+    let mut times = HashSet::new();
+    for _ in &clients {
+        desk.peers.recv().await.unwrap();
+        times.insert(seams.clock.now());
+    }
+    assert!(times.len() > 10, "{times:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_the_other_side_may_send_closes_the_connection() {
+    let seams = Seams::simulated(26);
+    let _server = start_plain(&seams, Arc::new(Echo)).await;
+    let mut stream = connect_by_hand(&seams).await;
+    stream.write_all(frame::Header::push(0).as_slice()).await.unwrap();
+    assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+
+    let seams = Seams::simulated(27);
+    let mut server = ByHand::listen(&seams).await;
+    let client = connect_plain(&seams);
+    let running = call(&seams, &client, "x");
+    let mut stream = server.accept().await;
+    let mut request = vec![0; request_bytes(0, b"x").len()];
+    stream.read_exact(&mut request).await.unwrap();
+    stream.write_all(&request_bytes(0, b"x")).await.unwrap();
+    assert_eq!(running.await.unwrap(), Err(CallError::Lost));
+}
+
+#[test]
+fn messages_borrow_from_their_payload() {
+    let request = message::Request::Read { shard: ShardId(3), kind: "cart", id: "alice" };
+    let payload = encode(&request).unwrap();
+    let decoded: message::Request<'_> = decode(&payload).unwrap();
+    assert_eq!(decoded, request);
+    let message::Request::Read { id, .. } = decoded else { panic!("a read") };
+    let kept = payload.slice_ref(id.as_bytes());
+    drop(payload);
+    assert_eq!(kept, "alice");
+    let mut longer = encode(&request).unwrap().to_vec();
+    longer.push(0);
+    assert!(decode::<message::Request<'_>>(&longer).is_err(), "nothing may follow a message");
+    assert!(decode::<message::Request<'_>>(&longer[..longer.len() - 3]).is_err());
+}
+
+fn in_paused_time<F: Future>(test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(test)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever a stranger sends, greeted or not, the server goes on answering others.
+    #[test]
+    fn a_server_survives_hostile_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300), greeted in any::<bool>()) {
+        in_paused_time(async {
+            let seams = Seams::simulated(28);
+            let _server = start_plain(&seams, Arc::new(Echo)).await;
+            let mut stream = if greeted {
+                connect_by_hand(&seams).await
+            } else {
+                seams.network.connect(ADDRESS).await.unwrap()
+            };
+            let _ = stream.write_all(&bytes).await;
+            let _ = stream.shutdown().await;
+            let mut said = Vec::new();
+            let _ = stream.read_to_end(&mut said).await;
+            let client = connect_plain(&seams);
+            assert_eq!(client.call("x".into(), in_seconds(&seams, 5)).await, Ok("x".into()));
+        });
+    }
+
+    /// Whatever a server sends, a client's call ends, and its next connection works.
+    #[test]
+    fn a_client_survives_hostile_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300), greeted in any::<bool>()) {
+        in_paused_time(async {
+            let seams = Seams::simulated(29);
+            let mut by_hand = ByHand::listen(&seams).await;
+            let client = connect_plain(&seams);
+            let running = call(&seams, &client, "x");
+            let mut stream = if greeted { by_hand.accept().await } else { by_hand.0.accept().await.unwrap().0 };
+            let _ = stream.write_all(&bytes).await;
+            seams.spawner.sleep(Duration::from_millis(1)).await;
+            drop((stream, by_hand));
+            assert!(running.await.unwrap().is_err());
+            let _server = start_plain(&seams, Arc::new(Echo)).await;
+            seams.spawner.sleep(Duration::from_secs(3)).await;
+            assert_eq!(client.call("y".into(), in_seconds(&seams, 5)).await, Ok("y".into()));
+        });
+    }
+}
