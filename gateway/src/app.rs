@@ -1,6 +1,7 @@
 //! Puts the rooms together: the only place where they meet.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_shared::peer;
 use berth_shared::seam::Seams;
@@ -21,6 +22,9 @@ use crate::server;
 
 /// Connections of the admin port, which only operators and their tools use.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
+
+/// Longest pause between two attempts to connect to a node, for which its clients wait.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +134,7 @@ fn nodes_config(config: &Config) -> nodes::Config {
         seeds: config.nodes.clone(),
         nodes_max: config.nodes_max,
         credential: config.credential.clone(),
-        client: peer::client::Config { in_flight_max, ..peer::client::Config::default() },
+        client: peer::client::Config { in_flight_max, backoff_max: RECONNECT_PAUSE_MAX, ..Default::default() },
     }
 }
 

@@ -89,7 +89,8 @@ fn check_address(key: &str, address: &str, port_min: u16) -> Result<(), config::
     let well_formed = address.rsplit_once(':').is_some_and(|(host, port)| {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let bracketed = bare.len() != host.len() || !host.contains(':');
-        let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port >= port_min);
+        let is_port =
+            port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port >= port_min);
         !bare.is_empty() && bracketed && !host.contains(char::is_whitespace) && is_port
     });
     config::allow(well_formed, key, format!("{address:?}"), "addresses such as \"127.0.0.1:8080\" or \"[::1]:8080\"")
@@ -127,7 +128,10 @@ mod tests {
 
     #[test]
     fn the_environment_overrides_the_file() {
-        let loaded = load(FILE, &[("BERTH_LISTEN", "[::1]:0"), ("BERTH_NODES", "a:1,b:2"), ("BERTH_TELEMETRY__FILTER", "debug")]);
+        let loaded = load(
+            FILE,
+            &[("BERTH_LISTEN", "[::1]:0"), ("BERTH_NODES", "a:1,b:2"), ("BERTH_TELEMETRY__FILTER", "debug")],
+        );
         let config = loaded.unwrap();
         assert_eq!(config.listen, "[::1]:0");
         assert_eq!(config.nodes, ["a:1", "b:2"]);

@@ -1,7 +1,6 @@
 //! The gateway's connections to nodes and what the nodes tell it: one data connection per address, those of the
 //! configuration and those of the shard map, and the snapshot of the map that requests are routed by.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use berth_shared::peer::{self, Class, Client, Identity, Pushed, Role};
 use berth_shared::seam::{BootInstant, Seams};
 use berth_shared::shard_map::ShardOwner;
 use bytes::Bytes;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 

@@ -76,7 +76,11 @@ mod tests {
         for (kind, id, shard) in [("counter", "a", 46), ("cart", "alice", 19), ("document", "ü/∞", 25)] {
             let key = EntityKey::new(kind, id).unwrap();
             let (placed, owner) = table.place(&key).unwrap();
-            assert_eq!((placed, owner.map(|owner| owner.node)), (ShardId(shard), Some(NodeId(u64::from(shard)))), "{key}");
+            assert_eq!(
+                (placed, owner.map(|owner| owner.node)),
+                (ShardId(shard), Some(NodeId(u64::from(shard)))),
+                "{key}"
+            );
         }
     }
 

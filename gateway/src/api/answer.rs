@@ -170,7 +170,10 @@ mod tests {
         let response = entity(&key, 3, Some(b"null"), Some(b"{\"x\":[1]}"), Some(HeaderValue::from_static("token")));
         assert_eq!(response.headers()["etag"], "\"3\"");
         assert_eq!(response.headers()["berth-session"], "token");
-        assert_eq!(body(response), json!({"kind": "cart", "id": "a\"b\\ü", "version": 3, "reply": null, "state": {"x": [1]}}));
+        assert_eq!(
+            body(response),
+            json!({"kind": "cart", "id": "a\"b\\ü", "version": 3, "reply": null, "state": {"x": [1]}})
+        );
         let minimal = entity(&key, u64::MAX, Some(b"7"), None, None);
         assert_eq!(body(minimal), json!({"kind": "cart", "id": "a\"b\\ü", "version": u64::MAX, "reply": 7}));
     }
@@ -181,7 +184,10 @@ mod tests {
         let added = Event { version: 4, event_type: "added", time_micros: 1_767_225_600_000_001, data: b"{}" };
         let late = Event { version: 5, time_micros: u64::MAX, data: b"", ..added.clone() };
         let page = body(events(&key, &[added, late], Some(5), None));
-        assert_eq!(page["events"][0], json!({"version": 4, "type": "added", "time": "2026-01-01T00:00:00.000001Z", "data": {}}));
+        assert_eq!(
+            page["events"][0],
+            json!({"version": 4, "type": "added", "time": "2026-01-01T00:00:00.000001Z", "data": {}})
+        );
         assert_eq!((&page["events"][1]["data"], &page["next"]), (&Value::Null, &json!(5)));
         assert_eq!(body(events(&key, &[], None, None)), json!({"kind": "cart", "id": "a", "events": [], "next": null}));
     }

@@ -136,7 +136,9 @@ pub(crate) fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
     }
     match best {
         Some((_, true)) => Ok(()),
-        _ if wants_events => Err(Problem::not_acceptable("live history (text/event-stream) is not served yet; read it as pages of JSON")),
+        _ if wants_events => {
+            Err(Problem::not_acceptable("live history (text/event-stream) is not served yet; read it as pages of JSON"))
+        }
         _ => Err(Problem::not_acceptable("answers are application/json")),
     }
 }
@@ -191,7 +193,8 @@ mod tests {
 
     #[test]
     fn a_body_is_json_uncompressed() {
-        let check = |value: &str| check_content(&headers(&header::CONTENT_TYPE, &[value])).map_err(|problem| problem.code());
+        let check =
+            |value: &str| check_content(&headers(&header::CONTENT_TYPE, &[value])).map_err(|problem| problem.code());
         for json in ["application/json", "Application/JSON; charset=utf-8", "application/json;x"] {
             assert_eq!(check(json), Ok(()), "{json}");
         }
@@ -205,10 +208,23 @@ mod tests {
     #[test]
     fn json_must_be_acceptable() {
         let check = |values: &[&str]| check_accept(&headers(&header::ACCEPT, values)).map_err(|problem| problem.code());
-        for accepted in ["*/*", "application/json", "text/html, application/*;q=0.1", "text/event-stream, application/json", "Application/Json;q=1"] {
+        for accepted in [
+            "*/*",
+            "application/json",
+            "text/html, application/*;q=0.1",
+            "text/event-stream, application/json",
+            "Application/Json;q=1",
+        ] {
             assert_eq!(check(&[accepted]), Ok(()), "{accepted}");
         }
-        for refused in ["text/event-stream", "text/html", "*/*, application/json;q=0", "application/json; q=0.000", "", "application/xml"] {
+        for refused in [
+            "text/event-stream",
+            "text/html",
+            "*/*, application/json;q=0",
+            "application/json; q=0.000",
+            "",
+            "application/xml",
+        ] {
             assert_eq!(check(&[refused]), Err("not-acceptable"), "{refused}");
         }
         assert_eq!(check(&["text/html", "*/*;q=0.5"]), Ok(()));

@@ -128,18 +128,13 @@ impl<N: Nodes> Api<N> {
         }
         // Before the body is read, so that bodies in memory are bounded too.
         let _permit = self.admit()?;
-        let body = self.seams.spawner.timeout(self.body_timeout, body::collect(body)).await;
-        let body = body.ok_or_else(Problem::request_timeout)??;
-        let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
-        body::check_depth(&body)?;
-
+        let body = self.arguments(body).await?;
         let made_key = clients_key.is_none();
-        let idempotency_key = clients_key.unwrap_or_else(|| {
-            idempotency_key::make(self.seams.clock.wall_micros(), self.seams.random.next_u128())
-        });
+        let idempotency_key = clients_key
+            .unwrap_or_else(|| idempotency_key::make(self.seams.clock.wall_micros(), self.seams.random.next_u128()));
         let command = Command {
             key,
-            command,
+            name: command,
             body: &body,
             precondition,
             // Checked, or made, to be visible ASCII.
@@ -151,8 +146,7 @@ impl<N: Nodes> Api<N> {
         let outcome = self.forward.execute(command, preferences.deadline, |shard, reply| match reply {
             Reply::Executed(executed) => {
                 let session = session.after(cluster(), shard, executed.seen);
-                let mut response =
-                    answer::entity(key, executed.version, Some(executed.reply), executed.state, session);
+                let mut response = answer::entity(key, executed.version, Some(executed.reply), executed.state, session);
                 if executed.replayed {
                     response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
                 }
@@ -179,6 +173,20 @@ impl<N: Nodes> Api<N> {
             }
             Err(problem) => Err(problem),
         }
+    }
+
+    /// The arguments of a command. Whether they are the kind's, or JSON at all, is checked once, by the node's decoder.
+    async fn arguments<B>(&self, body: B) -> Result<Bytes, Problem>
+    where
+        B: hyper::body::Body<Data = Bytes> + Unpin,
+    {
+        let body = self.seams.spawner.timeout(self.body_timeout, body::collect(body)).await;
+        let body = body.ok_or_else(Problem::request_timeout)??;
+        if body.is_empty() {
+            return Ok(Bytes::from_static(b"{}"));
+        }
+        body::check_depth(&body)?;
+        Ok(body)
     }
 
     async fn state(&self, key: &EntityKey, parts: &Parts) -> Result<Response<Body>, Problem> {

@@ -135,7 +135,9 @@ mod tests {
     #[test]
     fn hostile_ids_are_invalid() {
         let long = "x".repeat(513);
-        for raw in ["", ".", "..", "%2e", "%2E%2e", "%", "%4", "%zz", "%+1", "%FF", "%C3", "%00", "a%0Ab", "%C2%85", &long] {
+        for raw in
+            ["", ".", "..", "%2e", "%2E%2e", "%", "%4", "%zz", "%+1", "%FF", "%C3", "%00", "a%0Ab", "%C2%85", &long]
+        {
             let problem = Resource::parse(&format!("/v1/entities/cart/{raw}")).unwrap_err();
             assert_eq!(problem.code(), "invalid-request", "{raw}");
         }

@@ -24,7 +24,9 @@ pub(crate) fn page(query: Option<&str>) -> Result<Page, Problem> {
     check_consistency(consistency.as_deref())?;
     let after = match after {
         None => 0,
-        Some(text) => number(&text).ok_or_else(|| Problem::invalid("after must be a version: 0 or a positive integer"))?,
+        Some(text) => {
+            number(&text).ok_or_else(|| Problem::invalid("after must be a version: 0 or a positive integer"))?
+        }
     };
     let limit = match limit {
         None => LIMIT_DEFAULT,
@@ -99,8 +101,17 @@ mod tests {
         assert_eq!(page_of("after=7&limit=1000&consistency=linearizable"), Ok((7, 1000)));
         assert_eq!(page_of("%61fter=%37"), Ok((7, 100)));
         for query in [
-            "after=", "after=-1", "after=+1", "after=x", "after=18446744073709551616", "limit=0", "limit=1001", "limit=", "after=1&after=1",
-            "after=%", "limit=4294967297",
+            "after=",
+            "after=-1",
+            "after=+1",
+            "after=x",
+            "after=18446744073709551616",
+            "limit=0",
+            "limit=1001",
+            "limit=",
+            "after=1&after=1",
+            "after=%",
+            "limit=4294967297",
         ] {
             assert_eq!(page_of(query), Err("invalid-request"), "{query}");
         }
@@ -108,7 +119,12 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_refused_by_name() {
-        for (query, named) in [("version=3", "version"), ("at=2026-01-01T00:00:00Z", "at"), ("consistency=stale", "consistency"), ("limit=3", "limit")] {
+        for (query, named) in [
+            ("version=3", "version"),
+            ("at=2026-01-01T00:00:00Z", "at"),
+            ("consistency=stale", "consistency"),
+            ("limit=3", "limit"),
+        ] {
             let problem = state(Some(query)).unwrap_err();
             assert!(format!("{problem:?}").contains(named), "{query}");
         }

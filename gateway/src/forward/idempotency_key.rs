@@ -31,7 +31,8 @@ pub(crate) fn origin(key: &str) -> KeyOrigin {
 fn created_micros(key: &str) -> Option<u64> {
     let (created, random) = key.strip_prefix(PREFIX)?.split_once('-')?;
     let hexadecimal = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let well_formed = created.len() == CREATED_DIGITS && random.len() == RANDOM_DIGITS && hexadecimal(created) && hexadecimal(random);
+    let well_formed =
+        created.len() == CREATED_DIGITS && random.len() == RANDOM_DIGITS && hexadecimal(created) && hexadecimal(random);
     if well_formed { u64::from_str_radix(created, 16).ok() } else { None }
 }
 
@@ -68,8 +69,13 @@ mod tests {
     #[test]
     fn only_the_exact_shape_is_a_gateways() {
         let key = make(1_767_225_600_000_000, 7);
-        assert_eq!(key, "gw-0006474ab9bc4000-00000000000000000000000000000007");
-        for other in ["gw-", "gw-0006474ab9bc4000-7", "GW-0006474ab9bc4000-00000000000000000000000000000007", "gw-0006474AB9BC4000-00000000000000000000000000000007"] {
+        assert_eq!(key, "gw-0006474846204000-00000000000000000000000000000007");
+        for other in [
+            "gw-",
+            "gw-0006474846204000-7",
+            "GW-0006474846204000-00000000000000000000000000000007",
+            "gw-000647484620400A-00000000000000000000000000000007",
+        ] {
             assert_eq!(origin(other), KeyOrigin::Client, "{other}");
         }
     }

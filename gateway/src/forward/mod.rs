@@ -39,7 +39,7 @@ pub(crate) struct Forward<N> {
 #[derive(Debug)]
 pub(crate) struct Command<'a> {
     pub(crate) key: &'a EntityKey,
-    pub(crate) command: &'a str,
+    pub(crate) name: &'a str,
     pub(crate) body: &'a [u8],
     pub(crate) precondition: Precondition,
     pub(crate) idempotency_key: &'a str,
@@ -76,7 +76,7 @@ impl<N: Nodes> Forward<N> {
             shard: ShardId(0),
             kind: command.key.kind(),
             id: command.key.id(),
-            command: command.command,
+            command: command.name,
             body: command.body,
             precondition: command.precondition,
             principal: "",
@@ -119,9 +119,8 @@ impl<N: Nodes> Forward<N> {
         time: Duration,
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
-        let encode = |shard, _| {
-            peer::encode(&Request::Events { shard, kind: key.kind(), id: key.id(), after, limit }).ok()
-        };
+        let encode =
+            |shard, _| peer::encode(&Request::Events { shard, kind: key.kind(), id: key.id(), after, limit }).ok();
         let fits = |response: &Response<'_>| matches!(response, Response::Events { .. });
         self.attempt(Operation::Read, Target::Owner(key), time, encode, fits, deliver).await
     }
@@ -172,6 +171,7 @@ impl<N: Nodes> Forward<N> {
                 Verdict::GiveUp(code) => return Err(code),
                 Verdict::RetryAtOnce if self.seams.clock.now() < deadline => {}
                 Verdict::RetryAtOnce => return Err(history.expired()),
+                // An answer that cannot be read is never to be delivered.
                 Verdict::RetryAfterPause | Verdict::Deliver => {
                     let pause = pause(pauses, self.seams.random.next_u64());
                     pauses += 1;

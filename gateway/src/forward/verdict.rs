@@ -87,8 +87,6 @@ impl History {
             // Not applied, this time.
             Code::Unavailable => Verdict::RetryAfterPause,
             Code::Overloaded | Code::InProgress if self.unsettled => Verdict::RetryAfterPause,
-            // Decided after the key check by what they mean.
-            Code::VersionMismatch | Code::Rejected | Code::KeyReused => Verdict::Deliver,
             // The node could say this without having looked for the key, under which an earlier attempt may yet run.
             Code::InvalidRequest
             | Code::UnknownKind
@@ -101,6 +99,7 @@ impl History {
             {
                 Verdict::GiveUp(Code::UnknownOutcome)
             }
+            // Either no attempt is unsettled, or this was decided after the key check: the last three always are.
             Code::InvalidRequest
             | Code::UnknownKind
             | Code::UnknownCommand
@@ -109,7 +108,10 @@ impl History {
             | Code::TooLarge
             | Code::Internal
             | Code::Overloaded
-            | Code::InProgress => Verdict::Deliver,
+            | Code::InProgress
+            | Code::VersionMismatch
+            | Code::Rejected
+            | Code::KeyReused => Verdict::Deliver,
         }
     }
 
@@ -219,7 +221,8 @@ mod tests {
             Just(NotExecuted),
             Just(MaybeExecuted),
             any::<bool>().prop_map(|learnt| WrongOwner { learnt }),
-            (0..Code::ALL.len(), any::<bool>()).prop_map(|(code, decided)| Attempt::Refused { code: Code::ALL[code], decided }),
+            (0..Code::ALL.len(), any::<bool>())
+                .prop_map(|(code, decided)| Attempt::Refused { code: Code::ALL[code], decided }),
         ]
     }
 
