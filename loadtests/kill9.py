@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Kills every process of a cluster with kill -9 under load, starts it again, and checks that nothing was lost or done twice.
 
-    loadtests/kill9.py                      # 5 rounds against target/release/berth
-    loadtests/kill9.py --rounds 20 --seed 7
+    cargo build --release --workspace
+    loadtests/kill9.py                      # 5 rounds; three nodes and a gateway, each a process of its own
+    loadtests/kill9.py --local --rounds 20  # the whole cluster in one process
     loadtests/kill9.py --entities 200000 --resident-cap 50MB
     loadtests/kill9.py --prove              # shows that it notices planted bugs
 
@@ -40,7 +41,7 @@ import urllib.parse
 from dataclasses import dataclass, field
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-DEFAULT_COMMAND = "{root}/target/release/berth --data {data} --nodes {nodes} --gateway-port {port} --admin-port {admin}"
+LOCAL = "{programs}/berth --data {data} --nodes {nodes} --gateway-port {port} --admin-port {admin}"
 LIST_MAX = 10  # of violations that are printed
 
 
@@ -70,23 +71,43 @@ class Cluster:
     def start(self):
         """Gives the seconds until every shard answers."""
         begin = time.monotonic()
-        places = {
-            "root": ROOT,
-            "data": self.data,
-            "port": self.options.port,
-            "admin": self.options.port + 1,
-            "nodes": self.options.nodes,
-        }
-        environment = {**os.environ, **dict(pair.split("=", 1) for pair in self.options.env)}
         self.log = open(os.path.join(self.data, "..", "cluster.log"), "ab")
-        for command in self.options.command:
-            words = shlex.split(command.format(**places))
+        for words, settings in self.commands():
+            environment = {**os.environ, **settings, **dict(pair.split("=", 1) for pair in self.options.env)}
             process = subprocess.Popen(
                 words, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
             )
             self.processes.append(process)
         self.wait()
         return time.monotonic() - begin
+
+    def commands(self):
+        """Command line and settings of every process."""
+        options = self.options
+        programs, port, admin = options.programs, options.port, options.port + 1
+        if options.command:
+            places = {"root": ROOT, "programs": programs, "data": self.data, "port": port, "admin": admin}
+            return [(shlex.split(options.command.format(nodes=options.nodes, **places)), {})]
+        peers = [f"127.0.0.1:{port + 10 + number}" for number in range(options.nodes)]
+        nodes = [
+            (
+                [f"{programs}/berth-node"],
+                {
+                    "BERTH_DATA_DIR": os.path.join(self.data, f"node-{number}"),
+                    "BERTH_LISTEN": peer,
+                    "BERTH_ADMIN_LISTEN": f"127.0.0.1:{port + 40 + number}",
+                    "BERTH_CLUSTER__NODES": ",".join(peers),
+                    **options.node_settings,
+                },
+            )
+            for number, peer in enumerate(peers)
+        ]
+        gateway = {
+            "BERTH_LISTEN": f"127.0.0.1:{port}",
+            "BERTH_ADMIN_LISTEN": f"127.0.0.1:{admin}",
+            "BERTH_NODES": ",".join(peers),
+        }
+        return [*nodes, ([f"{programs}/berth-gateway"], gateway)]
 
     def wait(self):
         """Until entities of every shard can be read; 404 is an answer of the owner too."""
@@ -124,14 +145,14 @@ class Cluster:
             self.log.close()
 
     def memory(self):
-        """Resident bytes of all processes: all, and those that are not the cache of a file."""
-        total = anonymous = 0
-        for process in self.processes:
+        """Resident bytes of the node with the most: all, and those that are not the cache of a file."""
+        most = (0, 0)
+        for process in self.processes[: self.options.nodes]:
             with open(f"/proc/{process.pid}/status", encoding="ascii") as status:
                 text = status.read()
-            total += int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) * 1024
-            anonymous += int(re.search(r"RssAnon:\s+(\d+) kB", text)[1]) * 1024
-        return total, anonymous
+            total, anonymous = (int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) * 1024 for name in ("VmRSS", "RssAnon"))
+            most = max(most, (anonymous, total))
+        return most[1], most[0]
 
 
 # ---- The client
@@ -481,17 +502,27 @@ def memory(options, data):
     cluster = Cluster(options, data)
     helper = Check(options, Load(options, "memory", violations), violations)
     wanted = options.resident_cap
-    bound = options.memory_bound or wanted + 200 * 10**6
-    print(f"{options.entities} entities of 1 KB, resident cap {mb(wanted)}, anonymous memory must stay below {mb(bound)}")
-    options.env = [*options.env, f"{options.cap_variable}={options.resident_cap_text}"]
+    bound = options.memory_bound or wanted + 100 * 10**6
+    print(
+        f"{options.entities} entities of 1 KB on {options.nodes} node(s), resident cap {mb(wanted)} per node, "
+        f"anonymous memory of a node must stay below {mb(bound)}"
+    )
+    # What else a node keeps in memory is set low, so that the entities are what is seen.
+    options.node_settings = {
+        "BERTH_SHARD__RESIDENT_BYTES_MAX": options.resident_cap_text,
+        "BERTH_STORE__CACHE_SIZE": "8MiB",
+        "BERTH_JOURNAL__CACHE_SIZE": "4MiB",
+        "BERTH_JOURNAL__TAIL_SIZE": "4MiB",
+    }
     try:
         cluster.start()
         begin = time.monotonic()
 
         def write(client, number):
             path = f"{entity_path('document', f'memory-{number}')}/put"
-            headers = {"Prefer": "return=minimal", "Idempotency-Key": f"memory-{number}"}
-            status, _, answer = retried(lambda: client.request("POST", path, {"value": document_of(number)}, headers))
+            # Without a key, because keys are kept in memory for a day; putting the same value again writes no event.
+            body, headers = {"value": document_of(number)}, {"Prefer": "return=minimal"}
+            status, _, answer = retried(lambda: client.request("POST", path, body, headers))
             if status != 200 or answer["version"] != 1:
                 violations.add(f"writing memory-{number} was answered with {status} {answer}")
 
@@ -501,7 +532,7 @@ def memory(options, data):
         print(f"started again in {cluster.start():.2f} s; {' '.join(report(cluster))}", flush=True)
         highest = sample_reads(options, cluster, helper, violations)
         if highest > bound:
-            violations.add(f"anonymous memory grew to {mb(highest)}, above {mb(bound)}")
+            violations.add(f"the anonymous memory of a node grew to {mb(highest)}, above {mb(bound)}")
     finally:
         cluster.kill()
     return violations
@@ -549,7 +580,7 @@ def prove(options, data):
     flaws = ["none", "lost-write", "double-effect", "forgets-keys", "unknown-twice", "gap", "stale-read", "server-error"]
     unnoticed = Violations()
     for flaw in flaws:
-        options.command = ["{root}/loadtests/flawed.py --data {data} --gateway-port {port} --flaw " + flaw]
+        options.command = "{root}/loadtests/flawed.py --data {data} --gateway-port {port} --flaw " + flaw
         place = os.path.join(data, flaw, "data")
         os.makedirs(place)
         found = rounds(options, place)
@@ -561,10 +592,12 @@ def prove(options, data):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--command", action="append", help=f"a process to start; may be repeated (default {DEFAULT_COMMAND})")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="set for the processes")
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--port", type=int, default=18580, help="of the gateway; its admin port is the next one")
+    parser.add_argument("--programs", default=os.path.join(ROOT, "target", "release"), help="where the programs lie")
+    parser.add_argument("--local", action="store_true", help=f"one process: {LOCAL}")
+    parser.add_argument("--command", help="one process of another kind, with the same places to fill in")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="set for every process")
+    parser.add_argument("--nodes", type=int, help="3, or 1 with --entities")
+    parser.add_argument("--port", type=int, default=18580, help="of the gateway; the 50 above are used too")
     parser.add_argument("--data", help="where data goes; a new folder, kept when something is wrong, when not given")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of load and moments, printed at the start")
     parser.add_argument("--start-timeout", type=float, default=60, metavar="SECONDS")
@@ -577,13 +610,16 @@ def main():
     group.add_argument("--prove", action="store_true", help="show that planted bugs are noticed")
     group = parser.add_argument_group("memory")
     group.add_argument("--entities", type=int, help="load this many, restart, and read under the cap")
-    group.add_argument("--resident-cap", dest="resident_cap_text", default="50MB", help="of each process's entities in memory")
-    group.add_argument("--cap-variable", default="BERTH_NODE__SHARD__RESIDENT_BYTES_MAX", help="which carries the cap")
-    group.add_argument("--memory-bound", type=size, help="that anonymous memory must stay below (default: cap + 200MB)")
+    group.add_argument("--resident-cap", dest="resident_cap_text", default="50MB", help="of each node's entities in memory")
+    group.add_argument("--memory-bound", type=size, help="that a node's anonymous memory must stay below (default: cap + 100MB)")
     group.add_argument("--read-seconds", type=float, default=30)
     options = parser.parse_args()
-    options.command = options.command or [DEFAULT_COMMAND]
-    options.resident_cap = size(options.resident_cap_text)
+    if options.local:
+        options.command = LOCAL
+    if options.command and options.entities:
+        parser.error("--entities needs processes of their own, because it sets and watches the memory of nodes")
+    options.nodes = options.nodes or (1 if options.entities else 3)
+    options.resident_cap, options.node_settings = size(options.resident_cap_text), {}
 
     place = options.data or tempfile.mkdtemp(prefix="berth-kill9-")
     data = os.path.join(place, "data")
