@@ -59,6 +59,10 @@ class Violations:
         return len(self.found)
 
 
+class Unexpected(Exception):
+    """An answer after which checking cannot go on."""
+
+
 # ---- The cluster
 
 
@@ -296,7 +300,7 @@ def history(client, entity):
         if status == 404:
             return None
         if status != 200:
-            raise SystemExit(f"GET {path} was answered with {status} {page}")
+            raise Unexpected(f"GET {path} was answered with {status} {page}")
         events += page["events"]
         if page.get("next") is None:
             return events
@@ -474,6 +478,8 @@ def rounds(options, data):
             )
             if violations and not options.keep_going:
                 break
+    except Unexpected as unexpected:
+        violations.add(str(unexpected))
     finally:
         cluster.kill()
     return violations
