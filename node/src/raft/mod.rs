@@ -5,6 +5,8 @@ mod log;
 mod machine;
 mod network;
 mod runtime;
+#[cfg(test)]
+mod suite_test;
 
 use std::collections::BTreeMap;
 use std::fmt;
