@@ -40,9 +40,9 @@ const CALL_RESULTS: [(CallResult, &str); 7] = [
     (CallResult::NotExecuted, "not-executed"),
     (CallResult::Unknown, "unknown"),
 ];
-/// Every status that the gateway answers with; another one would be counted as the last.
-const STATUSES: [u16; 20] =
-    [200, 204, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 431, 503, 504];
+/// Every status that the gateway answers with. One that is missing here would be counted as the last.
+const STATUSES: [u16; 21] =
+    [200, 204, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 431, 503, 504, 500];
 
 #[derive(Debug)]
 pub(crate) struct Metrics {
