@@ -89,7 +89,7 @@ pub struct Config {
     /// Memory for the newest entries on disk, per node. Entries not yet on disk are in memory in any case.
     pub tail_bytes_max: usize,
     /// Live rows, in bytes, at which [`Journal::is_full`] asks for no more writes. The journal refuses none itself, because
-    /// a group whose log refuses an entry stops for good.
+    /// a group whose log refuses an entry stops for good. The file can take about three times as much.
     pub size_bytes_max: u64,
     /// A row is appended anew when this many rows were written after it, or four times the number of live rows if more.
     pub straggler_distance_min: u64,
@@ -130,9 +130,7 @@ impl Journal {
     /// Opens the journal's file, checks every byte of it that is in use, and starts the writer.
     pub async fn open(disk: &dyn Disk, config: Config, seams: Seams) -> Result<Self, Error> {
         let file = disk.describe(&config.file_name);
-        let backend = disk
-            .open(&config.file_name)
-            .map_err(|source| Error::Disk { file: file.clone(), source })?;
+        let backend = disk.open(&config.file_name).map_err(|source| Error::Disk { file: file.clone(), source })?;
         let file_size = backend.size();
         let cache_bytes = config.cache_bytes;
         let open = {
@@ -352,7 +350,10 @@ fn read_rows(database: &Database, shard: ShardId, places: &[Place]) -> Result<Op
         let damaged = |why: String| redb::Error::Corrupted(format!("row {sequence} is not valid: {why}"));
         let (of_shard, entry) = layout::read_row(sequence, row.value()).map_err(|why| damaged(why.to_string()))?;
         if of_shard != shard || entry.log_id != place.log_id {
-            return Err(damaged(format!("it is {:?} of shard {of_shard}, not {:?} of {shard}", entry.log_id, place.log_id)));
+            return Err(damaged(format!(
+                "it is {:?} of shard {of_shard}, not {:?} of {shard}",
+                entry.log_id, place.log_id
+            )));
         }
         entries.push(entry);
     }
