@@ -89,7 +89,7 @@ pub struct Config {
     /// Memory for the newest entries on disk, per node. Entries not yet on disk are in memory in any case.
     pub tail_bytes_max: usize,
     /// Live rows, in bytes, at which [`Journal::is_full`] asks for no more writes. The journal refuses none itself, because
-    /// a group whose log refuses an entry stops for good.
+    /// a group whose log refuses an entry stops for good. The file can take about three times as much.
     pub size_bytes_max: u64,
     /// A row is appended anew when this many rows were written after it, or four times the number of live rows if more.
     pub straggler_distance_min: u64,
