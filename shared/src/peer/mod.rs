@@ -55,6 +55,7 @@ pub mod client;
 mod connection;
 mod frame;
 mod handshake;
+mod keeper;
 mod outbox;
 pub mod server;
 #[cfg(test)]

@@ -456,7 +456,7 @@ async fn only_the_last_clone_closes_the_connection() {
     drop(clone);
     seams.spawner.sleep(Duration::from_millis(10)).await;
     assert!(pushes.is_closed());
-    seams.spawner.sleep(Duration::from_secs(60)).await;
+    seams.spawner.sleep(Duration::from_mins(1)).await;
     assert!(desk.peers.try_recv().is_err(), "and it does not come back");
 }
 
@@ -504,7 +504,7 @@ async fn a_quiet_connection_stays_and_a_dead_one_goes() {
     let server = start_plain(&seams, handler).await;
     let client = connect_plain(&seams);
     let (_, _, pushes) = desk.peers.recv().await.unwrap();
-    seams.spawner.sleep(Duration::from_secs(120)).await;
+    seams.spawner.sleep(Duration::from_mins(2)).await;
     assert!(!pushes.is_closed() && client.peer().is_some(), "pings keep it");
     assert!(desk.peers.try_recv().is_err(), "there was no second connection");
     drop((client, server.shutdown.drop_guard()));
@@ -522,6 +522,27 @@ async fn a_quiet_connection_stays_and_a_dead_one_goes() {
     assert_eq!(running.await.unwrap(), Err(CallError::Lost));
     let took = seams.clock.now().since(began);
     assert!(took >= config.silence_max && took < config.silence_max + Duration::from_millis(50), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_are_answered_by_both_sides() {
+    let seams = Seams::simulated(30);
+    let server = start_plain(&seams, Arc::new(Echo)).await;
+    let mut answer = [0; 5];
+    let mut stream = connect_by_hand(&seams).await;
+    stream.write_all(frame::Header::ping().as_slice()).await.unwrap();
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, frame::Header::pong().as_slice());
+    drop(stream);
+    server.shutdown.cancel();
+    server.task.await.unwrap();
+
+    let mut by_hand = ByHand::listen(&seams).await;
+    let _client = connect_plain(&seams);
+    let mut stream = by_hand.accept().await;
+    stream.write_all(frame::Header::ping().as_slice()).await.unwrap();
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, frame::Header::pong().as_slice());
 }
 
 #[tokio::test(start_paused = true)]

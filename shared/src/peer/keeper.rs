@@ -1,0 +1,199 @@
+//! The client's task: connects, greets, runs the connection, ends the calls that were on it, and starts over.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::client::{CallError, Link, NotSent, Pushed, Shared};
+use super::connection::{Connection, Ended, Patience, Side};
+use super::frame::{Decline, Frame, OVERHEAD_BYTES_MAX};
+use super::handshake::{self, Peer, RefusalCode};
+use super::outbox::Outbox;
+use super::{Class, Identity};
+use crate::seam::BootInstant;
+use crate::seam::network::Stream;
+
+/// Keeps up the connection of one client until it is dropped.
+pub(super) struct Keeper {
+    pub(super) shared: Arc<Shared>,
+    pub(super) class: Class,
+    pub(super) identity: Identity,
+    pub(super) pushes: Option<mpsc::Sender<Pushed>>,
+}
+
+impl Keeper {
+    pub(super) async fn run(self) {
+        let config = &self.shared.config;
+        let mut pause = config.backoff_min;
+        loop {
+            match self.connect().await {
+                Ok((stream, peer)) => {
+                    let began = self.shared.seams.clock.now();
+                    let ended = self.serve(stream, &peer).await;
+                    let lived = self.shared.seams.clock.now().since(began);
+                    tracing::info!(address = %self.shared.address, "lost the connection: {ended}");
+                    // A peer that takes connections only to drop them is not worth a storm of attempts.
+                    if lived > config.backoff_max {
+                        pause = config.backoff_min;
+                    }
+                    if pause > config.connection_wait {
+                        self.shared.set_link(Link::Down(NotSent::Disconnected));
+                    }
+                }
+                Err(reason) => {
+                    let link = std::mem::replace(&mut self.shared.state.lock().link, Link::Down(reason.clone()));
+                    self.shared.changed.notify_waiters();
+                    // A peer that stays away is worth one line, not one for every attempt.
+                    if matches!(link, Link::Down(before) if before == reason) {
+                        tracing::debug!(address = %self.shared.address, "still not connected: {reason}");
+                    } else {
+                        tracing::warn!(address = %self.shared.address, "{reason}");
+                    }
+                    if matches!(&reason, NotSent::Refused(r) if r.code != RefusalCode::TooManyConnections) {
+                        pause = config.backoff_max;
+                    }
+                }
+            }
+            self.shared.seams.spawner.sleep(self.jittered(pause)).await;
+            pause = (pause * 2).min(config.backoff_max);
+        }
+    }
+
+    async fn connect(&self) -> Result<(Stream, Peer), NotSent> {
+        let Shared { seams, config, address, .. } = &*self.shared;
+        let unreachable = |why: String| NotSent::Unreachable(why.into());
+        let mut stream = match seams.spawner.timeout(config.connect_timeout, seams.network.connect(address)).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return Err(unreachable(error.to_string())),
+            None => return Err(unreachable("the time-out for connecting passed".to_owned())),
+        };
+        let greeting = handshake::client(&mut stream, &self.identity, self.class, config.frame_bytes_max);
+        match seams.spawner.timeout(config.handshake_timeout, greeting).await {
+            Some(Ok(peer)) => Ok((stream, peer)),
+            Some(Err(handshake::Error::Refused(refusal))) => Err(NotSent::Refused(Arc::new(refusal))),
+            Some(Err(error)) => Err(unreachable(error.to_string())),
+            None => Err(unreachable("the peer's greeting did not come in time".to_owned())),
+        }
+    }
+
+    /// Runs a greeted connection to its end, and ends the calls that were on it.
+    async fn serve(&self, stream: Stream, peer: &Peer) -> Ended {
+        let Shared { seams, config, address, .. } = &*self.shared;
+        let identity = peer.identity.clone();
+        tracing::info!(%address, peer = ?identity, class = ?self.class, "connected");
+        let payload_bytes_max = peer.frame_bytes_max.min(u32::MAX as usize).saturating_sub(OVERHEAD_BYTES_MAX);
+        self.shared.state.lock().outbox = Outbox::default();
+        self.shared.set_link(Link::Connected { peer: identity, payload_bytes_max });
+        let patience = Patience { ping_after: config.ping_after, silence_max: config.silence_max };
+        let side = Asking { shared: &self.shared, pushes: self.pushes.as_ref(), woken: Vec::new(), pushed: Vec::new() };
+        let mut connection = Connection::new(side, stream, seams, patience, config.frame_bytes_max);
+        let ended = connection.run().await;
+        let written = connection.written();
+        let mut woken = Vec::new();
+        {
+            let mut state = self.shared.state.lock();
+            state.link = Link::Connecting;
+            let _ = state.outbox.close();
+            state.calls.lose(written, &NotSent::Disconnected, &mut woken);
+        }
+        woken.into_iter().for_each(Waker::wake);
+        ended
+    }
+
+    /// Between half of `pause` and all of it.
+    fn jittered(&self, pause: Duration) -> Duration {
+        let half = pause / 2;
+        let nanos = half.as_nanos().max(1) as u64;
+        half + Duration::from_nanos(self.shared.seams.random.next_u64() % nanos)
+    }
+}
+
+impl Drop for Keeper {
+    /// Whatever ended this task, nobody waits for it.
+    fn drop(&mut self) {
+        let reason = NotSent::Unreachable("the client is closed".into());
+        let mut woken = Vec::new();
+        {
+            let mut state = self.shared.state.lock();
+            let _ = state.outbox.close();
+            state.calls.lose(u64::MAX, &reason, &mut woken);
+            state.link = Link::Down(reason);
+        }
+        self.shared.changed.notify_waiters();
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The client's half of a connection.
+struct Asking<'a> {
+    shared: &'a Shared,
+    pushes: Option<&'a mpsc::Sender<Pushed>>,
+    /// Callers to wake after a read, and pushes to pass on; kept for their room.
+    woken: Vec<Waker>,
+    pushed: Vec<Bytes>,
+}
+
+impl Side for Asking<'_> {
+    fn with_outbox<R>(&self, look: impl FnOnce(&mut Outbox) -> R) -> R {
+        look(&mut self.shared.state.lock().outbox)
+    }
+
+    fn receive(&mut self, frames: &mut Vec<Frame>, _now: BootInstant) -> Result<(), Ended> {
+        let mut misplaced = false;
+        {
+            // One short lock for all answers of a read; nobody is woken and nothing is allocated under it.
+            let mut state = self.shared.state.lock();
+            for frame in frames.drain(..) {
+                let (id, answer) = match frame {
+                    Frame::Reply { id, payload } => (id, Ok(payload)),
+                    Frame::Abandoned { id } => (id, Err(CallError::Abandoned)),
+                    Frame::Declined { id, why: Decline::TooManyInFlight } => (id, Err(CallError::Overloaded)),
+                    Frame::Declined { id, why: Decline::ShuttingDown } => {
+                        (id, Err(CallError::NotSent(NotSent::ShuttingDown)))
+                    }
+                    Frame::Push { payload } => {
+                        self.pushed.push(payload);
+                        continue;
+                    }
+                    Frame::Request { .. } | Frame::Ping | Frame::Pong => {
+                        misplaced = true;
+                        break;
+                    }
+                };
+                self.woken.extend(state.calls.answer(id, answer));
+            }
+        }
+        self.woken.drain(..).for_each(Waker::wake);
+        self.pass_on();
+        if misplaced { Err(Ended::Misplaced) } else { Ok(()) }
+    }
+
+    fn earliest_deadline(&self) -> Option<BootInstant> {
+        self.shared.state.lock().calls.earliest()
+    }
+
+    fn expire(&mut self, now: BootInstant) {
+        self.shared.state.lock().calls.expire(now, &mut self.woken);
+        self.woken.drain(..).for_each(Waker::wake);
+    }
+
+    fn is_drained(&self) -> bool {
+        false
+    }
+}
+
+impl Asking<'_> {
+    fn pass_on(&mut self) {
+        for payload in self.pushed.drain(..) {
+            let Some(pushes) = self.pushes else { continue };
+            let pushed = Pushed { from: self.shared.address.clone(), payload };
+            if let Err(mpsc::error::TrySendError::Full(_)) = pushes.try_send(pushed) {
+                self.shared.pushes_dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
