@@ -41,7 +41,10 @@ import urllib.parse
 from dataclasses import dataclass, field
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LOCAL = "{programs}/berth --data {data} --nodes {nodes} --gateway-port {port} --admin-port {admin}"
+LOCAL = (
+    "{programs}/berth --data {data} --nodes {nodes} --gateway-port {port} --admin-port {admin} --node-port {peers} "
+    "--resident-cap {cap}"
+)
 LIST_MAX = 10  # of violations that are printed
 
 
@@ -91,7 +94,8 @@ class Cluster:
         programs, port, admin = options.programs, options.port, options.port + 1
         if options.command:
             places = {"root": ROOT, "programs": programs, "data": self.data, "port": port, "admin": admin}
-            return [(shlex.split(options.command.format(nodes=options.nodes, **places)), {})]
+            places |= {"nodes": options.nodes, "peers": port + 10, "cap": options.resident_cap_text}
+            return [(shlex.split(options.command.format(**places)), {})]
         peers = [f"127.0.0.1:{port + 10 + number}" for number in range(options.nodes)]
         nodes = [
             (

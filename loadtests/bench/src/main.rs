@@ -45,7 +45,7 @@ struct Options {
     /// Nodes of the cluster.
     #[arg(long, default_value_t = 3)]
     nodes: u32,
-    /// Port of the gateway; its admin port is the next one, and the constant handler's the one after.
+    /// Port of the gateway. Its admin port is the next one, the constant handler's the one after; nodes start 10 above.
     #[arg(long, default_value_t = 18_480)]
     port: u16,
     /// Where data, scripts and the report go. The disk it is on is the one that is measured.

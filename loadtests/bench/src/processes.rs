@@ -48,6 +48,7 @@ impl Berth {
             .args(["--nodes", &nodes.to_string()])
             .args(["--gateway-port", &port.to_string()])
             .args(["--admin-port", &(port + 1).to_string()])
+            .args(["--node-port", &(port + 10).to_string()])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
