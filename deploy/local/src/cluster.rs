@@ -33,7 +33,8 @@ struct Ports {
 impl Cluster {
     /// Returns when every shard has an owner that the gateway knows.
     pub(crate) async fn start(arguments: &Arguments, seams: &Seams, tracing: Tracing) -> anyhow::Result<Self> {
-        let temporary = if arguments.ephemeral { Some(tempfile::tempdir().context("no temporary folder")?) } else { None };
+        let temporary =
+            if arguments.ephemeral { Some(tempfile::tempdir().context("no temporary folder")?) } else { None };
         let data = temporary.as_ref().map_or_else(|| arguments.data.clone(), |folder| folder.path().to_owned());
         let ports = ports(arguments, seams).await?;
         let members: Vec<String> = ports.iter().map(|ports| ports.peer.clone()).collect();
@@ -57,7 +58,8 @@ impl Cluster {
     /// What a user needs to know once the cluster is up.
     pub(crate) fn greeting(&self) -> String {
         let (url, admin) = (format!("http://{}", self.gateway.public_address()), self.gateway.admin_address());
-        let nodes = self.nodes.iter().map(|node| format!("\n            http://{}", node.admin_address())).collect::<String>();
+        let nodes =
+            self.nodes.iter().map(|node| format!("\n            http://{}", node.admin_address())).collect::<String>();
         let lifetime = if self.temporary.is_some() { " (removed at the end)" } else { "" };
         format!(
             "Berth is ready: {count} nodes and a gateway in this process.

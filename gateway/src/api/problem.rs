@@ -247,6 +247,6 @@ mod tests {
     #[test]
     fn statuses_are_those_of_the_contract() {
         let statuses = Code::ALL.map(|code| shared_status_and_title(code).0.as_u16());
-        assert_eq!(statuses, [400, 404, 404, 404, 410, 409, 412, 413, 422, 422, 429, 503, 504]);
+        assert_eq!(statuses, [400, 404, 404, 404, 410, 409, 412, 413, 422, 422, 429, 503, 504, 500]);
     }
 }

@@ -401,6 +401,7 @@ async fn every_refusal_of_a_node_has_its_status() {
         (Code::Overloaded, 429),
         (Code::Unavailable, 503),
         (Code::UnknownOutcome, 504),
+        (Code::Internal, 500),
     ] {
         let api = api(move |_, _| reply(&Reply::Refused(refused(code))));
         let answer = ask(&api, "POST", ADD, &[("idempotency-key", "k1")], "").await;

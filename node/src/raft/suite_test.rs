@@ -52,8 +52,7 @@ impl RaftStateMachine<Tested> for MemoryMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {
-        let snapshot =
-            SnapshotMetaOf::<Tested> { last_log_id: self.applied, last_membership: self.membership.clone() };
+        let snapshot = SnapshotMetaOf::<Tested> { last_log_id: self.applied, last_membership: self.membership.clone() };
         self.snapshot = Some(snapshot);
         self.clone()
     }
@@ -82,9 +81,7 @@ impl RaftSnapshotBuilder<Tested> for MemoryMachine {
 struct Builder;
 
 impl StoreBuilder<Tested, ShardLog<SimulatedRuntime>, MemoryMachine, SimulatedDisk> for Builder {
-    async fn build(
-        &self,
-    ) -> Result<(SimulatedDisk, ShardLog<SimulatedRuntime>, MemoryMachine), StorageError<Tested>> {
+    async fn build(&self) -> Result<(SimulatedDisk, ShardLog<SimulatedRuntime>, MemoryMachine), StorageError<Tested>> {
         let disk = SimulatedDisk::new();
         let journal = Journal::open(&disk, Config::default(), Seams::simulated(1)).await.unwrap();
         Ok((disk, ShardLog::new(ShardId(3), journal), MemoryMachine::default()))

@@ -27,7 +27,7 @@ use crate::shard::decide::{self, View, decide};
 use crate::shard::group::{Group, Proposed};
 use crate::shard::machine::{After, Applied, Verdict};
 use crate::shard::speculation::{BatchNumber, Speculation};
-use crate::shard::window::{GATEWAY_KEY_MICROS, RowId};
+use crate::shard::window::{RowId, refused_age};
 use crate::store::{self, OutcomeRow};
 
 /// Records per batch; more wait for the next one.
@@ -325,13 +325,10 @@ impl Executor {
             self.replay(term, command, row);
             return None;
         }
-        if let KeyOrigin::Gateway { created_micros } = request.origin {
-            let now_micros = self.shard.machine().head().shard_time_micros.max(self.seams.clock.wall_micros());
-            if created_micros.saturating_add(GATEWAY_KEY_MICROS) <= now_micros {
-                let detail = "this idempotency key was made by a gateway more than 2 minutes ago";
-                command.answer.refuse(Code::InvalidRequest, detail);
-                return None;
-            }
+        let now_micros = self.shard.machine().head().shard_time_micros.max(self.seams.clock.wall_micros());
+        if let Some(detail) = refused_age(request.origin, now_micros) {
+            command.answer.refuse(Code::InvalidRequest, detail);
+            return None;
         }
         let keys = self.shard.machine().window.len() + self.speculation.running_len();
         if keys >= self.config.window_keys_max {

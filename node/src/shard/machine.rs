@@ -15,7 +15,7 @@ use crate::entity::Registry;
 use crate::entity::erased::State;
 use crate::record::{Batch, EventBody, Outcome, Record};
 use crate::shard::entities::{Entities, Resident, Unsnapshotted};
-use crate::shard::window::{RowId, Window, lane_of, lifetime_micros};
+use crate::shard::window::{RowId, Window, expires_micros, lane_of};
 use crate::store::{
     Changes, EntityChange, HashMark, Membership, OutcomeRow, RowBounds, ShardHead, Snapshot, StoredEntity, StoredEvent,
 };
@@ -201,7 +201,7 @@ impl Machine {
     fn remember(&mut self, log_id: LogId, position: usize, record: &Record) -> OutcomeRow {
         let lane = lane_of(record.request.origin);
         let id = RowId::new(lane, log_id.index, position);
-        let expires_micros = record.time_micros + lifetime_micros(lane);
+        let expires_micros = expires_micros(record.request.origin, record.time_micros);
         self.window.insert(id, record.request.scope, expires_micros);
         OutcomeRow {
             lane,

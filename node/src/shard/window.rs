@@ -13,6 +13,10 @@ pub const CLIENT_KEY_MICROS: u64 = 24 * 60 * 60 * 1_000_000;
 /// How long the outcome under a key made by a gateway is kept, in microseconds; older keys are refused.
 pub const GATEWAY_KEY_MICROS: u64 = 2 * 60 * 1_000_000;
 
+/// How far ahead of a shard's owner a gateway's clock may be. Keys from further ahead are refused: their outcome would be
+/// forgotten while they could still be used.
+pub const CLOCK_SKEW_MICROS_MAX: u64 = 30 * 1_000_000;
+
 /// Where an outcome is stored. Rows of a lane expire in the order in which they were written, because all live equally long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId {
@@ -42,12 +46,22 @@ pub fn lane_of(origin: KeyOrigin) -> Lane {
     }
 }
 
-/// How long outcomes of `lane` are kept, in microseconds of shard time.
-pub fn lifetime_micros(lane: Lane) -> u64 {
-    match lane {
-        Lane::Gateway => GATEWAY_KEY_MICROS,
-        Lane::Client => CLIENT_KEY_MICROS,
+/// When an outcome decided at `time_micros` may be forgotten, in shard time: not before its key is refused for its age.
+pub fn expires_micros(origin: KeyOrigin, time_micros: u64) -> u64 {
+    match origin {
+        KeyOrigin::Gateway { created_micros } => time_micros.max(created_micros).saturating_add(GATEWAY_KEY_MICROS),
+        KeyOrigin::Client => time_micros.saturating_add(CLIENT_KEY_MICROS),
     }
+}
+
+/// Why a gateway's key cannot be used at `now_micros`.
+pub fn refused_age(origin: KeyOrigin, now_micros: u64) -> Option<&'static str> {
+    let KeyOrigin::Gateway { created_micros } = origin else { return None };
+    if created_micros.saturating_add(GATEWAY_KEY_MICROS) <= now_micros {
+        return Some("this idempotency key was made by a gateway more than 2 minutes ago");
+    }
+    (created_micros > now_micros.saturating_add(CLOCK_SKEW_MICROS_MAX))
+        .then_some("this idempotency key says that a gateway made it in the future")
 }
 
 impl RowId {
@@ -103,6 +117,19 @@ impl FromIterator<OutcomeIndexRow> for Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gateways_key_is_refused_before_its_outcome_is_forgotten() {
+        let now = 1_000 * 1_000_000;
+        for created in [now - GATEWAY_KEY_MICROS + 1, now, now + CLOCK_SKEW_MICROS_MAX] {
+            let origin = KeyOrigin::Gateway { created_micros: created };
+            assert_eq!(refused_age(origin, now), None);
+            assert!(refused_age(origin, expires_micros(origin, now)).is_some(), "made at {created}");
+        }
+        let future = KeyOrigin::Gateway { created_micros: now + CLOCK_SKEW_MICROS_MAX + 1 };
+        assert!(refused_age(future, now).is_some());
+        assert_eq!(refused_age(KeyOrigin::Client, u64::MAX), None);
+    }
 
     #[test]
     fn a_key_is_known_until_it_expires_and_lanes_expire_apart() {
