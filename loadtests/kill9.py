@@ -511,12 +511,6 @@ def memory(options, data):
     violations = Violations()
     cluster = Cluster(options, data)
     helper = Check(options, Load(options, "memory", violations), violations)
-    wanted = options.resident_cap
-    bound = options.memory_bound or wanted + 100 * 10**6
-    print(
-        f"{options.entities} entities of 1 KB on {options.nodes} node(s), resident cap {mb(wanted)} per node, "
-        f"anonymous memory of a node must stay below {mb(bound)}"
-    )
     # What else a node keeps in memory is set low, so that the entities are what is seen.
     options.node_settings = {
         "BERTH_SHARD__RESIDENT_BYTES_MAX": options.resident_cap_text,
@@ -526,6 +520,12 @@ def memory(options, data):
     }
     try:
         cluster.start()
+        empty = cluster.memory()[1]
+        bound = options.memory_bound or empty + options.resident_cap + 100 * 10**6
+        print(
+            f"{options.entities} entities of 1 KB on {options.nodes} node(s), resident cap {mb(options.resident_cap)} per node; "
+            f"an empty node takes {mb(empty)}, so its anonymous memory must stay below {mb(bound)}"
+        )
         begin = time.monotonic()
 
         def write(client, number):
@@ -621,7 +621,7 @@ def main():
     group = parser.add_argument_group("memory")
     group.add_argument("--entities", type=int, help="load this many, restart, and read under the cap")
     group.add_argument("--resident-cap", dest="resident_cap_text", default="50MB", help="of each node's entities in memory")
-    group.add_argument("--memory-bound", type=size, help="that a node's anonymous memory must stay below (default: cap + 100MB)")
+    group.add_argument("--memory-bound", type=size, help="that a node's anonymous memory must stay below (default: empty node + cap + 100MB)")
     group.add_argument("--read-seconds", type=float, default=30)
     options = parser.parse_args()
     if options.local:
