@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_node::disk::SimulatedDisk;
 use berth_shared::message::{KeyOrigin, Precondition, Response};
@@ -32,6 +33,12 @@ fn unstored<'a>(seams: &Seams, id: &'a str, body: &'a str, key: &'a str) -> Call
     Call { origin, ..Call::new("counter", id, "add", body, key) }
 }
 
+/// Until an fsync waits at the gate.
+async fn wait_for_sync(seams: &Seams, disk: &SimulatedDisk) {
+    let disk = disk.clone();
+    assert!(seams.spawner.blocking(move || disk.wait_for_sync(Duration::from_secs(30))).await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_is_not_durable_is_shown() {
     let seams = seams();
@@ -54,9 +61,7 @@ async fn nothing_that_is_not_durable_is_shown() {
     // The shard decides in order: once the last is answered, which rests on nothing pending, the others are decided.
     let fence = caller.execute(&fence).await.unwrap();
     assert!(matches!(decode(&fence), Response::Executed(executed) if executed.version == 0));
-    while disk.syncs_waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    wait_for_sync(&seams, &disk).await;
     assert!(poll!(add.as_mut()).is_pending(), "the write is not durable");
     assert!(poll!(no_op.as_mut()).is_pending(), "its reply is the pending value");
     assert!(poll!(mismatch.as_mut()).is_pending(), "it compares with the pending version");
@@ -95,9 +100,7 @@ async fn commands_of_a_hot_entity_share_commits_and_keep_their_order() {
     let calls: Vec<_> = keys.iter().map(|key| unstored(&seams, "hot", "{}", key)).collect();
     let mut answers = Box::pin(join_all(calls.iter().map(|call| caller.execute(call))));
     assert!(poll!(answers.as_mut()).is_pending());
-    while disk.syncs_waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    wait_for_sync(&seams, &disk).await;
     drop(gate);
     let answers = answers.await;
     let version = |answer: &bytes::Bytes| match decode(answer) {

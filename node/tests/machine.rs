@@ -66,7 +66,7 @@ impl Reference {
             } else {
                 self.keys.insert(record.request.scope.0);
                 self.versions.insert(record.key.to_string(), record.version());
-                *self.values.entry(record.key.to_string()).or_default() += record.events.len() as i64;
+                *self.values.entry(record.key.to_string()).or_default() += i64::try_from(record.events.len()).unwrap();
                 Verdict::Applied
             };
             verdicts.push(verdict);

@@ -121,9 +121,9 @@ mod tests {
     #[test]
     fn keys_hash_to_the_same_shards_for_ever() {
         for (kind, id, hash, shard) in [
-            ("counter", "a", 0xb8d12468ddf9649f, 46),
-            ("cart", "alice", 0x4d9335b0d06bdf0d, 19),
-            ("document", "ü/∞", 0x65fd98585fe9d965, 25),
+            ("counter", "a", 0xb8d1_2468_ddf9_649f, 46),
+            ("cart", "alice", 0x4d93_35b0_d06b_df0d, 19),
+            ("document", "ü/∞", 0x65fd_9858_5fe9_d965, 25),
         ] {
             let key = EntityKey::new(kind, id).unwrap();
             assert_eq!((key.hash64(), key.shard(64)), (hash, ShardId(shard)), "{key}");

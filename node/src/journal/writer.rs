@@ -88,7 +88,7 @@ fn commit(shared: &Shared, database: &Database, queued: &Transaction) -> Result<
         return Ok(());
     }
     let mut transaction = database.begin_write()?;
-    transaction.set_durability(if queued.metadata.is_empty() { Durability::None } else { Durability::Immediate })?;
+    transaction.set_durability(Durability::Immediate)?;
     // With one fsync a page of the commit may be missing behind a valid header, which only checksums could tell.
     transaction.set_two_phase_commit(true);
     if !queued.operations.is_empty() {

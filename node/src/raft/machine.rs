@@ -41,7 +41,7 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for ShardMachine<R> {
     type SnapshotData = SnapshotHandle;
     type SnapshotBuilder = Checkpointer<R>;
 
-    async fn applied_state(&mut self) -> io::Result<(Option<LogIdOf<Types<R>>>, StoredMembershipOf<Types<R>>)> {
+    async fn applied_state(&mut self) -> io::Result<AppliedState<R>> {
         applied_state::<R>(&self.shard)
     }
 
@@ -106,7 +106,9 @@ fn snapshot<R: Runtime>(shard: &Shard) -> io::Result<SnapshotOf<Types<R>, Snapsh
     Ok(SnapshotOf::<Types<R>, SnapshotHandle> { meta, snapshot: SnapshotHandle })
 }
 
-fn applied_state<R: Runtime>(shard: &Shard) -> io::Result<(Option<LogIdOf<Types<R>>>, StoredMembershipOf<Types<R>>)> {
+type AppliedState<R> = (Option<LogIdOf<Types<R>>>, StoredMembershipOf<Types<R>>);
+
+fn applied_state<R: Runtime>(shard: &Shard) -> io::Result<AppliedState<R>> {
     let machine = shard.machine();
     let head = machine.head();
     let membership = match &head.membership.log_id {

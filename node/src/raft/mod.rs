@@ -43,8 +43,8 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(300);
 /// Longest silence after which a replica campaigns.
 pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(600);
-/// A lease ends this much before the election timeout, for clocks that run at different speeds.
-const LEASE_MARGIN: Duration = Duration::from_millis(60);
+/// A lease ends 10 % before the election timeout, for clocks that run at different speeds.
+const LEASE: Duration = Duration::from_millis(540);
 /// Messages that may wait for one group.
 const GROUP_QUEUE_MAX: u64 = 4096;
 /// Entries kept in the journal behind a checkpoint, so that a replica which lags a little catches up by log.
@@ -176,7 +176,7 @@ impl<R: Runtime> Group for RaftGroup<R> {
             .last_quorum_acked
             .map(openraft::metrics::SerdeInstant::into_inner);
         let now = <R::Instant as openraft::Instant>::now();
-        acknowledged.is_some_and(|at| now < at + (ELECTION_TIMEOUT_MAX - LEASE_MARGIN))
+        acknowledged.is_some_and(|at| now < at + LEASE)
     }
 
     fn propose(&self, term: Term, batch: Arc<Batch>, done: Done) -> BoxFuture<'_, ()> {

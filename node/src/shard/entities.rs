@@ -147,7 +147,8 @@ impl Entities {
         self.bytes
     }
 
-    pub fn len(&self) -> usize {
+    /// Residents.
+    pub fn count(&self) -> usize {
         self.residents.len()
     }
 }
@@ -177,7 +178,7 @@ mod tests {
         entities.keep_json(&key("a"), 1, &Bytes::from_static(b"an older version"));
         assert!(entities.peek(&key("a")).unwrap().json.is_none());
         entities.passivate_oldest();
-        assert_eq!((entities.bytes(), entities.len()), (0, 0));
+        assert_eq!((entities.bytes(), entities.count()), (0, 0));
     }
 
     #[test]

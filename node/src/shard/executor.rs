@@ -330,7 +330,7 @@ impl Executor {
             command.answer.refuse(Code::InvalidRequest, detail);
             return None;
         }
-        let keys = self.shard.machine().window.len() + self.speculation.running_len();
+        let keys = self.shard.machine().window.count() + self.speculation.running_len();
         if keys >= self.config.window_keys_max {
             command.answer.refuse(Code::Overloaded, "the shard remembers as many idempotency keys as it may");
             return None;

@@ -75,7 +75,8 @@ impl Window {
         self.rows.get(scope).copied()
     }
 
-    pub fn len(&self) -> usize {
+    /// Keys that are remembered.
+    pub fn count(&self) -> usize {
         self.rows.len()
     }
 
@@ -139,7 +140,7 @@ mod tests {
         window.insert(RowId::new(Lane::Gateway, 2, 0), b, 50);
         assert_eq!(window.expire(49), RowBounds::default());
         assert_eq!(window.expire(50), RowBounds { gateway: (3 << 16) + 1, client: 0 });
-        assert_eq!((window.get(&b), window.len()), (None, 1));
+        assert_eq!((window.get(&b), window.count()), (None, 1));
         assert_eq!(window.get(&a).map(|r| r.row), Some(2 << 16));
         assert_eq!(window.expire(100), RowBounds { gateway: 0, client: (2 << 16) + 1 });
     }

@@ -219,8 +219,8 @@ impl Store {
         let shared = Arc::new(spawner.blocking(open).await?);
         let (ended_sender, ended) = watch::channel(false);
         let flusher = spawner.spawn(flush::run(shared.clone(), ended_sender)).abort_handle();
-        let _abandon = Arc::new(Abandon { shared: shared.clone(), flusher });
-        Ok(Self { shared, ended, _abandon })
+        let abandon = Arc::new(Abandon { shared: shared.clone(), flusher });
+        Ok(Self { shared, ended, _abandon: abandon })
     }
 
     /// The newest head of a shard. `None` when nothing of the shard was ever written.

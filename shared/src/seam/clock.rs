@@ -55,7 +55,7 @@ impl Clock for SystemClock {
 /// CLOCK_BOOTTIME, for callers that can hold no clock, such as the consensus library's runtime.
 pub fn system_now() -> BootInstant {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    BootInstant(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    BootInstant(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
 }
 
 /// Follows tokio's clock, so that a test which pauses time pauses this one; the wall clock starts at 2026-01-01.
