@@ -60,7 +60,7 @@ pub(super) enum Queued {
     /// Whether the flusher has to look again when its next step is due.
     Taken { wakes_flusher: bool },
     /// The queue is full; the changes are handed back.
-    Full(Changes),
+    Full(Box<Changes>),
 }
 
 impl Queue {
@@ -108,7 +108,7 @@ impl Queue {
     pub(super) fn add(&mut self, changes: Changes, now: BootInstant, config: &Config) -> Result<Queued, Error> {
         self.check_open()?;
         if self.bytes() >= config.queue_bytes_max {
-            return Ok(Queued::Full(changes));
+            return Ok(Queued::Full(Box::new(changes)));
         }
         self.check_follows(&changes)?;
         let was_small = self.filling.bytes < config.flush_bytes;
@@ -179,21 +179,14 @@ impl Queue {
         let dirty = self.dirty_since.take().is_some();
         let layer = self.take_to_write();
         let waiters = std::mem::take(&mut self.waiters);
-        let checkpointed = match dirty {
-            true => Checkpointed { applied: Arc::new(applied_of(&self.heads)) },
-            false => self.checkpointed.clone(),
-        };
+        let checkpointed =
+            if dirty { Checkpointed { applied: Arc::new(applied_of(&self.heads)) } } else { self.checkpointed.clone() };
         CheckpointTask { dirty, layer, waiters, checkpointed }
     }
 
     pub(super) fn finish_checkpoint(&mut self, checkpointed: Checkpointed) {
         self.checkpointed = checkpointed;
         self.dirty_bytes = 0;
-    }
-
-    /// The journal could not confirm; what was to be durable is dirty still.
-    pub(super) fn give_up_checkpoint(&mut self, now: BootInstant) {
-        self.dirty_since = Some(now);
     }
 
     pub(super) fn wait_for_checkpoint(&mut self) -> Result<oneshot::Receiver<Result<Checkpointed, Error>>, Error> {
