@@ -111,13 +111,13 @@ impl Queue {
             return Ok(Queued::Full(Box::new(changes)));
         }
         self.check_follows(&changes)?;
-        let was_small = self.filling.bytes < config.flush_bytes;
+        let was_small = self.filling.bytes < enough(config);
         let was_idle = self.filling_since.is_none();
         self.heads.insert(changes.shard, changes.head.clone());
         self.filling.add(changes);
         self.filling_since.get_or_insert(now);
         self.dirty_since.get_or_insert(now);
-        Ok(Queued::Taken { wakes_flusher: was_idle || (was_small && self.filling.bytes >= config.flush_bytes) })
+        Ok(Queued::Taken { wakes_flusher: was_idle || (was_small && self.filling.bytes >= enough(config)) })
     }
 
     fn check_follows(&self, changes: &Changes) -> Result<(), SequenceError> {
@@ -149,7 +149,7 @@ impl Queue {
         {
             return Step::Checkpoint;
         }
-        if flush_in == Some(Duration::ZERO) || self.filling.bytes >= config.flush_bytes {
+        if flush_in == Some(Duration::ZERO) || self.filling.bytes >= enough(config) {
             return Step::Flush;
         }
         Step::Wait([flush_in, checkpoint_in].into_iter().flatten().min())
@@ -229,6 +229,11 @@ pub(super) struct CheckpointTask {
     pub(super) waiters: Vec<Waiter>,
     /// What will be durable once it is through.
     pub(super) checkpointed: Checkpointed,
+}
+
+/// How much is written without waiting for more. A full queue is always enough, or its writers would wait for the clock.
+fn enough(config: &Config) -> usize {
+    config.flush_bytes.min(config.queue_bytes_max)
 }
 
 fn applied_of(heads: &BTreeMap<ShardId, ShardHead>) -> BTreeMap<ShardId, LogId> {

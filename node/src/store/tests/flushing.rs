@@ -55,8 +55,7 @@ async fn size_alone_brings_a_flush_and_a_checkpoint() {
 #[tokio::test(start_paused = true)]
 async fn writers_wait_when_the_queue_is_full_and_go_on_when_there_is_room() {
     let disk = SimulatedDisk::new();
-    let config = Config { queue_bytes_max: 20_000, flush_bytes: 15_000, ..idle_config() };
-    let store = open_with(&disk, config).await;
+    let store = open_with(&disk, Config { queue_bytes_max: 20_000, ..idle_config() }).await;
     store.write(changes(1, vec![added("a", 1, 1, 30_000)])).now_or_never().unwrap().unwrap();
     assert!(store.write(changes(2, vec![added("a", 2, 2, 1)])).now_or_never().is_none(), "full");
     assert_eq!(applied(&store), Some(1), "what was not taken is not there");
