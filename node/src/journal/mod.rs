@@ -34,6 +34,9 @@
 //! | 8 + 8 | vote: term, node |
 //! | 8 + 8 | newest entry known to be committed: term, index |
 //! | 8 + 8 | last purged entry: term, index |
+//!
+//! redb sums every page, and opening checks them all. One bit is beyond that: the one in redb's header that names the newer
+//! of its two commits. Flipped in a file that was not closed, it brings back the state before the last commit.
 
 mod entry;
 mod layout;
@@ -130,6 +133,7 @@ impl Journal {
     /// Opens the journal's file, checks every byte of it that is in use, and starts the writer.
     pub async fn open(disk: &dyn Disk, config: Config, seams: Seams) -> Result<Self, Error> {
         let file = disk.describe(&config.file_name);
+        // Blocks for a moment, at the start of a node; reading the file, which takes long, goes through the seam below.
         let backend = disk.open(&config.file_name).map_err(|source| Error::Disk { file: file.clone(), source })?;
         let file_size = backend.size();
         let cache_bytes = config.cache_bytes;
