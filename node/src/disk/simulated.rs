@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use redb::StorageBackend;
@@ -44,6 +46,7 @@ pub struct SyncGate {
 struct Shared {
     state: Mutex<State>,
     gate_opened: Condvar,
+    sync_arrived: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -138,9 +141,10 @@ impl SimulatedDisk {
         SyncGate { shared: self.shared.clone() }
     }
 
-    /// How many syncs wait at a gate now.
-    pub fn syncs_waiting(&self) -> usize {
-        self.shared.state.lock().syncs_waiting
+    /// Blocks until a sync waits at a gate. False when none does after `patience`.
+    pub fn wait_for_sync(&self, patience: Duration) -> bool {
+        let mut state = self.shared.state.lock();
+        !self.shared.sync_arrived.wait_while_for(&mut state, |state| state.syncs_waiting == 0, patience).timed_out()
     }
 
     /// Bytes of a database file as reads see them; 0 when there is none.
@@ -234,21 +238,22 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn with_file<T>(&self, state: &mut State, work: impl FnOnce(&mut File) -> io::Result<T>) -> io::Result<T> {
-        work(state.files.get_mut(&self.name).ok_or(io::ErrorKind::NotFound)?)
+    fn file<'a>(&self, state: &'a mut State) -> io::Result<&'a mut File> {
+        Ok(state.files.get_mut(&self.name).ok_or(io::ErrorKind::NotFound)?)
     }
 
-    fn change(&self, work: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    fn change(&self, change: impl FnOnce(&mut File)) -> io::Result<()> {
         let mut state = self.shared.state.lock();
         state.check_power()?;
         fail_if(state.faults.write, "write")?;
         // What is written while the power goes may survive too.
-        self.with_file(&mut state, work)?;
+        change(self.file(&mut state)?);
         state.count_operation()
     }
 
     fn wait_at_gate(&self, state: &mut MutexGuard<'_, State>) {
         state.syncs_waiting += 1;
+        self.shared.sync_arrived.notify_all();
         while state.gates > 0 {
             self.shared.gate_opened.wait(state);
         }
@@ -260,25 +265,21 @@ impl StorageBackend for OpenFile {
     fn len(&self) -> io::Result<u64> {
         let mut state = self.shared.state.lock();
         state.check_power()?;
-        self.with_file(&mut state, |file| Ok(file.written.len() as u64))
+        Ok(self.file(&mut state)?.written.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut state = self.shared.state.lock();
         state.check_power()?;
         fail_if(state.faults.read, "read")?;
-        self.with_file(&mut state, |file| {
-            out.copy_from_slice(file.written.get(span(offset, out.len())?).ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        })
+        let span = span(offset, out.len())?;
+        out.copy_from_slice(self.file(&mut state)?.written.get(span).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        self.change(|file| {
-            file.set_len(len);
-            Ok(())
-        })
+        self.change(|file| file.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -292,25 +293,23 @@ impl StorageBackend for OpenFile {
         if state.faults.sync_lies {
             return Ok(());
         }
-        self.with_file(&mut state, |file| {
-            file.sync();
-            Ok(())
-        })
+        self.file(&mut state)?.sync();
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.change(|file| file.write(span(offset, data.len())?, data))
+        let span = span(offset, data.len())?;
+        self.change(|file| file.write(span, data))
     }
 }
 
 impl File {
-    fn write(&mut self, span: std::ops::Range<usize>, data: &[u8]) -> io::Result<()> {
+    fn write(&mut self, span: Range<usize>, data: &[u8]) {
         if span.end > self.written.len() {
             self.set_len(span.end);
         }
         self.written[span.clone()].copy_from_slice(data);
         self.note_versions(span);
-        Ok(())
     }
 
     fn set_len(&mut self, len: usize) {
@@ -324,7 +323,7 @@ impl File {
         self.unsynced_lengths.push(len);
     }
 
-    fn note_versions(&mut self, span: std::ops::Range<usize>) {
+    fn note_versions(&mut self, span: Range<usize>) {
         for sector in span.start / SECTOR_BYTES..span.end.div_ceil(SECTOR_BYTES) {
             let start = sector * SECTOR_BYTES;
             let end = (start + SECTOR_BYTES).min(self.written.len());
@@ -368,7 +367,7 @@ fn one_of(random: &SeededRandom, choices: usize) -> usize {
     (random.next_u64() % choices as u64) as usize
 }
 
-fn span(offset: u64, len: usize) -> io::Result<std::ops::Range<usize>> {
+fn span(offset: u64, len: usize) -> io::Result<Range<usize>> {
     let start = usize::try_from(offset).map_err(io::Error::other)?;
     let end = start.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(start..end)

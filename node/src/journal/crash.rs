@@ -39,6 +39,7 @@ pub(crate) struct Log {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     start: BTreeMap<ShardId, Log>,
+    now: BTreeMap<ShardId, Log>,
     steps: Vec<Step>,
     /// Steps before this one were called back as durable.
     durable: Arc<AtomicUsize>,
@@ -88,12 +89,12 @@ impl Step {
 impl History {
     /// A history that goes on from what was found.
     pub(crate) fn since(start: BTreeMap<ShardId, Log>) -> Self {
-        Self { start, ..Self::default() }
+        Self { now: start.clone(), start, ..Self::default() }
     }
 
     /// What the journal holds in memory now.
-    pub(crate) fn now(&self) -> BTreeMap<ShardId, Log> {
-        self.after(self.steps.len())
+    pub(crate) fn now(&self) -> &BTreeMap<ShardId, Log> {
+        &self.now
     }
 
     fn after(&self, steps: usize) -> BTreeMap<ShardId, Log> {
@@ -106,6 +107,7 @@ impl History {
 
     /// Asks the journal for `step`. An error is for the caller to understand: after a power cut everything fails.
     pub(crate) async fn perform(&mut self, journal: &Journal, step: Step) -> io::Result<()> {
+        self.now.entry(step.shard()).or_default().apply(&step);
         self.steps.push(step.clone());
         let number = self.steps.len();
         let durable = self.durable.clone();
@@ -183,7 +185,8 @@ pub(crate) async fn read_all(journal: &Journal) -> io::Result<BTreeMap<ShardId, 
 pub(crate) fn random_step(random: &SeededRandom, logs: &BTreeMap<ShardId, Log>) -> Step {
     let below = |limit: u64| random.next_u64() % limit;
     let shard = ShardId(below(u64::from(SHARDS)) as u16);
-    let log = logs.get(&shard).cloned().unwrap_or_default();
+    let empty = Log::default();
+    let log = logs.get(&shard).unwrap_or(&empty);
     let some_index = |log: &Log| {
         let first = log.purged.map_or(0, |purged| purged.index);
         first + below(log.next() - first + 2)
@@ -199,11 +202,11 @@ pub(crate) fn random_step(random: &SeededRandom, logs: &BTreeMap<ShardId, Log>) 
             Step::Append(shard, (log.next()..log.next() + 1 + below(5)).map(entry).collect())
         }
         12..14 => {
-            let index = some_index(&log).max(log.purged.map_or(0, |purged| purged.index));
+            let index = some_index(log).max(log.purged.map_or(0, |purged| purged.index));
             let last = LogId { term: 1, index };
             Step::TruncateAfter(shard, (below(8) > 0 || log.purged.is_some()).then_some(last))
         }
-        14..16 => Step::Purge(shard, LogId { term: 1, index: some_index(&log) }),
+        14..16 => Step::Purge(shard, LogId { term: 1, index: some_index(log) }),
         16 => Step::SaveCommitted(shard, log.last()),
         _ => Step::SaveVote(shard, Vote { term: below(9), node: NodeId(below(3)), committed: below(2) == 0 }),
     }
@@ -212,7 +215,7 @@ pub(crate) fn random_step(random: &SeededRandom, logs: &BTreeMap<ShardId, Log>) 
 /// Works until the power goes, or for `steps`.
 async fn work(journal: &Journal, history: &mut History, random: &SeededRandom, steps: usize) {
     for _ in 0..steps {
-        let step = random_step(random, &history.now());
+        let step = random_step(random, history.now());
         let result = history.perform(journal, step).await;
         let result = match random.next_u64() % 6 {
             0 => result.and(history.flush(journal).await),
@@ -245,13 +248,13 @@ async fn crash(seed: u64, lives: usize, faults: Faults) -> Result<(), String> {
     let mut history = History::default();
     for life in 0..lives {
         disk.set_faults(faults);
-        disk.cut_power_after(random.next_u64() % 150);
+        disk.cut_power_after(random.next_u64() % 300);
         if let Ok(journal) = Journal::open(&disk, config(), Seams::simulated(seed)).await {
             let found = read_all(&journal).await;
             if let Ok(found) = found {
                 history.check(&found).map_err(|wrong| format!("life {life}: {wrong}"))?;
                 history = History::since(found);
-                work(&journal, &mut history, &random, 40).await;
+                work(&journal, &mut history, &random, 100).await;
             }
         }
         disk = disk.power_cut(random.next_u64());

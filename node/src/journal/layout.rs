@@ -135,11 +135,8 @@ pub(super) fn read_metadata(shard: ShardId, row: &[u8]) -> Result<Metadata, Erro
         return Err(Error::Unknown(flags));
     }
     let mut input = &row[6..];
-    let vote = Vote {
-        term: input.get_u64_le(),
-        node: NodeId(input.get_u64_le()),
-        committed: flags & VOTE_IS_COMMITTED != 0,
-    };
+    let vote =
+        Vote { term: input.get_u64_le(), node: NodeId(input.get_u64_le()), committed: flags & VOTE_IS_COMMITTED != 0 };
     let committed = read_log_id(&mut input);
     let purged = read_log_id(&mut input);
     Ok(Metadata {

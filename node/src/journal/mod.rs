@@ -34,6 +34,9 @@
 //! | 8 + 8 | vote: term, node |
 //! | 8 + 8 | newest entry known to be committed: term, index |
 //! | 8 + 8 | last purged entry: term, index |
+//!
+//! redb sums every page, and opening checks them all. One bit is beyond that: the one in redb's header that names the newer
+//! of its two commits. Flipped in a file that was not closed, it brings back the state before the last commit.
 
 mod entry;
 mod layout;
@@ -89,7 +92,7 @@ pub struct Config {
     /// Memory for the newest entries on disk, per node. Entries not yet on disk are in memory in any case.
     pub tail_bytes_max: usize,
     /// Live rows, in bytes, at which [`Journal::is_full`] asks for no more writes. The journal refuses none itself, because
-    /// a group whose log refuses an entry stops for good.
+    /// a group whose log refuses an entry stops for good. The file can take about three times as much.
     pub size_bytes_max: u64,
     /// A row is appended anew when this many rows were written after it, or four times the number of live rows if more.
     pub straggler_distance_min: u64,
@@ -130,9 +133,8 @@ impl Journal {
     /// Opens the journal's file, checks every byte of it that is in use, and starts the writer.
     pub async fn open(disk: &dyn Disk, config: Config, seams: Seams) -> Result<Self, Error> {
         let file = disk.describe(&config.file_name);
-        let backend = disk
-            .open(&config.file_name)
-            .map_err(|source| Error::Disk { file: file.clone(), source })?;
+        // Blocks for a moment, at the start of a node; reading the file, which takes long, goes through the seam below.
+        let backend = disk.open(&config.file_name).map_err(|source| Error::Disk { file: file.clone(), source })?;
         let file_size = backend.size();
         let cache_bytes = config.cache_bytes;
         let open = {
@@ -352,7 +354,10 @@ fn read_rows(database: &Database, shard: ShardId, places: &[Place]) -> Result<Op
         let damaged = |why: String| redb::Error::Corrupted(format!("row {sequence} is not valid: {why}"));
         let (of_shard, entry) = layout::read_row(sequence, row.value()).map_err(|why| damaged(why.to_string()))?;
         if of_shard != shard || entry.log_id != place.log_id {
-            return Err(damaged(format!("it is {:?} of shard {of_shard}, not {:?} of {shard}", entry.log_id, place.log_id)));
+            return Err(damaged(format!(
+                "it is {:?} of shard {of_shard}, not {:?} of {shard}",
+                entry.log_id, place.log_id
+            )));
         }
         entries.push(entry);
     }

@@ -70,7 +70,8 @@ fn read_all(file: &str, database: &Database) -> Result<(BTreeMap<ShardId, Found>
         let row = Row { sequence, term: header.log_id.term, bytes: value.value().len() as u32 };
         let index = header.log_id.index;
         if let Some(other) = shards.entry(header.shard).or_default().rows.insert(index, row) {
-            let what = format!("rows {} and {sequence} are both entry {index} of shard {}", other.sequence, header.shard);
+            let what =
+                format!("rows {} and {sequence} are both entry {index} of shard {}", other.sequence, header.shard);
             return Err(Error::damaged(file, what));
         }
         next_sequence = sequence + 1;

@@ -1,6 +1,7 @@
 //! What the journal promises its callers, on healthy, slow, failing and damaged disks.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -237,6 +238,13 @@ fn threaded() -> Seams {
     Seams { spawner: Spawner::Threads, ..Seams::simulated(1) }
 }
 
+/// A sync has come to a closed gate.
+async fn sync_has_begun(disk: &SimulatedDisk) {
+    let disk = disk.clone();
+    let begun = Spawner::Threads.blocking(move || disk.wait_for_sync(Duration::from_secs(20))).await;
+    assert!(begun, "nothing was synced");
+}
+
 #[tokio::test]
 async fn an_fsync_that_never_finishes_leaves_entries_readable_and_callbacks_uncalled() {
     let disk = SimulatedDisk::new();
@@ -253,9 +261,7 @@ async fn an_fsync_that_never_finishes_leaves_entries_readable_and_callbacks_unca
     }
     let mut voting = std::pin::pin!(journal.save_vote(SHARD, vote(2)));
     assert!(voting.as_mut().now_or_never().is_none());
-    while disk.syncs_waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    sync_has_begun(&disk).await;
     assert!(voting.as_mut().now_or_never().is_none(), "a vote is not saved before it is on disk");
     assert_eq!(called.load(Ordering::SeqCst), 0);
     let entries: Vec<Entry> = (1..5).map(|index| batch(1, index)).collect();
@@ -276,9 +282,7 @@ async fn a_full_queue_makes_append_wait() {
     let journal = Journal::open(&disk, config, threaded()).await.unwrap();
     let gate = disk.hold_syncs();
     journal.append(SHARD, vec![membership(1, 1, 600)], ignore()).await.unwrap();
-    while disk.syncs_waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    sync_has_begun(&disk).await;
     assert!(journal.append(SHARD, vec![membership(1, 2, 600)], ignore()).now_or_never().is_none());
     assert_eq!(journal.log_state(SHARD).last, Some(log_id(1, 1)), "an append that gave up left nothing");
     drop(gate);
@@ -368,10 +372,10 @@ async fn sizes_tell_whose_snapshot_makes_most_room() {
     append(&journal, SHARD, vec![batch(1, 1), batch(1, 2)]).await.unwrap();
     append(&journal, OTHER, vec![membership(1, 1, 10_000)]).await.unwrap();
     let sizes = journal.shard_sizes();
-    assert_eq!(sizes.iter().map(|size| (size.shard, size.entries, size.age)).collect::<Vec<_>>(), [
-        (OTHER, 1, 1),
-        (SHARD, 2, 3)
-    ]);
+    assert_eq!(
+        sizes.iter().map(|size| (size.shard, size.entries, size.age)).collect::<Vec<_>>(),
+        [(OTHER, 1, 1), (SHARD, 2, 3)]
+    );
     assert_eq!(journal.live_bytes(), sizes[0].bytes + sizes[1].bytes);
     assert!(!journal.is_full());
     append(&journal, OTHER, vec![membership(1, 2, 10_000)]).await.unwrap();
@@ -478,9 +482,7 @@ async fn a_row_can_be_read_while_its_move_is_not_on_disk() {
     journal.flushed().await.unwrap();
     let gate = disk.hold_syncs();
     journal.append(OTHER, (41..=45).map(|index| batch(1, index)).collect(), ignore()).await.unwrap();
-    while disk.syncs_waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    sync_has_begun(&disk).await;
     let plan = journal.shared.state.lock().plan_read(SHARD, 0..10, u64::MAX);
     assert!(plan.on_disk.iter().all(|place| place.sequence_before.is_some()), "both rows are being moved: {plan:?}");
     assert_eq!(journal.entries(SHARD, 0..10).await.unwrap(), pinned);
