@@ -14,6 +14,9 @@ use berth_shared::ids::{LogIndex, NodeId, ShardId};
 use super::{Proposal, Runtime, Types, decode_membership, encode_membership, from_raft, to_raft};
 use crate::journal::{Entry, Journal, Payload, Vote};
 
+/// Bytes of entries read at once for replication.
+const READ_BYTES_MAX: u64 = 4 << 20;
+
 #[derive(Debug)]
 pub(super) struct ShardLog<R> {
     shard: ShardId,
@@ -45,6 +48,12 @@ impl<R: Runtime> RaftLogReader<Types<R>> for ShardLog<R> {
             Bound::Unbounded => LogIndex::MAX,
         };
         let entries = self.journal.entries(self.shard, start..end).await?;
+        entries.into_iter().map(to_raft_entry::<R>).collect()
+    }
+
+    /// At most [`READ_BYTES_MAX`], so that catching up from far behind takes bounded memory.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry<R>>> {
+        let entries = self.journal.entries_within(self.shard, start..end, READ_BYTES_MAX).await?;
         entries.into_iter().map(to_raft_entry::<R>).collect()
     }
 

@@ -122,6 +122,13 @@ impl<R: Runtime> RaftGroup<R> {
     ) -> Result<Self, Error> {
         let id = shard.id();
         let failed = |reason: String| Error::Start { shard: id, reason };
+        let (purged, applied) = (journal.log_state(id).last_purged, shard.machine().head().applied);
+        if purged > applied {
+            // One flipped bit in the store's file can bring back the checkpoint before the last: never start on that.
+            return Err(failed(format!(
+                "its store holds entries up to {applied:?}, and its journal begins after {purged:?}"
+            )));
+        }
         let config = openraft::Config {
             cluster_name: format!("shard {id}"),
             heartbeat_interval: HEARTBEAT.as_millis() as u64,

@@ -16,6 +16,11 @@ use super::{Error, Shared, file};
 pub(super) async fn run(shared: Arc<Shared>, ended: watch::Sender<bool>) {
     match AssertUnwindSafe(steps(&shared)).catch_unwind().await {
         Ok(Ok(())) => {}
+        // The journal has said what is wrong and what comes of it. The file stays as it is: see `Abandon`.
+        Ok(Err(Error::Journal(error))) => {
+            tracing::error!(%error, "the store stops: the journal cannot confirm what a checkpoint would hold");
+            shared.stop("the journal has failed or is closed");
+        }
         Ok(Err(error)) => shared.fail(error),
         Err(_) => shared.fail(Error::Stopped("the task that writes it panicked".into())),
     }
@@ -31,7 +36,7 @@ async fn steps(shared: &Arc<Shared>) -> Result<(), Error> {
                 let _ = shared.seams.spawner.timeout(duration, shared.work.notified()).await;
             }
             Step::Flush => flush(shared).await?,
-            Step::Checkpoint => drop(checkpoint(shared).await?),
+            Step::Checkpoint => checkpoint(shared).await?,
             Step::Close => return close(shared).await,
             Step::Stop => return Ok(()),
         }
@@ -61,24 +66,15 @@ async fn write(shared: &Arc<Shared>, layer: Arc<Layer>) -> Result<(), Error> {
 ///
 /// The order matters: first the content is fixed and written, then the journal confirms that it has flushed what it was
 /// given until then, which includes the log entries of that content, and only then does the content become durable.
-/// A store whose applied entries were missing in the journal could not start. Returns whether the journal confirmed.
-async fn checkpoint(shared: &Arc<Shared>) -> Result<bool, Error> {
+/// A store whose applied entries were missing in the journal could not start.
+async fn checkpoint(shared: &Arc<Shared>) -> Result<(), Error> {
     let CheckpointTask { dirty, layer, waiters, checkpointed } = shared.queue.lock().begin_checkpoint();
     let made = if dirty { make_durable(shared, layer, checkpointed).await } else { Ok(checkpointed) };
     for waiter in waiters {
         // Who does not wait any more does not mind.
         let _ = waiter.send(made.clone());
     }
-    match made {
-        Ok(_) => Ok(true),
-        Err(Error::Journal(error)) => {
-            tracing::error!(%error, "no checkpoint of the store: the journal could not confirm its entries");
-            let now = shared.seams.clock.now();
-            shared.queue.lock().give_up_checkpoint(now);
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
+    made.map(drop)
 }
 
 async fn make_durable(
@@ -99,9 +95,7 @@ async fn make_durable(
 }
 
 async fn close(shared: &Arc<Shared>) -> Result<(), Error> {
-    if !checkpoint(shared).await? {
-        shared.gate.shut();
-    }
+    checkpoint(shared).await?;
     shared.stop("it was closed");
     let blocking = shared.clone();
     shared.seams.spawner.blocking(move || blocking.close_database()).await

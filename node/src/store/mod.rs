@@ -61,6 +61,17 @@
 //! rows. A row of events is never changed. The snapshot is not part of its entity's row, so that a head that changes with
 //! every batch does not carry a state of up to a megabyte along.
 
+//!
+//! # Damage
+//!
+//! A row that is not what was written is an error of the one who reads it. But a damaged inner page can hide rows, and what
+//! is there would read as something that never was; without a check 3 of 1,200 random bit flips did that. So every page in
+//! use is verified when the file is opened, and a file that fails is refused. This reads the used part of the file once:
+//! measured with 200,000 entities of 2 events and a snapshot and 200,000 outcomes, 110 MB of rows in a file of 540 MB, an
+//! open took 0.7 s instead of 0.3 s. With it 0 of 400 random flips, half of them where the file is in use, went unnoticed.
+//! What it cannot tell is one bit of the header that names the older of the two last checkpoints: whole, only older. Who
+//! replays the journal notices that by its last purged entry, which must not be newer than the store's applied one.
+
 mod file;
 mod flush;
 mod gate;
@@ -118,8 +129,7 @@ pub struct Config {
     pub checkpoint_interval: Duration,
     /// or when about this many bytes have been written since the last time.
     pub checkpoint_bytes: usize,
-    /// Verifies every page when the file is opened. Without it a damaged inner page can hide rows, and an entity that is
-    /// there would read as one that never was.
+    /// Verifies every page in use when the file is opened, which reads them all. See the room's section on damage.
     pub check_integrity_on_open: bool,
     /// Called once with one clear line when the store can no longer be written. The default ends the process.
     pub fatal: FatalHandler,
@@ -142,8 +152,8 @@ pub enum Error {
     /// These changes do not follow what the store holds. They were not taken.
     #[error("the store refuses changes: {0}")]
     Sequence(#[from] SequenceError),
-    /// A checkpoint needs the journal.
-    #[error("the journal could not confirm its entries: {0}")]
+    /// Without the journal there is no checkpoint; the store stops, as it was after the last one.
+    #[error("the journal cannot confirm its entries: {0}")]
     Journal(Arc<io::Error>),
     #[error("the store is stopped: {0}")]
     Stopped(Arc<str>),

@@ -103,13 +103,13 @@ impl Queue {
     pub(super) fn add(&mut self, changes: Changes, now: BootInstant, config: &Config) -> Result<bool, Error> {
         self.check_open()?;
         self.check_follows(&changes)?;
-        let was_small = self.filling.bytes < config.flush_bytes;
+        let was_small = self.filling.bytes < enough(config);
         let was_idle = self.filling_since.is_none();
         self.heads.insert(changes.shard, changes.head.clone());
         self.filling.add(changes);
         self.filling_since.get_or_insert(now);
         self.dirty_since.get_or_insert(now);
-        Ok(was_idle || (was_small && self.filling.bytes >= config.flush_bytes))
+        Ok(was_idle || (was_small && self.filling.bytes >= enough(config)))
     }
 
     fn check_follows(&self, changes: &Changes) -> Result<(), SequenceError> {
@@ -141,7 +141,7 @@ impl Queue {
         {
             return Step::Checkpoint;
         }
-        if flush_in == Some(Duration::ZERO) || self.filling.bytes >= config.flush_bytes {
+        if flush_in == Some(Duration::ZERO) || self.filling.bytes >= enough(config) {
             return Step::Flush;
         }
         Step::Wait([flush_in, checkpoint_in].into_iter().flatten().min())
@@ -171,21 +171,14 @@ impl Queue {
         let dirty = self.dirty_since.take().is_some();
         let layer = self.take_to_write();
         let waiters = std::mem::take(&mut self.waiters);
-        let checkpointed = match dirty {
-            true => Checkpointed { applied: Arc::new(applied_of(&self.heads)) },
-            false => self.checkpointed.clone(),
-        };
+        let checkpointed =
+            if dirty { Checkpointed { applied: Arc::new(applied_of(&self.heads)) } } else { self.checkpointed.clone() };
         CheckpointTask { dirty, layer, waiters, checkpointed }
     }
 
     pub(super) fn finish_checkpoint(&mut self, checkpointed: Checkpointed) {
         self.checkpointed = checkpointed;
         self.dirty_bytes = 0;
-    }
-
-    /// The journal could not confirm; what was to be durable is dirty still.
-    pub(super) fn give_up_checkpoint(&mut self, now: BootInstant) {
-        self.dirty_since = Some(now);
     }
 
     pub(super) fn wait_for_checkpoint(&mut self) -> Result<oneshot::Receiver<Result<Checkpointed, Error>>, Error> {
@@ -228,6 +221,11 @@ pub(super) struct CheckpointTask {
     pub(super) waiters: Vec<Waiter>,
     /// What will be durable once it is through.
     pub(super) checkpointed: Checkpointed,
+}
+
+/// How much is written without waiting for more. A full queue is always enough, or its writers would wait for the clock.
+fn enough(config: &Config) -> usize {
+    config.flush_bytes.min(config.queue_bytes_max)
 }
 
 fn applied_of(heads: &BTreeMap<ShardId, ShardHead>) -> BTreeMap<ShardId, LogId> {

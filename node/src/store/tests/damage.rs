@@ -98,9 +98,10 @@ async fn at_rest(is_closed: bool) -> (SimulatedDisk, Model) {
             store.checkpoint().await.unwrap();
         }
     }
-    match is_closed {
-        true => drop(store.close().await.unwrap()),
-        false => drop(store.checkpoint().await.unwrap()),
+    if is_closed {
+        store.close().await.unwrap();
+    } else {
+        store.checkpoint().await.unwrap();
     }
     (disk.process_killed(), model)
 }

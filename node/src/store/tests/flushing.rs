@@ -1,7 +1,6 @@
 //! When and how changes reach the file, and what happens when they cannot.
 
 use std::io;
-use std::sync::atomic::AtomicU64;
 
 use futures_util::FutureExt;
 
@@ -34,7 +33,7 @@ async fn changes_are_flushed_after_the_flush_interval_and_durable_after_the_chec
     seams.spawner.sleep(Duration::from_millis(100)).await;
     assert_eq!(applied_after_power_cut(&disk).await, Some(10));
     assert_eq!(store.checkpointed().applied[&SHARD].index, 10);
-    seams.spawner.sleep(Duration::from_secs(60)).await;
+    seams.spawner.sleep(Duration::from_mins(1)).await;
     assert_eq!((store.statistics().flushes, store.statistics().checkpoints), (1, 1), "nothing to do, nothing done");
 }
 
@@ -56,8 +55,7 @@ async fn size_alone_brings_a_flush_and_a_checkpoint() {
 #[tokio::test(start_paused = true)]
 async fn writers_wait_when_the_queue_is_full_and_go_on_when_there_is_room() {
     let disk = SimulatedDisk::new();
-    let config = Config { queue_bytes_max: 20_000, flush_bytes: 15_000, ..idle_config() };
-    let store = open_with(&disk, config).await;
+    let store = open_with(&disk, Config { queue_bytes_max: 20_000, ..idle_config() }).await;
     store.write(changes(1, vec![added("a", 1, 1, 30_000)])).now_or_never().unwrap().unwrap();
     assert!(store.write(changes(2, vec![added("a", 2, 2, 1)])).now_or_never().is_none(), "full");
     assert_eq!(applied(&store), Some(1), "what was not taken is not there");
@@ -94,32 +92,23 @@ async fn a_checkpoint_fixes_its_content_then_waits_for_the_journal_then_commits(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_journal_that_cannot_confirm_keeps_the_store_where_it_was() {
-    let disk = SimulatedDisk::new();
-    let fails = Arc::new(AtomicU64::new(1));
-    let journal: JournalFlushed = Arc::new({
-        let fails = fails.clone();
-        move || {
-            let fails = fails.load(Ordering::Relaxed) > 0;
-            Box::pin(async move { if fails { Err(io::Error::other("gone")) } else { Ok(()) } })
-        }
-    });
-    let open = async |disk: &SimulatedDisk| {
-        Store::open(disk, journal.clone(), idle_config(), Seams::simulated(1)).await.unwrap()
-    };
-    let store = open(&disk).await;
-    store.write(changes(1, vec![added("a", 1, 1, 1)])).await.unwrap();
-    assert!(matches!(store.checkpoint().await, Err(Error::Journal(_))));
-    assert_eq!(store.checkpointed(), Checkpointed::default());
-    assert!(matches!(store.close().await, Err(Error::Journal(_))));
-
-    let store = open(&disk).await;
-    assert_eq!(applied(&store), None, "closing must not slip past the journal either");
-    store.write(changes(1, vec![added("a", 1, 1, 1)])).await.unwrap();
-    assert!(store.checkpoint().await.is_err());
-    fails.store(0, Ordering::Relaxed);
-    store.checkpoint().await.unwrap();
-    assert_eq!(applied_after_power_cut(&disk).await, Some(1), "what was given up before is still made durable");
+async fn a_journal_that_cannot_confirm_stops_the_store_where_it_was() {
+    let (disk, fatal) = (SimulatedDisk::new(), Fatal::default());
+    let journal: JournalFlushed = Arc::new(|| Box::pin(async { Err(io::Error::other("gone")) }));
+    for is_closing in [false, true] {
+        let config = Config { fatal: fatal.config().fatal, ..idle_config() };
+        let store = Store::open(&disk, journal.clone(), config, Seams::simulated(1)).await.unwrap();
+        store.write(changes(1, vec![added("a", 1, 1, 1)])).await.unwrap();
+        let answer = if is_closing { store.clone().close().await } else { store.checkpoint().await };
+        assert!(matches!(answer, Err(Error::Journal(_))));
+        tokio::task::yield_now().await;
+        assert!(matches!(store.write(changes(2, vec![])).await, Err(Error::Stopped(_))));
+        assert_eq!(store.checkpointed(), Checkpointed::default());
+        drop(store);
+        tokio::task::yield_now().await;
+        assert_eq!(applied(&open(&disk.process_killed()).await), None, "dropping must not slip past the journal");
+    }
+    assert_eq!(fatal.said(), Vec::<String>::new(), "the journal has said it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,7 +111,7 @@ impl ModelShard {
     }
 
     fn random_expiry(&mut self, random: &SeededRandom) -> RowBounds {
-        if random.next_u64() % 3 > 0 {
+        if !random.next_u64().is_multiple_of(3) {
             return RowBounds::default();
         }
         self.rows.gateway += random.next_u64() % 4;
@@ -140,7 +140,7 @@ pub(super) fn check(store: &Store, model: &Model) -> Result<(), String> {
         let entities = store.entities(shard, &keys).map_err(read)?;
         for (key, found) in keys.iter().zip(entities) {
             let entity = expected.entities.get(key);
-            let wanted = entity.map(|entity| entity.stored());
+            let wanted = entity.map(ModelEntity::stored);
             same(key.as_str(), format!("{found:?}"), format!("{wanted:?}"))?;
             let mut history = Vec::new();
             let mut after = Some(0);

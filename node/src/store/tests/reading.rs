@@ -189,3 +189,49 @@ async fn changes_that_do_not_follow_are_refused_and_leave_no_trace() {
     store.write(changes(6, vec![added("a", 4, 4, 1), added("a", 5, 5, 1)])).await.unwrap();
     assert_eq!(store.entity(SHARD, &key("a")).unwrap().unwrap().version, 5);
 }
+
+/// On real files, with real threads: what readers see only ever grows, and is whole, while it moves into the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_at_the_same_time_see_whole_and_growing_histories() {
+    const LAST: Version = 2_000;
+    let directory = tempfile::tempdir().unwrap();
+    let disk = crate::disk::DirectoryDisk::open(directory.path()).unwrap();
+    let config = Config {
+        flush_interval: Duration::from_millis(1),
+        checkpoint_interval: Duration::from_millis(20),
+        queue_bytes_max: 30_000,
+        ..Config::default()
+    };
+    let seams = Seams::system();
+    let store = Store::open(&disk, flushed_journal(), config.clone(), seams.clone()).await.unwrap();
+    let read_all = |store: Store| {
+        move || {
+            let (mut seen, mut reads) = (0, 0);
+            while seen < LAST {
+                let Some(entity) = store.entity(SHARD, &key("a")).unwrap() else { continue };
+                let snapshot = entity.snapshot.map_or(0, |snapshot| snapshot.version);
+                let versions: Vec<_> = entity.events.iter().map(|event| event.version).collect();
+                assert_eq!(versions, (snapshot + 1..=entity.version).collect::<Vec<_>>());
+                assert!(entity.version >= seen, "{} after {seen}", entity.version);
+                let page = store.events(SHARD, &key("a"), seen, 100, 1 << 20).unwrap().unwrap();
+                assert!(page.events.iter().zip(seen + 1..).all(|(event, version)| event.version == version));
+                (seen, reads) = (entity.version, reads + 1);
+            }
+            reads
+        }
+    };
+    let readers: Vec<_> =
+        (0..2).map(|_| seams.spawner.spawn(Box::pin(seams.spawner.blocking(read_all(store.clone()))))).collect();
+    for version in 1..=LAST {
+        let snapshot = (version % 50 == 0).then(|| Snapshot { version, state: Bytes::from_static(b"{}") });
+        let change = EntityChange { snapshot, ..added("a", version, version, 50) };
+        store.write(changes(version, vec![change])).await.unwrap();
+    }
+    for reader in readers {
+        assert!(reader.await.unwrap() > 0);
+    }
+    assert!(store.statistics().flushes > 3 && store.statistics().queued_bytes < 30_500);
+    store.close().await.unwrap();
+    let store = Store::open(&disk, flushed_journal(), config, seams).await.unwrap();
+    assert_eq!(store.entity(SHARD, &key("a")).unwrap().unwrap().version, LAST);
+}
