@@ -192,6 +192,11 @@ impl Handle {
         self.owners.owned().len() == self.groups.len()
     }
 
+    /// Bytes of live rows in the node's journal.
+    pub fn journal_live_bytes(&self) -> u64 {
+        self.journal.live_bytes()
+    }
+
     /// Lets running requests answer, stops the groups, and closes journal and store.
     pub async fn shutdown(self) {
         self.shutdown.cancel();

@@ -3,8 +3,10 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_node::disk::SimulatedDisk;
+use berth_shared::config::ByteSize;
 use berth_shared::message::{Precondition, Response};
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
@@ -94,5 +96,48 @@ async fn preconditions_hold_or_nothing_is_written() {
     assert_eq!((refusal.code, refusal.current_version), (Code::VersionMismatch, Some(1)));
     let matching = add("4", Precondition::Versions(vec![7, 1]));
     assert!(matches!(decode(&caller.execute(&matching).await.unwrap()), Response::Executed(_)));
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_journal_drops_what_the_store_holds_and_nothing_is_missing_after_a_restart() {
+    const COMMANDS: u64 = 300;
+    let seams = Seams::simulated(4);
+    let disk = Arc::new(SimulatedDisk::new());
+    let mut small = config();
+    small.cluster.shards = 2;
+    small.journal.live_size = ByteSize(1 << 20);
+    let node = start(small.clone(), disk.clone(), &seams).await;
+    let caller = Caller::new(&seams, 2);
+    let body = format!(r#"{{"value":"{}"}}"#, "x".repeat(10_000));
+    let mut live_bytes_most = 0;
+    for n in 0..COMMANDS {
+        let (id, key) = (format!("d{}", n % 7), format!("k{n}"));
+        let body = body.replace("xx", &format!("{n}x"));
+        let put = Call::new("document", &id, "put", &body, &key);
+        loop {
+            match decode(&caller.execute(&put).await.unwrap()) {
+                Response::Executed(_) => break,
+                // The journal is full until the next look at it.
+                Response::Refused(refusal) if refusal.code == Code::Overloaded => {
+                    seams.spawner.sleep(Duration::from_millis(100)).await;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        live_bytes_most = live_bytes_most.max(node.journal_live_bytes());
+        seams.spawner.sleep(Duration::from_millis(20)).await;
+    }
+    assert!(live_bytes_most < 3 << 20, "{live_bytes_most} of the 3 MB written were live at once");
+    node.shutdown().await;
+
+    let node = start(small, disk, &seams).await;
+    let caller = Caller::new(&seams, 2);
+    for id in 0..7 {
+        let wanted = (0..COMMANDS).filter(|n| n % 7 == id).count();
+        let events = caller.events("document", &format!("d{id}"), 0).await.unwrap();
+        let Response::Events { events, .. } = decode(&events) else { panic!("{:?}", decode(&events)) };
+        assert_eq!(events.len(), wanted);
+    }
     node.shutdown().await;
 }
