@@ -19,6 +19,8 @@ pub struct Resident {
     pub state: Option<State>,
     /// The state as JSON, made at the first need for this version.
     pub json: Option<Bytes>,
+    /// Bytes of the JSON that the state was folded from: of an earlier state, and of the events after it.
+    pub folded_bytes: usize,
     /// Events and bytes of events since the last stored snapshot.
     pub unsnapshotted: Unsnapshotted,
 }
@@ -34,12 +36,14 @@ const OVERHEAD_BYTES: usize = 320;
 
 impl Resident {
     pub fn absent(state: Option<State>) -> Self {
-        Self { version: 0, deleted: false, state, json: None, unsnapshotted: Unsnapshotted::default() }
+        let unsnapshotted = Unsnapshotted::default();
+        Self { version: 0, deleted: false, state, json: None, folded_bytes: 0, unsnapshotted }
     }
 
-    /// An estimate: typed state and cached JSON are each taken to be as large as the JSON.
+    /// An estimate: typed state and cached JSON are each taken to be as large as the JSON. While there is none, the state is
+    /// taken to be as large as what it was folded from.
     fn weight(&self, key: &EntityKey) -> usize {
-        let json = self.json.as_ref().map_or(128, Bytes::len);
+        let json = self.json.as_ref().map_or(self.folded_bytes.max(128), Bytes::len);
         OVERHEAD_BYTES + key.as_str().len() + 2 * json
     }
 }
@@ -49,9 +53,15 @@ pub struct Entities {
     /// Bounded in bytes over all shards of the node, by [`crate::shard::residency`].
     residents: LruCache<EntityKey, Slot>,
     bytes: usize,
-    /// Invariant: an entity that is being read from the store has a ticket here; applying a record to it spoils the ticket,
-    /// because what is read may be older than that record.
-    loads: HashMap<EntityKey, LoadTicket>,
+    /// Invariant: an entity that is being read from the store is here; applying a record to it is counted, because what is
+    /// read by those who began before may be older than that record.
+    loads: HashMap<EntityKey, Loads>,
+}
+
+/// Says when a load began, among the changes of its entity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadTicket {
+    changes: u64,
 }
 
 #[derive(Debug)]
@@ -62,9 +72,10 @@ struct Slot {
 }
 
 #[derive(Debug, Default)]
-struct LoadTicket {
+struct Loads {
     readers: usize,
-    spoilt: bool,
+    /// Since the first of these readers began.
+    changes: u64,
 }
 
 impl Default for Entities {
@@ -86,8 +97,8 @@ impl Entities {
     }
 
     pub fn put(&mut self, key: EntityKey, resident: Resident, tick: u64) {
-        if let Some(ticket) = self.loads.get_mut(&key) {
-            ticket.spoilt = true;
+        if let Some(loads) = self.loads.get_mut(&key) {
+            loads.changes += 1;
         }
         let weight = resident.weight(&key);
         self.bytes += weight;
@@ -109,17 +120,19 @@ impl Entities {
     }
 
     /// Announces that `key` is about to be read from the store.
-    pub fn begin_load(&mut self, key: &EntityKey) {
-        self.loads.entry(key.clone()).or_default().readers += 1;
+    pub fn begin_load(&mut self, key: &EntityKey) -> LoadTicket {
+        let loads = self.loads.entry(key.clone()).or_default();
+        loads.readers += 1;
+        LoadTicket { changes: loads.changes }
     }
 
     /// Takes in what was read, unless it is resident already or a record was applied meanwhile. Says whether what was read
     /// is still the newest; if not, the caller looks again.
-    pub fn finish_load(&mut self, key: &EntityKey, loaded: Option<Resident>, tick: u64) -> bool {
-        let Some(ticket) = self.loads.get_mut(key) else { return false };
-        ticket.readers -= 1;
-        let spoilt = ticket.spoilt;
-        if ticket.readers == 0 {
+    pub fn finish_load(&mut self, key: &EntityKey, ticket: LoadTicket, loaded: Option<Resident>, tick: u64) -> bool {
+        let Some(loads) = self.loads.get_mut(key) else { return false };
+        loads.readers -= 1;
+        let spoilt = loads.changes != ticket.changes;
+        if loads.readers == 0 {
             self.loads.remove(key);
         }
         let Some(resident) = loaded.filter(|_| !spoilt) else { return !spoilt };
@@ -184,13 +197,26 @@ mod tests {
     #[test]
     fn a_load_that_a_record_overtook_is_not_taken_in() {
         let mut entities = Entities::default();
-        entities.begin_load(&key("a"));
+        let ticket = entities.begin_load(&key("a"));
         entities.put(key("a"), at(5), 1);
         entities.passivate_oldest();
-        assert!(!entities.finish_load(&key("a"), Some(at(4)), 2), "the caller must look again");
+        assert!(!entities.finish_load(&key("a"), ticket, Some(at(4)), 2), "the caller must look again");
         assert!(entities.peek(&key("a")).is_none());
-        entities.begin_load(&key("a"));
-        assert!(entities.finish_load(&key("a"), Some(at(5)), 3));
+        let ticket = entities.begin_load(&key("a"));
+        assert!(entities.finish_load(&key("a"), ticket, Some(at(5)), 3));
         assert_eq!(entities.peek(&key("a")).map(|r| r.version), Some(5));
+    }
+
+    #[test]
+    fn a_load_that_began_after_the_record_is_taken_in_although_an_earlier_one_still_runs() {
+        let mut entities = Entities::default();
+        let early = entities.begin_load(&key("a"));
+        entities.put(key("a"), at(5), 1);
+        entities.passivate_oldest();
+        let late = entities.begin_load(&key("a"));
+        assert!(entities.finish_load(&key("a"), late, Some(at(5)), 2), "or readers that overlap would look for ever");
+        entities.passivate_oldest();
+        assert!(!entities.finish_load(&key("a"), early, Some(at(4)), 3));
+        assert!(entities.peek(&key("a")).is_none() && entities.loads.is_empty());
     }
 }

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hashbrown::HashMap;
 use tokio::sync::{mpsc, watch};
 
@@ -20,12 +19,14 @@ use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::Histogram;
 
-use crate::record::{Batch, KeyOrigin, Outcome, Record, Status};
+use crate::record::{Batch, KeyOrigin, Record, Status};
 use crate::shard::Shard;
 use crate::shard::command::Command;
 use crate::shard::decide::{self, View, decide};
-use crate::shard::group::{Group, Proposed};
-use crate::shard::machine::{After, Applied, Verdict};
+use crate::shard::entities::Resident;
+use crate::shard::group::Group;
+use crate::shard::in_flight::{Abandon, Decided, Finished, InFlight};
+use crate::shard::machine::{After, Applied};
 use crate::shard::speculation::{BatchNumber, Speculation};
 use crate::shard::window::{RowId, refused_age};
 use crate::store::{self, OutcomeRow};
@@ -34,6 +35,8 @@ use crate::store::{self, OutcomeRow};
 const BATCH_RECORDS_MAX: usize = 256;
 /// Bytes of events and replies per batch, past which it is closed.
 const BATCH_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of states that are kept until a batch is applied, past which it is closed.
+const BATCH_STATE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Outcomes that may wait for batches in flight before no more commands are decided.
 const WAITING_MAX: usize = 4096;
 /// Attempts that may wait for one running request.
@@ -67,20 +70,15 @@ pub struct Executor {
     speculation: Speculation,
     /// Set while decisions wait for what is in flight to settle, after some of it was dropped.
     settling: bool,
-    /// To be decided before the mailbox is looked at. Bounded by batches in flight × records per batch.
+    /// To be decided before the mailbox is looked at. Bounded by what was in flight, what had joined that, what waited, and
+    /// one look into the mailbox.
     again: VecDeque<Command>,
     /// Outcomes without events that rest on a batch in flight, in the order of decisions.
     waiting: VecDeque<Waiting>,
+    /// The answers of each batch in flight, to be given up when leadership changes.
+    in_flight: VecDeque<(BatchNumber, Abandon)>,
     last_batch: BatchNumber,
     last_time_micros: u64,
-}
-
-/// A record and the command it answers.
-struct Decided {
-    command: Command,
-    outcome: Outcome,
-    version: Version,
-    json: Bytes,
 }
 
 struct Waiting {
@@ -95,21 +93,7 @@ struct Draft {
     after: Vec<Option<After>>,
     decided: Vec<Decided>,
     bytes: usize,
-}
-
-/// What became of a batch. `result` is `None` when that is unknown.
-struct Finished {
-    batch: BatchNumber,
-    result: Option<Proposed>,
-    /// Commands whose records were dropped or not appended, to be decided again.
-    again: Vec<Command>,
-}
-
-/// Answers a batch when its result is known, and tells the executor in any case.
-struct InFlight {
-    batch: BatchNumber,
-    decided: Vec<Decided>,
-    sender: mpsc::UnboundedSender<Finished>,
+    state_bytes: usize,
 }
 
 impl Executor {
@@ -137,6 +121,7 @@ impl Executor {
             settling: false,
             again: VecDeque::new(),
             waiting: VecDeque::new(),
+            in_flight: VecDeque::new(),
             last_batch: BatchNumber::default(),
             last_time_micros: 0,
         };
@@ -152,10 +137,8 @@ impl Executor {
                 || (!self.settling
                     && self.waiting.len() < WAITING_MAX
                     && self.speculation.in_flight_len() < self.config.batches_in_flight_max);
-            if may_decide && !self.again.is_empty() {
-                self.decide_next(&mut received).await;
-                continue;
-            }
+            let decides_again = may_decide && !self.again.is_empty();
+            // Commands that wait to be decided again never keep the news out that their decision must rest on.
             tokio::select! {
                 biased;
                 changed = self.leading.changed() => {
@@ -163,6 +146,7 @@ impl Executor {
                     self.leadership_changed();
                 }
                 Some(finished) = self.finished.recv() => self.batch_finished(finished),
+                () = std::future::ready(()), if decides_again => self.decide_next(&mut received).await,
                 count = self.mailbox.recv_many(&mut received, BATCH_RECORDS_MAX), if may_decide => {
                     if count == 0 { return }
                     self.decide_next(&mut received).await;
@@ -173,32 +157,40 @@ impl Executor {
 
     /// A new term starts with nothing decided ahead; everything of earlier terms is settled, because this node leads only
     /// once it has applied its own blank entry.
+    ///
+    /// What is in flight becomes unknown at once: the group may keep its callbacks for as long as a partition lasts, while
+    /// the gateways could already learn the outcome from the next owner.
     fn leadership_changed(&mut self) {
         self.term = *self.leading.borrow_and_update();
-        self.shard.machine().discard_expected();
-        self.again.extend(self.waiting.drain(..).map(|waiting| waiting.decided.command));
+        self.discard_speculation();
+        self.in_flight.drain(..).for_each(|(_, answers)| answers.abandon());
+        // A joined attempt wrote nothing itself; its gateway remembers that an earlier one is unsettled.
+        let joined = if self.term.is_some() { self.speculation.settle_all() } else { self.speculation.part_joined() };
+        self.again.extend(joined);
         if self.term.is_some() {
-            let joined = self.speculation.settle_all();
-            self.again.extend(joined);
             self.settling = false;
-        } else {
-            self.speculation.discard_views();
         }
     }
 
+    /// Nothing that was decided ahead counts any more (rule W2); what rested on it is decided again.
+    fn discard_speculation(&mut self) {
+        self.speculation.discard_views();
+        self.shard.machine().discard_expected();
+        self.again.extend(self.waiting.drain(..).map(|waiting| waiting.decided.command));
+    }
+
     fn batch_finished(&mut self, finished: Finished) {
-        let Finished { batch, result, again } = finished;
-        let clean = again.is_empty() && matches!(result, Some(Proposed::Applied(_)));
+        let Finished { batch, applied, again } = finished;
+        self.in_flight.retain(|(number, _)| *number != batch);
         let joined = self.speculation.finished(batch);
         self.again.extend(again);
         self.again.extend(joined);
-        if clean {
-            self.release(batch, result);
-        } else {
-            self.speculation.discard_views();
-            self.shard.machine().discard_expected();
-            self.again.extend(self.waiting.drain(..).map(|waiting| waiting.decided.command));
-            self.settling = true;
+        match applied {
+            Some(applied) => self.release(batch, &applied),
+            None => {
+                self.discard_speculation();
+                self.settling = true;
+            }
         }
         if self.speculation.in_flight_len() == 0 {
             self.settling = false;
@@ -206,8 +198,7 @@ impl Executor {
     }
 
     /// Answers the outcomes that rested on `batch`, if this node still surely leads; otherwise they are decided again.
-    fn release(&mut self, batch: BatchNumber, result: Option<Proposed>) {
-        let Some(Proposed::Applied(applied)) = result else { return };
+    fn release(&mut self, batch: BatchNumber, applied: &Applied) {
         let leads = self.term.is_some_and(|term| self.group.holds_lease(term));
         let seen = Seen { incarnation: applied.incarnation, index: applied.log_id.index };
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.rests_on <= batch) {
@@ -243,7 +234,7 @@ impl Executor {
         let batch = BatchNumber(self.last_batch.0 + 1);
         let mut draft = Draft::default();
         for _ in 0..count {
-            if draft.bytes > BATCH_BYTES_MAX {
+            if draft.bytes > BATCH_BYTES_MAX || draft.state_bytes > BATCH_STATE_BYTES_MAX {
                 break;
             }
             let Some(command) = self.again.pop_front() else { break };
@@ -285,6 +276,7 @@ impl Executor {
         let next = View { version, deleted: view.deleted && !changed, state: state.clone(), json: Some(json.clone()) };
         self.speculation.record(batch, &command, changed.then_some(next));
         draft.bytes += outcome.reply.len() + events.iter().map(|event| event.data.len()).sum::<usize>();
+        draft.state_bytes += if changed { json.len() } else { 0 };
         draft.after.push(changed.then(|| After { state, json: json.clone() }));
         draft.records.push(Record {
             key: command.key.clone(),
@@ -317,12 +309,13 @@ impl Executor {
         }
         let known = self.shard.machine().window.get(&request.scope);
         if let Some(id) = known {
-            let Some(row) = loaded.outcomes.iter().find(|row| (row.lane, row.row) == (id.lane, id.row)) else {
+            match loaded.outcomes.iter().find(|row| (row.lane, row.row) == (id.lane, id.row)) {
+                Some(row) => self.replay(term, command, row),
+                // Unanswered, because the request was executed. What the window names is in the store, unless that is damaged.
+                None if loaded.rows.contains(&id) => tracing::error!(?id, "the store has lost an outcome"),
                 // Stored since the outcomes were read; it is read with the next batch.
-                self.again.push_back(command);
-                return None;
-            };
-            self.replay(term, command, row);
+                None => self.again.push_back(command),
+            }
             return None;
         }
         let now_micros = self.shard.machine().head().shard_time_micros.max(self.seams.clock.wall_micros());
@@ -330,7 +323,9 @@ impl Executor {
             command.answer.refuse(Code::InvalidRequest, detail);
             return None;
         }
-        let keys = self.shard.machine().window.count() + self.speculation.running_len();
+        // The next record that is applied makes the window forget what has expired by then. Counting that as well would keep
+        // a full window full for ever, because a shard's time stands still while nothing is applied.
+        let keys = self.shard.machine().window.len_at(now_micros) + self.speculation.running_len();
         if keys >= self.config.window_keys_max {
             command.answer.refuse(Code::Overloaded, "the shard remembers as many idempotency keys as it may");
             return None;
@@ -379,7 +374,8 @@ impl Executor {
         self.shard.machine().expect(batch.clone(), draft.after);
         self.speculation.proposed(number);
         let sender = self.finished_sender.clone();
-        let in_flight = InFlight { batch: number, decided: draft.decided, sender };
+        let in_flight = InFlight::new(number, draft.decided, sender);
+        self.in_flight.push_back((number, in_flight.abandon()));
         self.group.propose(term, batch, Box::new(move |result| in_flight.finish(result))).await;
     }
 
@@ -422,8 +418,8 @@ impl Executor {
         keys.sort_unstable();
         keys.dedup();
         let entities = self.shard.load(keys).await?;
-        let outcomes = if rows.is_empty() { Vec::new() } else { self.shard.outcomes(rows).await? };
-        Ok(Loaded { entities, outcomes })
+        let outcomes = if rows.is_empty() { Vec::new() } else { self.shard.outcomes(rows.clone()).await? };
+        Ok(Loaded { entities, rows, outcomes })
     }
 }
 
@@ -431,7 +427,9 @@ impl Executor {
 /// and cannot have changed since: only this task proposes, and what it has in flight it takes from speculation.
 #[derive(Default)]
 struct Loaded {
-    entities: HashMap<EntityKey, crate::shard::entities::Resident>,
+    entities: HashMap<EntityKey, Resident>,
+    /// The outcomes that were asked for, and those of them that were found.
+    rows: Vec<RowId>,
     outcomes: Vec<OutcomeRow>,
 }
 
@@ -443,50 +441,4 @@ impl fmt::Debug for Executor {
 
 fn refuse_reused(command: Command) {
     command.answer.refuse(Code::KeyReused, "this idempotency key was used for another request");
-}
-
-impl Decided {
-    fn answer(self, seen: Seen) {
-        let state = self.command.wants_state.then_some(&self.json[..]);
-        self.command.answer.outcome(&self.outcome, self.version, state, false, seen);
-    }
-}
-
-impl InFlight {
-    fn finish(mut self, result: Proposed) {
-        let decided = std::mem::take(&mut self.decided);
-        let again = match &result {
-            Proposed::NotLeader => decided.into_iter().map(|decided| decided.command).collect(),
-            Proposed::Applied(applied) => answer_applied(decided, applied),
-        };
-        self.send(Some(result), again);
-    }
-
-    fn send(&self, result: Option<Proposed>, again: Vec<Command>) {
-        // The executor is gone only when the node is stopping.
-        let _ = self.sender.send(Finished { batch: self.batch, result, again });
-    }
-}
-
-impl Drop for InFlight {
-    /// Unless it was finished, the batch's fate is unknown: its answers are dropped, which says so to the gateways.
-    fn drop(&mut self) {
-        if !self.decided.is_empty() {
-            self.decided.clear();
-            self.send(None, Vec::new());
-        }
-    }
-}
-
-/// Answers the applied records of a batch; returns the commands whose records were dropped.
-fn answer_applied(decided: Vec<Decided>, applied: &Applied) -> Vec<Command> {
-    let seen = Seen { incarnation: applied.incarnation, index: applied.log_id.index };
-    let mut again = Vec::new();
-    for (decided, verdict) in decided.into_iter().zip(&applied.verdicts) {
-        match verdict {
-            Verdict::Applied => decided.answer(seen),
-            Verdict::WrongTerm | Verdict::KnownKey | Verdict::WrongBase => again.push(decided.command),
-        }
-    }
-    again
 }

@@ -166,8 +166,10 @@ impl Machine {
             deleted: false,
             state: None,
             json: None,
+            folded_bytes: resident.json.as_ref().map_or(resident.folded_bytes, Bytes::len),
             unsnapshotted: resident.unsnapshotted,
         };
+        let event_bytes = record.events.iter().map(|event| event.data.len()).sum::<usize>();
         match known {
             Some(after) => {
                 next.state = Some(after.state);
@@ -179,7 +181,8 @@ impl Machine {
             }
         }
         next.unsnapshotted.events += record.events.len() as u32;
-        next.unsnapshotted.bytes += record.events.iter().map(|e| e.data.len() as u64).sum::<u64>();
+        next.unsnapshotted.bytes += event_bytes as u64;
+        next.folded_bytes += event_bytes;
         let snapshot = snapshot_if_due(&self.registry, &record.key, &mut next);
         let versions = record.base_version + 1..;
         let events = record.events.iter().zip(versions).map(|(event, version)| StoredEvent {
@@ -246,7 +249,9 @@ pub fn rehydrate(registry: &Registry, key: &EntityKey, stored: Option<StoredEnti
         bytes: stored.events.iter().map(|e| e.data.len() as u64).sum(),
     };
     let state = start.and_then(|start| fold(registry, key, start, events));
-    Resident { version: stored.version, deleted: stored.deleted, state, json: None, unsnapshotted }
+    let folded_bytes = stored.snapshot.map_or(0, |snapshot| snapshot.state.len()) + unsnapshotted.bytes as usize;
+    let (version, deleted) = (stored.version, stored.deleted);
+    Resident { version, deleted, state, json: None, folded_bytes, unsnapshotted }
 }
 
 /// The state after `events`; `None` where this program cannot read one of them.

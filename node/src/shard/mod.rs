@@ -7,6 +7,7 @@ pub mod entities;
 pub mod executor;
 pub mod group;
 pub mod history;
+pub mod in_flight;
 pub mod machine;
 pub mod reader;
 pub mod residency;
@@ -29,7 +30,7 @@ use berth_shared::seam::Seams;
 use crate::entity::Registry;
 use crate::record::Batch;
 use crate::store::{self, Changes, OutcomeRow, Store};
-use entities::Resident;
+use entities::{LoadTicket, Resident};
 use machine::{Applied, Machine, rehydrate};
 use residency::Residency;
 use window::RowId;
@@ -115,10 +116,10 @@ impl Shard {
         let mut loaded = HashMap::with_capacity(keys.len());
         let mut missing = keys;
         while !missing.is_empty() {
-            {
+            let tickets: Vec<LoadTicket> = {
                 let mut machine = self.machine();
-                missing.iter().for_each(|key| machine.entities.begin_load(key));
-            }
+                missing.iter().map(|key| machine.entities.begin_load(key)).collect()
+            };
             let (store, registry, id, keys) = (self.store.clone(), self.registry.clone(), self.id, missing.clone());
             let read = self.seams.spawner.blocking(move || {
                 let stored = store.entities(id, &keys)?;
@@ -130,15 +131,15 @@ impl Shard {
             let residents = match read {
                 Ok(residents) => residents,
                 Err(error) => {
-                    for key in &missing {
-                        machine.entities.finish_load(key, None, 0);
+                    for (key, ticket) in missing.iter().zip(tickets) {
+                        machine.entities.finish_load(key, ticket, None, 0);
                     }
                     return Err(error);
                 }
             };
             let mut overtaken = Vec::new();
-            for (key, resident) in missing.into_iter().zip(residents) {
-                if machine.entities.finish_load(&key, Some(resident.clone()), self.residency.tick()) {
+            for ((key, ticket), resident) in missing.into_iter().zip(tickets).zip(residents) {
+                if machine.entities.finish_load(&key, ticket, Some(resident.clone()), self.residency.tick()) {
                     let newest = machine.entities.peek(&key).cloned().unwrap_or(resident);
                     loaded.insert(key, newest);
                 } else if let Some(newest) = machine.entities.peek(&key) {
@@ -227,5 +228,12 @@ impl Shard {
         let before = self.reported_bytes.swap(bytes, Ordering::Relaxed);
         self.residency.changed(before, bytes);
         self.oldest_use.store(machine.entities.oldest_use().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Shard {
+    /// What it held counts no more against the node's budget.
+    fn drop(&mut self) {
+        self.residency.changed(*self.reported_bytes.get_mut(), 0);
     }
 }

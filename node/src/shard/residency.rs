@@ -34,7 +34,9 @@ impl Residency {
     }
 
     pub(super) fn register(&self, shard: &Arc<Shard>) {
-        self.shards.write().push(Arc::downgrade(shard));
+        let mut shards = self.shards.write();
+        shards.retain(|shard| shard.strong_count() > 0);
+        shards.push(Arc::downgrade(shard));
     }
 
     /// The node's count of uses, by which residents of different shards are compared.

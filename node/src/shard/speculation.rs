@@ -93,6 +93,11 @@ impl Speculation {
         self.ahead.clear();
     }
 
+    /// The attempts that had joined. The requests they had joined still run.
+    pub fn part_joined(&mut self) -> Vec<Command> {
+        self.running.values_mut().flat_map(|running| running.joined.drain(..)).collect()
+    }
+
     /// Everything proposed in earlier terms has been applied or truncated. Returns the attempts that had joined.
     pub fn settle_all(&mut self) -> Vec<Command> {
         self.discard_views();

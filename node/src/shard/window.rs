@@ -36,6 +36,7 @@ pub struct Window {
 struct Expiry {
     row: u64,
     scope: Scope,
+    /// Never earlier than that of the row before, behind which it waits to be forgotten.
     expires_micros: u64,
 }
 
@@ -80,10 +81,18 @@ impl Window {
         self.rows.len()
     }
 
+    /// How many keys are left once [`Self::expire`] was called with this time.
+    pub fn len_at(&self, time_micros: u64) -> usize {
+        let left = |lane: &VecDeque<Expiry>| lane.len() - lane.partition_point(|e| e.expires_micros <= time_micros);
+        self.lanes.iter().map(left).sum()
+    }
+
     /// Rows must come in log order within their lane.
     pub fn insert(&mut self, id: RowId, scope: Scope, expires_micros: u64) {
         self.rows.insert(scope, id);
-        self.lanes[id.lane as usize].push_back(Expiry { row: id.row, scope, expires_micros });
+        let lane = &mut self.lanes[id.lane as usize];
+        let expires_micros = lane.back().map_or(0, |last| last.expires_micros).max(expires_micros);
+        lane.push_back(Expiry { row: id.row, scope, expires_micros });
     }
 
     /// Forgets what has expired at `time_micros`; the rows below the returned bounds are forgotten.
@@ -133,11 +142,24 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_lives_longer_holds_back_those_behind_it() {
+        let mut window = Window::default();
+        window.insert(RowId::new(Lane::Gateway, 1, 0), Scope([1; 16]), 80);
+        window.insert(RowId::new(Lane::Gateway, 2, 0), Scope([2; 16]), 50);
+        for (time, left) in [(50, 2), (79, 2), (80, 0)] {
+            assert_eq!(window.len_at(time), left);
+            window.expire(time);
+            assert_eq!(window.len(), left);
+        }
+    }
+
+    #[test]
     fn a_key_is_known_until_it_expires_and_lanes_expire_apart() {
         let mut window = Window::default();
         let (a, b) = (Scope([1; 16]), Scope([2; 16]));
         window.insert(RowId::new(Lane::Client, 1, 0), a, 100);
         window.insert(RowId::new(Lane::Gateway, 2, 0), b, 50);
+        assert_eq!((window.len_at(49), window.len_at(50), window.len_at(100)), (2, 1, 0));
         assert_eq!(window.expire(49), RowBounds::default());
         assert_eq!(window.expire(50), RowBounds { gateway: (3 << 16) + 1, client: 0 });
         assert_eq!((window.get(&b), window.count()), (None, 1));

@@ -1,0 +1,511 @@
+//! A consensus group whose every step is the test's: it holds what is proposed until the test says what becomes of it, and
+//! leads or not, with a lease or not, as it is told. Around it a real shard on a real store.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use berth_node::disk::SimulatedDisk;
+use berth_node::entity::Registry;
+use berth_node::record::{Batch, Fingerprint, KeyOrigin, RequestKey, Scope};
+use berth_node::shard::Shard;
+use berth_node::shard::command::{Answer, Command};
+use berth_node::shard::executor::{self, Executor, Mailbox};
+use berth_node::shard::group::{Done, Group, Proposed};
+use berth_node::shard::machine::{Applied, Verdict};
+use berth_node::shard::reader::{self, Reader};
+use berth_node::shard::residency::Residency;
+use berth_node::store::{self, Store};
+use berth_shared::ids::{LogId, RequestId, ShardId, Term};
+use berth_shared::key::EntityKey;
+use berth_shared::message::{Precondition, Response};
+use berth_shared::problem::Code;
+use berth_shared::seam::Seams;
+use berth_shared::telemetry::{Metrics, SIZE_COUNTS};
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{oneshot, watch};
+
+/// The term in which a [`Stage`] starts to lead.
+pub(crate) const TERM: Term = 7;
+
+/// The scripted twin of a consensus group.
+pub(crate) struct ScriptedGroup {
+    leading: watch::Sender<Option<Term>>,
+    state: Mutex<GroupState>,
+}
+
+#[derive(Default)]
+struct GroupState {
+    /// The term that a quorum confirms.
+    lease: Option<Term>,
+    /// How many more times the lease is confirmed before it passes to another term, or to nobody.
+    passes: Option<(usize, Option<Term>)>,
+    held: VecDeque<Held>,
+}
+
+/// A proposal whose fate is open. Dropping it drops its callback: the outcome is unknown.
+pub(crate) struct Held {
+    pub(crate) term: Term,
+    pub(crate) batch: Arc<Batch>,
+    done: Done,
+}
+
+impl ScriptedGroup {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { leading: watch::Sender::new(None), state: Mutex::default() })
+    }
+
+    /// Says that this node leads in `term`, with a lease, or that it leads no more.
+    pub(crate) fn say_leading(&self, term: Option<Term>) {
+        let mut state = self.state.lock();
+        state.lease = term;
+        state.passes = None;
+        self.leading.send_replace(term);
+    }
+
+    /// The quorum is silent: leadership is not lost, but nothing confirms it.
+    pub(crate) fn lose_lease(&self) {
+        self.state.lock().lease = None;
+    }
+
+    pub(crate) fn regain_lease(&self) {
+        self.state.lock().lease = *self.leading.borrow();
+    }
+
+    /// The lease is confirmed so many times more and then is that of `term`, or nobody's.
+    pub(crate) fn pass_lease_after(&self, confirmations: usize, term: Option<Term>) {
+        self.state.lock().passes = Some((confirmations, term));
+    }
+
+    /// The oldest proposal that was not taken yet.
+    pub(crate) fn take(&self) -> Option<Held> {
+        self.state.lock().held.pop_front()
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.state.lock().held.len()
+    }
+}
+
+impl Group for ScriptedGroup {
+    fn leading(&self) -> watch::Receiver<Option<Term>> {
+        self.leading.subscribe()
+    }
+
+    fn holds_lease(&self, term: Term) -> bool {
+        let mut state = self.state.lock();
+        match state.passes {
+            Some((0, term)) => state.lease = term,
+            Some((confirmations, term)) => state.passes = Some((confirmations - 1, term)),
+            None => {}
+        }
+        state.lease == Some(term)
+    }
+
+    fn propose(&self, term: Term, batch: Arc<Batch>, done: Done) -> BoxFuture<'_, ()> {
+        self.state.lock().held.push_back(Held { term, batch, done });
+        Box::pin(std::future::ready(()))
+    }
+
+    fn compact(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl Held {
+    pub(crate) fn refuse(self) {
+        (self.done)(Proposed::NotLeader);
+    }
+
+    /// Drops the callback; the batch may be applied all the same.
+    pub(crate) fn lose(self) -> Arc<Batch> {
+        self.batch
+    }
+
+    pub(crate) fn finish(self, applied: Applied) {
+        (self.done)(Proposed::Applied(applied));
+    }
+
+    pub(crate) fn records(&self) -> usize {
+        self.batch.records().len()
+    }
+}
+
+/// A shard with its executor and reader, and the group that they believe in.
+pub(crate) struct Stage {
+    pub(crate) seams: Seams,
+    pub(crate) shard: Arc<Shard>,
+    pub(crate) group: Arc<ScriptedGroup>,
+    pub(crate) reader: Reader,
+    pub(crate) residency: Arc<Residency>,
+    mailbox: Mailbox,
+    registry: Arc<Registry>,
+    last_index: AtomicU64,
+    last_request: AtomicU64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) executor: executor::Config,
+    pub(crate) resident_bytes_max: usize,
+    pub(crate) registry: Registry,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let executor = executor::Config { mailbox_max: 4096, batches_in_flight_max: 4, window_keys_max: 100_000 };
+        Self { executor, resident_bytes_max: 256 << 20, registry: Registry::built_in() }
+    }
+}
+
+impl Stage {
+    /// A shard that its node leads in [`TERM`].
+    pub(crate) async fn leading() -> Self {
+        Self::leading_with(Options::default()).await
+    }
+
+    pub(crate) async fn leading_with(options: Options) -> Self {
+        let stage = Self::following_with(options).await;
+        stage.lead(TERM).await;
+        stage
+    }
+
+    /// A shard that its node does not lead yet.
+    pub(crate) async fn following_with(options: Options) -> Self {
+        let seams = Seams::simulated(1);
+        let journal: store::JournalFlushed = Arc::new(|| Box::pin(std::future::ready(Ok(()))));
+        let config = store::Config { fatal: Arc::new(|line| panic!("{line}")), ..store::Config::default() };
+        let store = Store::open(&SimulatedDisk::new(), journal, config, seams.clone()).await.unwrap();
+        let residency = Residency::new(options.resident_bytes_max);
+        let registry = Arc::new(options.registry);
+        let shard = Shard::open(ShardId(0), registry.clone(), store, residency.clone(), seams.clone()).unwrap();
+        let group = ScriptedGroup::new();
+        let metrics = Metrics::new(&[]).unwrap();
+        let batch_records = metrics.histogram("batch_records", "Records per batch.", &SIZE_COUNTS, &[]);
+        let mailbox = Executor::start(options.executor, shard.clone(), group.clone(), batch_records, seams.clone());
+        let reader = Reader { shard: shard.clone(), group: group.clone(), registry: registry.clone() };
+        let (last_index, last_request) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { seams, shard, group, reader, residency, mailbox, registry, last_index, last_request }
+    }
+
+    /// Lets every task run until all of them wait. Time is paused, so it moves only when nothing else is left to do.
+    pub(crate) async fn settle(&self) {
+        self.seams.spawner.sleep(Duration::from_micros(10)).await;
+    }
+
+    fn next_log_id(&self, term: Term) -> LogId {
+        LogId { term, index: self.last_index.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
+    /// Becomes the leader of `term`: its blank entry is applied, then the group says so.
+    pub(crate) async fn lead(&self, term: Term) {
+        self.shard.apply_blank(self.next_log_id(term)).await.unwrap();
+        self.group.say_leading(Some(term));
+        self.settle().await;
+    }
+
+    pub(crate) async fn step_down(&self) {
+        self.group.say_leading(None);
+        self.settle().await;
+    }
+
+    pub(crate) fn try_send(&self, ask: &Ask<'_>) -> Result<Pending, Pending> {
+        let (sender, answer) = oneshot::channel();
+        let number = self.last_request.fetch_add(1, Ordering::Relaxed);
+        let kind = self.registry.get(ask.kind).unwrap();
+        let key = EntityKey::new(ask.kind, ask.id).unwrap();
+        let own_key = format!("made-{number}");
+        let idempotency_key = ask.key.unwrap_or(&own_key);
+        let made_now = KeyOrigin::Gateway { created_micros: self.seams.clock.wall_micros() };
+        let origin = ask.origin.unwrap_or(if ask.key.is_some() { KeyOrigin::Client } else { made_now });
+        let command = Command {
+            kind: kind.clone(),
+            command: kind.decode(ask.command, ask.body.as_bytes()).unwrap(),
+            precondition: ask.precondition.clone(),
+            principal: String::new(),
+            request: RequestKey {
+                scope: Scope::new("", &key, idempotency_key),
+                fingerprint: Fingerprint::new(ask.command, ask.body.as_bytes(), b""),
+                origin,
+            },
+            request_id: RequestId(ask.request_id.unwrap_or(1_000_000 + u128::from(number))),
+            attempt: ask.attempt,
+            wants_state: true,
+            deadline: self.seams.clock.now() + ask.time,
+            // Nobody listens any more where a test has dropped its end.
+            answer: Answer::new(move |response| drop(sender.send(Answered::from(response)))),
+            key,
+        };
+        match self.mailbox.try_send(command) {
+            Ok(()) => Ok(Pending(answer)),
+            Err(TrySendError::Full(command) | TrySendError::Closed(command)) => {
+                drop(command);
+                Err(Pending(answer))
+            }
+        }
+    }
+
+    /// Puts a command into the mailbox and lets the executor see it.
+    pub(crate) async fn send(&self, ask: Ask<'_>) -> Pending {
+        let pending = self.try_send(&ask).unwrap_or_else(|_| panic!("the mailbox is full"));
+        self.settle().await;
+        pending
+    }
+
+    /// Puts commands into the mailbox together, so that they are decided together.
+    pub(crate) async fn send_all<'a>(&self, asks: impl IntoIterator<Item = Ask<'a>>) -> Vec<Pending> {
+        let send = |ask| self.try_send(&ask).unwrap_or_else(|_| panic!("the mailbox is full"));
+        let pending = asks.into_iter().map(send).collect();
+        self.settle().await;
+        pending
+    }
+
+    /// The oldest proposal, which must be there.
+    pub(crate) fn take(&self) -> Held {
+        self.group.take().expect("something was proposed")
+    }
+
+    /// How many records everything proposed and not yet taken has.
+    pub(crate) fn held_records(&self) -> usize {
+        self.group.state.lock().held.iter().map(Held::records).sum()
+    }
+
+    /// Applies a batch as the next entry of the log, in `term`.
+    pub(crate) async fn apply_in(&self, term: Term, batch: &Arc<Batch>) -> Applied {
+        self.shard.apply(self.next_log_id(term), batch).await.unwrap()
+    }
+
+    /// Applies the oldest proposal in its own term, tells the executor, and says what became of its records.
+    pub(crate) async fn apply_next(&self) -> Vec<Verdict> {
+        let held = self.take();
+        let term = held.term;
+        self.apply_held_in(term, held).await
+    }
+
+    /// Applies a proposal as an entry of `term` and tells the executor.
+    pub(crate) async fn apply_held_in(&self, term: Term, held: Held) -> Vec<Verdict> {
+        let applied = self.apply_in(term, &held.batch).await;
+        let verdicts = applied.verdicts.to_vec();
+        held.finish(applied);
+        self.settle().await;
+        verdicts
+    }
+
+    /// Applies whatever is proposed, until nothing is.
+    pub(crate) async fn apply_all(&self) {
+        self.settle().await;
+        while self.group.held() > 0 {
+            self.apply_next().await;
+        }
+    }
+
+    /// Sends a command and lets it through.
+    pub(crate) async fn run(&self, ask: Ask<'_>) -> Answered {
+        let mut pending = self.send(ask).await;
+        self.apply_all().await;
+        pending.answered().expect("everything that was proposed is applied")
+    }
+
+    /// The applied state and version of an entity, whoever leads; `None` where it has no events.
+    pub(crate) async fn applied(&self, kind: &str, id: &str) -> Option<(u64, String)> {
+        let key = EntityKey::new(kind, id).unwrap();
+        let mut loaded = self.shard.load(vec![key.clone()]).await.unwrap();
+        let resident = loaded.remove(&key).unwrap();
+        let state = self.registry.get(kind).unwrap().state_json(&resident.state.unwrap()).unwrap();
+        (resident.version > 0).then(|| (resident.version, String::from_utf8(state.to_vec()).unwrap()))
+    }
+
+    pub(crate) async fn counter(&self, id: &str) -> Option<(u64, String)> {
+        self.applied("counter", id).await
+    }
+
+    pub(crate) async fn read(&self, kind: &str, id: &str) -> Result<(u64, String), reader::Error> {
+        let current = self.reader.read(&EntityKey::new(kind, id).unwrap()).await?;
+        Ok((current.version, String::from_utf8(current.state.to_vec()).unwrap()))
+    }
+}
+
+/// A command as a test asks for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask<'a> {
+    kind: &'a str,
+    id: &'a str,
+    command: &'a str,
+    body: &'a str,
+    key: Option<&'a str>,
+    origin: Option<KeyOrigin>,
+    request_id: Option<u128>,
+    attempt: u32,
+    precondition: Precondition,
+    time: Duration,
+}
+
+impl<'a> Ask<'a> {
+    /// The first attempt of a request of its own, with a key that a gateway has made just now.
+    pub(crate) fn new(kind: &'a str, id: &'a str, command: &'a str, body: &'a str) -> Self {
+        Self {
+            kind,
+            id,
+            command,
+            body,
+            key: None,
+            origin: None,
+            request_id: None,
+            attempt: 1,
+            precondition: Precondition::None,
+            time: Duration::from_secs(5),
+        }
+    }
+
+    /// Adds to a counter; `body` such as `{"by":2}`.
+    pub(crate) fn add(id: &'a str, body: &'a str) -> Self {
+        Self::new("counter", id, "add", body)
+    }
+
+    /// Adds one to a counter.
+    pub(crate) fn increment(id: &'a str) -> Self {
+        Self::add(id, "{}")
+    }
+
+    /// Asks for a counter's value by a command that writes no event.
+    pub(crate) fn no_op(id: &'a str) -> Self {
+        Self::add(id, r#"{"by":0}"#)
+    }
+
+    /// With a key that the client gave.
+    pub(crate) fn key(self, key: &'a str) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    pub(crate) fn origin(self, origin: KeyOrigin) -> Self {
+        Self { origin: Some(origin), ..self }
+    }
+
+    pub(crate) fn request(self, request_id: u128) -> Self {
+        Self { request_id: Some(request_id), ..self }
+    }
+
+    pub(crate) fn attempt(self, attempt: u32) -> Self {
+        Self { attempt, ..self }
+    }
+
+    pub(crate) fn if_version(self, version: u64) -> Self {
+        Self { precondition: Precondition::Versions(vec![version]), ..self }
+    }
+
+    pub(crate) fn within(self, time: Duration) -> Self {
+        Self { time, ..self }
+    }
+}
+
+/// The other end of a command's answer.
+pub(crate) struct Pending(oneshot::Receiver<Answered>);
+
+impl Pending {
+    /// The answer, if it has come.
+    pub(crate) fn answered(&mut self) -> Option<Answered> {
+        match self.0.try_recv() {
+            Ok(answered) => Some(answered),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Answered::Abandoned),
+        }
+    }
+
+    /// The answer, which must have come.
+    pub(crate) fn unwrap(mut self) -> Answered {
+        self.answered().expect("it was answered")
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answered {
+    Executed {
+        version: u64,
+        reply: String,
+        state: String,
+        replayed: bool,
+    },
+    Refused {
+        code: Code,
+        reason: Option<String>,
+        current_version: Option<u64>,
+        replayed: bool,
+    },
+    WrongOwner,
+    /// The answer was dropped unsent: the outcome is unknown.
+    Abandoned,
+}
+
+impl Answered {
+    /// A counter's answer whose reply and state are `value`.
+    pub(crate) fn counted(version: u64, value: i64) -> Self {
+        let state = format!("{{\"value\":{value}}}");
+        Self::Executed { version, reply: value.to_string(), state, replayed: false }
+    }
+
+    pub(crate) fn refused(code: Code) -> Self {
+        Self::Refused { code, reason: None, current_version: None, replayed: false }
+    }
+
+    pub(crate) fn mismatch(current_version: u64) -> Self {
+        let (code, current_version) = (Code::VersionMismatch, Some(current_version));
+        Self::Refused { code, reason: None, current_version, replayed: false }
+    }
+
+    pub(crate) fn rejected(reason: &str) -> Self {
+        let reason = Some(reason.to_owned());
+        Self::Refused { code: Code::Rejected, reason, current_version: None, replayed: false }
+    }
+
+    /// The same as the answer to a retry.
+    pub(crate) fn replay(mut self) -> Self {
+        match &mut self {
+            Self::Executed { replayed, .. } | Self::Refused { replayed, .. } => *replayed = true,
+            Self::WrongOwner | Self::Abandoned => panic!("{self:?} is never replayed"),
+        }
+        self
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        match self {
+            Self::Executed { version, .. } => *version,
+            other => panic!("{other:?} was not executed"),
+        }
+    }
+}
+
+impl From<Response<'_>> for Answered {
+    fn from(response: Response<'_>) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        match response {
+            Response::Executed(executed) => Self::Executed {
+                version: executed.version,
+                reply: text(executed.reply),
+                state: text(executed.state.unwrap_or_default()),
+                replayed: executed.replayed,
+            },
+            Response::Refused(refusal) => Self::Refused {
+                code: refusal.code,
+                reason: refusal.reason.map(str::to_owned),
+                current_version: refusal.current_version,
+                replayed: refusal.replayed,
+            },
+            Response::WrongOwner { .. } => Self::WrongOwner,
+            other => panic!("{other:?} does not answer a command"),
+        }
+    }
+}
+
+impl fmt::Debug for ScriptedGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScriptedGroup").field("leading", &*self.leading.borrow()).finish_non_exhaustive()
+    }
+}
