@@ -58,11 +58,11 @@ impl Default for Config {
 
 impl Validate for Config {
     fn validate(&self) -> Result<(), config::Error> {
-        check_address("listen", &self.listen, 0)?;
-        check_address("admin_listen", &self.admin_listen, 0)?;
+        config::address("listen", &self.listen, 0)?;
+        config::address("admin_listen", &self.admin_listen, 0)?;
         config::allow(!self.nodes.is_empty(), "nodes", "[]", "lists of one or more addresses such as \"node-1:7400\"")?;
         for node in &self.nodes {
-            check_address("nodes", node, 1)?;
+            config::address("nodes", node, 1)?;
         }
         if let Some(credential) = &self.credential {
             config::allow(!credential.is_empty(), "credential", "\"\"", "texts that are not empty")?;
@@ -82,18 +82,6 @@ impl Validate for Config {
         config::within("drain_timeout", self.drain_timeout, HumanDuration::from_secs(0)..=longest)?;
         config::nested("telemetry", &self.telemetry)
     }
-}
-
-/// `host:port`, with an IPv6 address in brackets.
-fn check_address(key: &str, address: &str, port_min: u16) -> Result<(), config::Error> {
-    let well_formed = address.rsplit_once(':').is_some_and(|(host, port)| {
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let bracketed = bare.len() != host.len() || !host.contains(':');
-        let is_port =
-            port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port >= port_min);
-        !bare.is_empty() && bracketed && !host.contains(char::is_whitespace) && is_port
-    });
-    config::allow(well_formed, key, format!("{address:?}"), "addresses such as \"127.0.0.1:8080\" or \"[::1]:8080\"")
 }
 
 #[cfg(test)]

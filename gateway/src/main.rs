@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use berth_gateway::Config;
+use berth_shared::cause::in_one_line;
 use berth_shared::config;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::{self, Metrics};
@@ -27,8 +28,7 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line, with its causes.
-            eprintln!("berth-gateway: {error:#}");
+            eprintln!("berth-gateway: {}", in_one_line(&*error));
             ExitCode::FAILURE
         }
     }

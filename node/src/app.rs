@@ -65,6 +65,8 @@ pub struct Handle {
     store: Store,
     shutdown: CancellationToken,
     server: tokio::task::JoinHandle<()>,
+    /// Held until everything is closed, because a real directory is locked as long as its disk lives.
+    disk: Arc<dyn Disk>,
 }
 
 /// Starts a node on `disk` that runs the kinds of `registry`. Returns once it takes connections; [`Handle::is_ready`] says
@@ -174,6 +176,7 @@ pub async fn start(
         store,
         shutdown,
         server,
+        disk,
     })
 }
 
@@ -209,6 +212,7 @@ impl Handle {
             tracing::error!(%error, "the store did not close cleanly; it is recovered at the next start");
         }
         self.journal.close().await;
+        drop(self.disk);
         tracing::info!(node = %self.node, "the node has stopped");
     }
 }

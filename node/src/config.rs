@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Where journal, store and identity live. One node per directory.
     pub data_dir: PathBuf,
-    /// Where gateways and other nodes connect, `host:port`.
+    /// Where gateways and other nodes connect, `host:port`. Port 0 picks a free one, if there is an `advertise`.
     pub listen: String,
-    /// The address by which others reach `listen`; absent: the same.
+    /// The address by which others reach `listen` and know this node for ever; absent: the same.
     pub advertise: Option<String>,
-    /// Where health, metrics and cluster operations are served, `host:port`.
+    /// Where health and metrics are served, `host:port`; port 0 picks a free one.
     pub admin_listen: String,
     pub cluster: ClusterConfig,
     pub shard: ShardConfig,
@@ -144,11 +144,17 @@ impl Config {
 
 impl Validate for Config {
     fn validate(&self) -> Result<(), config::Error> {
-        for (key, address) in [("listen", &self.listen), ("admin_listen", &self.admin_listen)] {
-            is_address(key, address)?;
-        }
-        if let Some(advertise) = &self.advertise {
-            is_address("advertise", advertise)?;
+        // A picked port changes with every start, and others know the node by its address.
+        let listen_port_min = if self.advertise.is_some() { 0 } else { 1 };
+        config::address("listen", &self.listen, listen_port_min)?;
+        config::address("admin_listen", &self.admin_listen, 0)?;
+        match &self.advertise {
+            Some(advertise) => config::address("advertise", advertise, 1)?,
+            None => {
+                let everywhere = ["0.0.0.0:", "[::]:"].iter().any(|host| self.listen.starts_with(host));
+                let reachable = "addresses that others reach, because listen is every address of this machine";
+                allow(!everywhere, "advertise", "no value", reachable)?;
+            }
         }
         nested("cluster", &self.cluster)?;
         let listed = self.cluster.nodes.is_empty() || self.cluster.nodes.iter().any(|node| node == self.address());
@@ -165,7 +171,7 @@ impl Validate for ClusterConfig {
     fn validate(&self) -> Result<(), config::Error> {
         allow(!self.name.is_empty(), "name", "an empty name", "names of at least one character")?;
         within("shards", self.shards, 1..=16_384)?;
-        self.nodes.iter().try_for_each(|node| is_address("nodes", node))
+        self.nodes.iter().try_for_each(|node| config::address("nodes", node, 1))
     }
 }
 
@@ -197,8 +203,134 @@ impl Validate for StoreConfig {
     }
 }
 
-fn is_address(key: &str, address: &str) -> Result<(), config::Error> {
-    let port =
-        address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
-    allow(port.is_some(), key, format!("{address:?}"), "addresses such as \"10.0.0.7:7400\"")
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    const FILE: &str = include_str!("../../config/node.toml");
+
+    fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let loaded = config::load_from(Some(("node.toml", file)), config::PREFIX, environment);
+        loaded.map_err(|error| error.to_string())
+    }
+
+    /// The keys of `table` and of the tables in it, as `journal.cache_size`.
+    fn keys(prefix: &str, table: &Value, into: &mut BTreeSet<String>) {
+        for (key, value) in table.as_object().unwrap() {
+            match value {
+                Value::Object(_) => keys(&format!("{prefix}{key}."), value, into),
+                _ => _ = into.insert(format!("{prefix}{key}")),
+            }
+        }
+    }
+
+    /// The file with the examples of optional keys, which are comments, made real.
+    fn with_examples() -> String {
+        let uncommented = |line: &str| match line.strip_prefix("# ") {
+            Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => rest.to_owned(),
+            _ => line.to_owned(),
+        };
+        FILE.lines().map(uncommented).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_documented_file_is_the_defaults() {
+        assert_eq!(load(FILE, &[]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn the_file_documents_every_key_and_no_other() {
+        let mut known = BTreeSet::new();
+        keys("", &serde_json::to_value(Config::default()).unwrap(), &mut known);
+        let mut documented = BTreeSet::new();
+        let mut table = String::new();
+        let file = with_examples();
+        for line in file.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                table = format!("{name}.");
+            } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+                documented.insert(format!("{table}{key}"));
+            }
+        }
+        assert_eq!(documented, known);
+    }
+
+    #[test]
+    fn the_examples_of_optional_keys_are_allowed() {
+        let config = load(&with_examples(), &[]).unwrap();
+        assert!(config.advertise.is_some() && config.telemetry.otlp_endpoint.is_some());
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file() {
+        let config = load(
+            FILE,
+            &[
+                ("BERTH_LISTEN", "0.0.0.0:7400"),
+                ("BERTH_ADVERTISE", "b:2"),
+                ("BERTH_CLUSTER__NODES", "a:1, b:2"),
+                ("BERTH_CLUSTER__SHARDS", "8"),
+                ("BERTH_JOURNAL__CACHE_SIZE", "2MiB"),
+                ("BERTH_STORE__FLUSH_INTERVAL", "10ms"),
+            ],
+        );
+        let config = config.unwrap();
+        assert_eq!((config.listen.as_str(), config.address()), ("0.0.0.0:7400", "b:2"));
+        assert_eq!((config.members(), config.cluster.shards), (vec!["a:1".to_owned(), "b:2".to_owned()], 8));
+        assert_eq!(config.journal.cache_size, ByteSize::from_mib(2));
+        assert_eq!(config.store.flush_interval, HumanDuration::from_millis(10));
+    }
+
+    #[test]
+    fn a_node_without_a_list_is_alone() {
+        assert_eq!(load("listen = \"a:1\"", &[]).unwrap().members(), ["a:1"]);
+        assert_eq!(load("advertise = \"b:2\"", &[]).unwrap().members(), ["b:2"]);
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_is_allowed() {
+        for (file, parts) in [
+            ("listen = \"7400\"", ["listen", "\"7400\"", "127.0.0.1:8080"]),
+            ("listen = \"127.0.0.1:0\"", ["listen", "\"127.0.0.1:0\"", "addresses"]),
+            ("listen = \"0.0.0.0:7400\"", ["advertise", "no value", "addresses that others reach"]),
+            ("advertise = \"a\"", ["advertise", "\"a\"", "addresses"]),
+            ("admin_listen = \"a:65536\"", ["admin_listen", "\"a:65536\"", "addresses"]),
+            ("data_dir = 5", ["data_dir", "5", "path"]),
+            ("cluster.name = \"\"", ["cluster.name", "empty", "at least one character"]),
+            ("cluster.shards = 0", ["cluster.shards", "0", "1 to 16384"]),
+            ("cluster.shards = 70000", ["cluster.shards", "70000", "0 to 65535"]),
+            ("cluster.nodes = [\"a:0\"]", ["cluster.nodes", "\"a:0\"", "addresses"]),
+            ("cluster.nodes = [\"a:1\"]", ["cluster.nodes", "a:1", "own address, 127.0.0.1:7400"]),
+            ("shard.resident_bytes_max = \"1KiB\"", ["shard.resident_bytes_max", "1KiB", "1MiB to 1TiB"]),
+            ("shard.mailbox_max = 0", ["shard.mailbox_max", "0", "1 to 1000000"]),
+            ("shard.batches_in_flight_max = 65", ["shard.batches_in_flight_max", "65", "1 to 64"]),
+            ("shard.window_keys_max = 1", ["shard.window_keys_max", "1", "1000 to 100000000"]),
+            ("journal.cache_size = \"0B\"", ["journal.cache_size", "0B", "1MiB to 64GiB"]),
+            ("journal.tail_size = \"0B\"", ["journal.tail_size", "0B", "1MiB to 64GiB"]),
+            ("journal.queue_size = 1", ["journal.queue_size", "1", "byte size"]),
+            ("journal.live_size = \"2TiB\"", ["journal.live_size", "2TiB", "1MiB to 1TiB"]),
+            ("store.cache_size = \"big\"", ["store.cache_size", "\"big\"", "64MiB"]),
+            ("store.queue_size = \"0B\"", ["store.queue_size", "0B", "1MiB to 64GiB"]),
+            ("store.flush_interval = \"1min\"", ["store.flush_interval", "1min", "1ms to 10s"]),
+            ("store.checkpoint_interval = \"1ms\"", ["store.checkpoint_interval", "1ms", "10ms to 1h"]),
+            ("telemetry.format = \"xml\"", ["telemetry.format", "\"xml\"", "\"pretty\", \"json\""]),
+            ("colour = 1", ["colour", "not a key", "known are"]),
+            ("store.colour = 1", ["store.colour", "not a key", "known are cache_size"]),
+        ] {
+            let message = load(file, &[]).unwrap_err();
+            assert!(parts.iter().all(|part| message.contains(part)), "{file}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_refused() {
+        let error = load(FILE, &[("BERTH_STORE__CACHE_SIZ", "1MiB")]).unwrap_err();
+        assert!(error.contains("store.cache_siz is not a key") && error.contains("BERTH_STORE__CACHE_SIZ"), "{error}");
+        assert!(load(FILE, &[("BERTH_SHARDS", "8")]).unwrap_err().contains("BERTH_SHARDS"));
+    }
 }

@@ -8,5 +8,5 @@ use berth_node::entity::Registry;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    berth_node::main_with(Registry::built_in())
+    berth_node::main_with(|| Ok(Registry::built_in()))
 }

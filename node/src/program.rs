@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
+use berth_shared::cause::in_one_line;
 use berth_shared::config;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry;
@@ -15,47 +17,90 @@ use crate::app;
 use crate::config::Config;
 use crate::disk::DirectoryDisk;
 use crate::entity::Registry;
+use crate::entity::registry;
 
 /// A Berth node: owns shards of entities and keeps them on its disk.
-#[derive(Debug, Parser)]
+#[derive(Debug, Default, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Configuration file in TOML; `config/node.toml` lists every key. Environment variables BERTH_… override it.
+    /// Configuration file in TOML; `config/node.toml` lists every key. Without it, BERTH_CONFIG names one or the defaults
+    /// hold. Environment variables BERTH_… override keys.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// Runs a node with the given kinds until SIGTERM or Ctrl-C: the whole `main` of a program with kinds of its own.
-pub fn main_with(registry: Registry) -> ExitCode {
+/// How long work that is left over may go on after the node has stopped, or has not started.
+const LEFT_OVER_MAX: Duration = Duration::from_secs(5);
+
+/// Runs a node until SIGTERM or Ctrl-C: the whole `main` of a program with kinds of its own.
+///
+/// ```no_run
+/// # use berth_node::entity::Registry;
+/// # use berth_node::entity::kinds::Counter;
+/// fn main() -> std::process::ExitCode {
+///     berth_node::main_with(|| Registry::new().add(Counter))
+/// }
+/// ```
+///
+/// Whatever keeps the node from starting, a kind that breaks the rules among it, is one line on standard error and a failure.
+pub fn main_with(kinds: impl FnOnce() -> Result<Registry, registry::Error>) -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments, registry) {
+    match run(&arguments, kinds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("berth-node: {error:#}");
+            eprintln!("berth-node: {}", in_one_line(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: &Arguments, registry: Registry) -> anyhow::Result<()> {
+fn run(arguments: &Arguments, kinds: impl FnOnce() -> Result<Registry, registry::Error>) -> anyhow::Result<()> {
+    let registry = kinds()?;
     let file = arguments.config.clone().or_else(|| config::file_from_environment(config::PREFIX));
     let config: Config = config::load(file.as_deref(), config::PREFIX)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(async {
-        let telemetry = telemetry::init(&config.telemetry, "berth-node", config.address())?;
-        let seams = Seams::system();
-        let spawner = seams.spawner;
-        let disk = Arc::new(DirectoryDisk::open(&config.data_dir)?);
-        // Listened for before the start, so that a signal during it is not lost.
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let node = app::start(config, registry, disk, seams, telemetry.tracing()).await?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let served = runtime.block_on(serve(config, registry));
+    runtime.shutdown_timeout(LEFT_OVER_MAX);
+    served
+}
+
+async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
+    let telemetry = telemetry::init(&config.telemetry, "berth-node", config.address())?;
+    let seams = Seams::system();
+    let spawner = seams.spawner;
+    let disk = Arc::new(DirectoryDisk::open(&config.data_dir)?);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let told_to_stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+    };
+    tokio::pin!(told_to_stop);
+    // A start reads what a crash left behind, which may take a while; giving it up is no worse than a crash.
+    let started = tokio::select! {
+        started = app::start(config, registry, disk, seams, telemetry.tracing()) => Some(started?),
+        () = &mut told_to_stop => None,
+    };
+    if let Some(node) = started {
+        told_to_stop.await;
         node.shutdown().await;
-        telemetry.shutdown(spawner).await?;
-        Ok(())
-    })
+    } else {
+        tracing::info!("told to stop before the node had started");
+    }
+    telemetry.shutdown(spawner).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entity::kinds::Counter;
+
+    #[test]
+    fn a_kind_that_breaks_the_rules_is_named_before_anything_is_started() {
+        let error = run(&Arguments::default(), || Registry::built_in().add(Counter)).unwrap_err();
+        assert_eq!(in_one_line(&*error), "there are two kinds named counter");
+    }
 }

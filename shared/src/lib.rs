@@ -2,6 +2,7 @@
 //! tokens, configuration and telemetry, and the seams through which all time, randomness, tasks and sockets pass.
 //! It knows no HTTP framework, no storage engine and no consensus library.
 
+pub mod cause;
 pub mod config;
 pub mod ids;
 pub mod key;

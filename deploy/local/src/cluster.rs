@@ -1,68 +1,82 @@
 //! Starts the nodes and the gateway of a local cluster and stops them in order.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use berth_node::app;
+use berth_node::cluster::identity;
 use berth_node::disk::DirectoryDisk;
 use berth_node::entity::Registry;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::{Metrics, Tracing};
-use tempfile::TempDir;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, NODES_MAX};
+use crate::names::Names;
 
 /// Between a node's peer port and its admin port.
 const ADMIN_PORT_DISTANCE: u16 = 90;
+const _: () = assert!(ADMIN_PORT_DISTANCE >= NODES_MAX, "peer ports do not reach the admin ports");
+
+/// How long shards may take to have owners once their nodes have started. They need a second.
+const READY_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) struct Cluster {
-    nodes: Vec<berth_node::app::Handle>,
+    nodes: Vec<app::Handle>,
     gateway: berth_gateway::Handle,
-    data: PathBuf,
-    /// Removed with the cluster.
-    temporary: Option<TempDir>,
-}
-
-/// Where one node listens.
-#[derive(Clone, Debug)]
-struct Ports {
-    peer: String,
-    admin: String,
 }
 
 impl Cluster {
-    /// Returns when every shard has an owner that the gateway knows.
-    pub(crate) async fn start(arguments: &Arguments, seams: &Seams, tracing: Tracing) -> anyhow::Result<Self> {
-        let temporary =
-            if arguments.ephemeral { Some(tempfile::tempdir().context("no temporary folder")?) } else { None };
-        let data = temporary.as_ref().map_or_else(|| arguments.data.clone(), |folder| folder.path().to_owned());
-        let ports = ports(arguments, seams).await?;
-        let members: Vec<String> = ports.iter().map(|ports| ports.peer.clone()).collect();
-        let mut nodes = Vec::with_capacity(ports.len());
-        for (number, ports) in (1..).zip(&ports) {
-            nodes.push(start_node(number, ports, &members, arguments, &data, seams, tracing).await?);
+    /// Returns when every shard has an owner that the gateway knows. What has started is stopped again when the rest
+    /// does not start.
+    pub(crate) async fn start(
+        arguments: &Arguments,
+        data: &Path,
+        seams: &Seams,
+        tracing: Tracing,
+    ) -> anyhow::Result<Self> {
+        let names = Names::over(seams.network.clone());
+        let seams = Seams { network: Arc::new(names.clone()), ..seams.clone() };
+        let mut nodes = Vec::with_capacity(arguments.nodes.into());
+        let mut started = Ok(());
+        for number in 0..arguments.nodes {
+            match start_node(number, arguments, data, &seams, tracing).await {
+                Ok(node) => {
+                    names.set(&name(number), node.address());
+                    nodes.push(node);
+                }
+                Err(error) => {
+                    started = Err(error);
+                    break;
+                }
+            }
         }
-        let loopback = |port| format!("127.0.0.1:{port}");
-        let config = berth_gateway::Config {
-            listen: loopback(arguments.gateway_port),
-            admin_listen: loopback(arguments.admin_port),
-            nodes: members,
-            ..berth_gateway::Config::default()
+        let gateway = match started {
+            Ok(()) => start_gateway(arguments, &seams, tracing).await,
+            Err(error) => Err(error),
         };
-        let metrics = Metrics::new(&[("role", "gateway")])?;
-        let gateway = berth_gateway::start(config, seams.clone(), tracing, metrics).await?;
-        gateway.ready().await;
-        Ok(Self { nodes, gateway, data, temporary })
+        match gateway {
+            Ok(gateway) => Ok(Self { nodes, gateway }),
+            Err(error) => {
+                shutdown_nodes(nodes).await;
+                Err(error)
+            }
+        }
     }
 
     /// What a user needs to know once the cluster is up.
-    pub(crate) fn greeting(&self) -> String {
+    pub(crate) fn greeting(&self, data: &Path, is_temporary: bool) -> String {
         let (url, admin) = (format!("http://{}", self.gateway.public_address()), self.gateway.admin_address());
         let nodes =
             self.nodes.iter().map(|node| format!("\n            http://{}", node.admin_address())).collect::<String>();
-        let lifetime = if self.temporary.is_some() { " (removed at the end)" } else { "" };
+        let lifetime = if is_temporary { " (removed at the end)" } else { "" };
+        let count = match self.nodes.len() {
+            1 => "one node".to_owned(),
+            count => format!("{count} nodes"),
+        };
         format!(
-            "Berth is ready: {count} nodes and a gateway in this process.
+            "Berth is ready: {count} and a gateway in this process.
 
   REST API  {url}
   admin     http://{admin} (gateway: /livez /readyz /metrics; nodes below){nodes}
@@ -73,61 +87,84 @@ Try:
   curl {url}/v1/entities/counter/visits
 
 Ctrl-C stops.",
-            count = self.nodes.len(),
-            data = self.data.display(),
+            data = data.display(),
         )
     }
 
     /// The gateway first, so that no request meets a node that is going.
     pub(crate) async fn shutdown(self) {
         self.gateway.shutdown().await;
-        for node in self.nodes {
-            node.shutdown().await;
-        }
+        shutdown_nodes(self.nodes).await;
     }
+}
+
+async fn shutdown_nodes(nodes: Vec<app::Handle>) {
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+/// The address by which others know a node, now and after every other start.
+fn name(number: u16) -> String {
+    format!("node-{}:7400", number + 1)
+}
+
+fn loopback(port: u16) -> String {
+    format!("127.0.0.1:{port}")
 }
 
 async fn start_node(
-    number: usize,
-    ports: &Ports,
-    members: &[String],
+    number: u16,
     arguments: &Arguments,
-    data: &std::path::Path,
+    data: &Path,
     seams: &Seams,
     tracing: Tracing,
-) -> anyhow::Result<berth_node::app::Handle> {
-    let folder = data.join(format!("node-{number}"));
+) -> anyhow::Result<app::Handle> {
+    let folder = data.join(format!("node-{}", number + 1));
+    let (peer, admin) = match arguments.node_port {
+        0 => (0, 0),
+        first => (first + number, first + number + ADMIN_PORT_DISTANCE),
+    };
     let mut config = berth_node::config::Config {
         data_dir: folder.clone(),
-        listen: ports.peer.clone(),
-        admin_listen: ports.admin.clone(),
+        listen: loopback(peer),
+        advertise: Some(name(number)),
+        admin_listen: loopback(admin),
         ..berth_node::config::Config::default()
     };
-    config.cluster.nodes = members.to_vec();
+    config.cluster.nodes = (0..arguments.nodes).map(name).collect();
     config.shard.resident_bytes_max = arguments.resident_cap;
-    let disk = DirectoryDisk::open(&folder).with_context(|| format!("the data folder {}", folder.display()))?;
-    let node = berth_node::app::start(config, Registry::built_in(), Arc::new(disk), seams.clone(), tracing).await;
-    node.with_context(|| format!("node {number} in {}", folder.display()))
+    let disk = seams.spawner.blocking(move || DirectoryDisk::open(&folder)).await?;
+    let started = app::start(config, Registry::built_in(), Arc::new(disk), seams.clone(), tracing).await;
+    started.map_err(|error| match error {
+        // Of all that an identity holds, the command line changes only the number of nodes.
+        app::Error::Identity(error @ identity::Error::Changed { .. }) => anyhow::Error::new(error).context(format!(
+            "the data in {} was not made with --nodes {}",
+            data.display(),
+            arguments.nodes
+        )),
+        error => anyhow::Error::new(error).context(format!("node {}", number + 1)),
+    })
 }
 
-/// Fixed ports, because a data folder remembers its node's address; free ones where data does not outlive the process.
-async fn ports(arguments: &Arguments, seams: &Seams) -> anyhow::Result<Vec<Ports>> {
-    if !arguments.ephemeral {
-        let port = |node: u16| arguments.node_port + node;
-        let of = |node| Ports {
-            peer: format!("127.0.0.1:{}", port(node)),
-            admin: format!("127.0.0.1:{}", port(node) + ADMIN_PORT_DISTANCE),
-        };
-        return Ok((0..arguments.nodes).map(of).collect());
+/// A gateway that knows the owners of all shards.
+async fn start_gateway(
+    arguments: &Arguments,
+    seams: &Seams,
+    tracing: Tracing,
+) -> anyhow::Result<berth_gateway::Handle> {
+    let config = berth_gateway::Config {
+        listen: loopback(arguments.gateway_port),
+        admin_listen: loopback(arguments.admin_port),
+        nodes: (0..arguments.nodes).map(name).collect(),
+        ..berth_gateway::Config::default()
+    };
+    let metrics = Metrics::new(&[("role", "gateway")])?;
+    let gateway = berth_gateway::start(config, seams.clone(), tracing, metrics).await;
+    let gateway = gateway.context("the gateway, whose ports are chosen by --gateway-port and --admin-port")?;
+    if seams.spawner.timeout(READY_MAX, gateway.ready()).await.is_none() {
+        gateway.shutdown().await;
+        bail!("some shards still have no owner after {} s", READY_MAX.as_secs());
     }
-    // All are held until all are known, so that none is given twice.
-    let mut held = Vec::new();
-    let mut ports = Vec::new();
-    for _ in 0..arguments.nodes {
-        let listener = seams.network.listen("127.0.0.1:0").await.context("no free port")?;
-        ports.push(Ports { peer: listener.local_address()?, admin: "127.0.0.1:0".to_owned() });
-        held.push(listener);
-    }
-    drop(held);
-    Ok(ports)
+    Ok(gateway)
 }

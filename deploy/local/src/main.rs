@@ -3,10 +3,16 @@
 
 mod arguments;
 mod cluster;
+mod names;
 
+use std::future::Future;
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
+use berth_shared::cause::in_one_line;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry;
 use clap::Parser;
@@ -18,37 +24,68 @@ use cluster::Cluster;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long work that is left over may go on after the cluster has stopped, or has not started.
+const LEFT_OVER_MAX: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let ran = runtime.context("cannot start threads").and_then(|runtime| runtime.block_on(run(arguments)));
-    match ran {
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("berth: {error:#}");
+            eprintln!("berth: {}", in_one_line(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    // Outlives all that works in it, and is removed however this ends.
+    let temporary = arguments.ephemeral.then(tempfile::tempdir).transpose().context("no temporary folder")?;
+    let data = temporary.as_ref().map_or(arguments.data.as_path(), |folder| folder.path());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let served = runtime.block_on(serve(arguments, data));
+    runtime.shutdown_timeout(LEFT_OVER_MAX);
+    served
+}
+
+async fn serve(arguments: &Arguments, data: &Path) -> anyhow::Result<()> {
     let config = telemetry::Config { filter: arguments.log.clone(), ..telemetry::Config::default() };
     let telemetry = telemetry::init(&config, "berth", "local")?;
     let seams = Seams::system();
-    // Listened for before the start, so that a signal during it is not lost.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let cluster = tokio::select! {
-        started = Cluster::start(&arguments, &seams, telemetry.tracing()) => started?,
-        _ = interrupt.recv() => anyhow::bail!("stopped before it was ready"),
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let mut told_to_stop = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     };
-    println!("{}", cluster.greeting());
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let Some(cluster) = unless(told_to_stop(), Cluster::start(arguments, data, &seams, telemetry.tracing())).await
+    else {
+        // Giving up a start is no worse than a crash, after which everything is found again.
+        say("stopped before it was ready");
+        return Ok(());
+    };
+    let cluster = cluster?;
+    say(&cluster.greeting(data, arguments.ephemeral));
+    told_to_stop().await;
+    say("stopping; Ctrl-C again does not wait for running requests");
+    if unless(told_to_stop(), cluster.shutdown()).await.is_some() {
+        telemetry.shutdown(seams.spawner).await?;
     }
-    println!("stopping");
-    cluster.shutdown().await;
-    telemetry.shutdown(seams.spawner).await?;
     Ok(())
+}
+
+/// What `work` gives, or `None` when `stop` comes before it.
+async fn unless<T>(stop: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = stop => None,
+    }
+}
+
+/// To whoever started this; whether anybody still reads it changes nothing.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

@@ -1,5 +1,6 @@
 //! A node on a simulated disk and network, and a client that speaks to it as a gateway does.
 #![expect(unreachable_pub, reason = "several tests share it")]
+#![allow(dead_code, reason = "and each uses a part of it")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +23,14 @@ pub fn config() -> Config {
     Config { listen: ADDRESS.to_owned(), admin_listen: "127.0.0.1:0".to_owned(), ..Config::default() }
 }
 
-/// A running node that owns all its shards.
+/// A running node with the built-in kinds, that owns all its shards.
 pub async fn start(config: Config, disk: Arc<dyn Disk>, seams: &Seams) -> app::Handle {
-    let node = app::start(config, Registry::built_in(), disk, seams.clone(), Tracing::OFF).await.unwrap();
+    start_with(Registry::built_in(), config, disk, seams).await
+}
+
+/// The same with any kinds.
+pub async fn start_with(kinds: Registry, config: Config, disk: Arc<dyn Disk>, seams: &Seams) -> app::Handle {
+    let node = app::start(config, kinds, disk, seams.clone(), Tracing::OFF).await.unwrap();
     while !node.is_ready() {
         seams.spawner.sleep(Duration::from_millis(10)).await;
     }

@@ -121,6 +121,19 @@ pub fn allow(condition: bool, key: &str, value: impl fmt::Display, allowed: impl
     if condition { Ok(()) } else { Err(not_allowed(key, value, allowed)) }
 }
 
+/// Refuses what is not `host:port`, with an IPv6 address in brackets, and a port below `port_min`: 0 where a free port may
+/// be picked, 1 where somebody is to be reached.
+pub fn address(key: &str, address: &str, port_min: u16) -> Result<(), Error> {
+    let well_formed = address.rsplit_once(':').is_some_and(|(host, port)| {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let bracketed = bare.len() != host.len() || !host.contains(':');
+        let is_port =
+            port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port >= port_min);
+        !bare.is_empty() && bracketed && !host.contains(char::is_whitespace) && is_port
+    });
+    allow(well_formed, key, format!("{address:?}"), "addresses such as \"127.0.0.1:8080\" or \"[::1]:8080\"")
+}
+
 /// Checks the table `key`, whose refusals then name the whole path.
 pub fn nested(key: &str, table: &impl Validate) -> Result<(), Error> {
     table.validate().map_err(|mut error| {

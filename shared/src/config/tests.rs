@@ -196,6 +196,19 @@ fn a_bad_value_is_answered_with_key_value_and_what_is_allowed() {
 }
 
 #[test]
+fn an_address_is_a_host_and_a_port() {
+    for good in ["127.0.0.1:1", "node-1.berth:7400", "[::1]:65535"] {
+        address("listen", good, 1).unwrap();
+    }
+    address("listen", "0.0.0.0:0", 0).unwrap();
+    for bad in ["127.0.0.1", ":80", "::1:80", "[]:80", "a:", "a:+80", "a:65536", "a b:80", "a:0"] {
+        let error = address("listen", bad, 1).unwrap_err().to_string();
+        let expected = format!("listen: {bad:?} is not allowed; allowed are addresses such as \"127.0.0.1:8080\"");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
 fn a_bad_default_is_refused_without_naming_a_source() {
     let error = within("shards", 0, 1..=16_384).unwrap_err();
     assert_eq!(error.to_string(), "shards: 0 is not allowed; allowed are 1 to 16384");

@@ -29,7 +29,8 @@ use crate::seam::{Random, Spawner};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Which log lines are written: a level, or levels by module, such as `info,berth_node::journal=debug`.
+    /// Which log lines are written: a level, or levels by module, such as `info,berth_node::journal=debug`. By default
+    /// openraft's warnings are left out: it warns of every message that a vote has overtaken, which is how votes go.
     pub filter: String,
     pub format: LogFormat,
     /// The gRPC address of an OTLP collector, such as `http://127.0.0.1:4317`. Absent: no spans are made.
@@ -50,7 +51,8 @@ pub enum LogFormat {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::Pretty, otlp_endpoint: None, sample_ratio: 1.0 }
+        let filter = "info,openraft=error".to_owned();
+        Self { filter, format: LogFormat::Pretty, otlp_endpoint: None, sample_ratio: 1.0 }
     }
 }
 
