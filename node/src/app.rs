@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -32,9 +31,7 @@ use crate::transport::owners::Owners;
 use crate::transport::service::{Hosted, Service};
 
 /// How often the journal's size is looked at.
-const COMPACTION_INTERVAL: Duration = Duration::from_secs(1);
-/// Shards compacted per look; a checkpoint serves them all.
-const COMPACTED_AT_ONCE: usize = 8;
+const COMPACTION_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -78,106 +75,122 @@ pub async fn start(
     seams: Seams,
     tracing: Tracing,
 ) -> Result<Handle, Error> {
-    let registry = Arc::new(registry);
     let spawner = seams.spawner;
-    let (name, shards) = (&config.cluster.name, config.cluster.shards);
     let members = config.members();
-    let identity = Identity::open(&*disk, &*seams.random, name, shards, &members, config.address())?;
+    let identity = open_identity(&config, &*disk, &seams, &members)?;
     let metrics = Metrics::new(&identity.node.to_string())?;
     let journal = Journal::open(&*disk, journal_config(&config), seams.clone()).await?;
-    let barrier = journal_barrier(&journal);
-    let store = Store::open(&*disk, barrier, store_config(&config), seams.clone()).await?;
-    let residency = Residency::new(config.shard.resident_bytes_max.as_usize());
-    let owners = Owners::new(identity.node, config.address().to_owned(), shards);
-
-    let ours: Vec<ShardId> = plan::owners(&members, shards)
-        .into_iter()
-        .filter_map(|(shard, owner)| (owner == config.address()).then_some(shard))
-        .collect();
-    let opened = {
-        let (registry, store, residency, seams) = (registry.clone(), store.clone(), residency.clone(), seams.clone());
-        let open = move |id| Shard::open(id, registry.clone(), store.clone(), residency.clone(), seams.clone());
-        let open_all = move || ours.into_iter().map(open).collect::<Result<Vec<_>, _>>();
-        spawner.blocking(open_all).await?
-    };
+    let store = Store::open(&*disk, journal_barrier(&journal), store_config(&config), seams.clone()).await?;
+    let shards = open_shards(&config, &members, Arc::new(registry), &store, &metrics, &seams).await?;
     let start_group = |shard: &Arc<Shard>| {
-        let (shard, journal) = (shard.clone(), journal.clone());
-        let (node, address, seams) = (identity.node, config.address(), &seams);
+        let (shard, journal, seams) = (shard.clone(), journal.clone(), &seams);
+        let (node, address) = (identity.node, config.address());
         async move { raft::start(node, address, shard, journal, seams).await }
     };
     // Together, so that their first votes and entries share commits.
-    let groups = try_join_all(opened.iter().map(start_group)).await?;
-
-    let full = Arc::new(AtomicBool::new(false));
-    let mut hosted: Vec<Option<Hosted>> = (0..shards).map(|_| None).collect();
-    for (shard, group) in opened.iter().zip(&groups) {
-        owners.follow(shard.clone(), group, &seams);
-        let mailbox = Executor::start(
-            executor_config(&config),
-            shard.clone(),
-            group.clone(),
-            metrics.batch_records.clone(),
-            seams.clone(),
-        );
-        let reader = Reader { shard: shard.clone(), group: group.clone(), registry: registry.clone() };
-        hosted[usize::from(shard.id().0)] = Some(Hosted { reader, mailbox });
-    }
-    observe(&metrics, &journal, &store, &residency, &owners);
+    let groups = try_join_all(shards.iter().map(start_group)).await?;
+    let owners = Owners::new(identity.node, config.address().to_owned(), config.cluster.shards);
+    observe(&metrics, &journal, &store, &owners);
     let shutdown = CancellationToken::new();
-    let by_shard = hosted_groups(&opened, &groups);
+    let by_shard: Vec<HostedGroup> = shards.iter().map(|shard| shard.id()).zip(groups.iter().cloned()).collect();
     let compact_at = config.journal.live_size.0 / 2;
-    spawner.spawn(compact(journal.clone(), compact_at, by_shard, full.clone(), seams.clone(), shutdown.clone()));
+    spawner.spawn(compact(journal.clone(), compact_at, by_shard, seams.clone(), shutdown.clone()));
+    spawner.spawn(owners.clone().repeat(seams.clone(), shutdown.clone()));
 
-    let listen_error = |address: &str| {
-        let address = address.to_owned();
-        move |source| Error::Listen { address, source }
-    };
-    let listener = seams.network.listen(&config.listen).await.map_err(listen_error(&config.listen))?;
-    let address = listener.local_address().map_err(listen_error(&config.listen))?;
     let service = Service {
         seams: seams.clone(),
         tracing,
-        registry,
-        hosted,
+        registry: shards.first().map_or_else(Arc::default, |shard| shard.registry().clone()),
+        hosted: host(&config, &shards, &groups, &owners, &metrics, &seams),
         owners: owners.clone(),
         metrics: metrics.clone(),
-        journal_full: full,
+        journal: journal.clone(),
     };
-    let server = spawner.spawn(peer::serve(
-        seams.clone(),
-        peer::server::Config::default(),
-        listener,
-        peer::Identity {
-            role: Role::Node,
-            node: Some(identity.node),
-            cluster: Some(identity.cluster),
-            software: concat!("berth-node/", env!("CARGO_PKG_VERSION")).to_owned(),
-            credential: None,
-        },
-        Arc::new(service),
-        shutdown.clone(),
-    ));
+    let (address, server) = serve(&config.listen, &identity, service, &seams, &shutdown).await?;
     let ready: admin::Readiness = {
         let (owners, hosted) = (owners.clone(), groups.len());
         Arc::new(move || owners.owned().len() == hosted)
     };
-    let admin = admin::start(&config.admin_listen, ready, metrics.clone(), &seams, shutdown.clone())
-        .await
-        .map_err(listen_error(&config.admin_listen))?;
+    let admin = admin::start(&config.admin_listen, ready, metrics.clone(), &seams, shutdown.clone()).await;
+    let admin = admin.map_err(listen_error(&config.admin_listen))?;
     tracing::info!(node = %identity.node, %address, admin = admin.address, shards = groups.len(), "the node has started");
-    Ok(Handle {
-        node: identity.node,
-        address,
-        admin_address: admin.address,
-        owners,
-        metrics,
-        groups,
-        journal,
-        store,
-        shutdown,
-        server,
-        disk,
-    })
+    let (node, admin_address) = (identity.node, admin.address);
+    Ok(Handle { node, address, admin_address, owners, metrics, groups, journal, store, shutdown, server, disk })
+}
+
+fn open_identity(config: &Config, disk: &dyn Disk, seams: &Seams, members: &[String]) -> Result<Identity, Error> {
+    let files = [journal::Config::default().file_name, store::Config::default().file_name];
+    let files = [files[0].as_str(), files[1].as_str()];
+    let cluster = &config.cluster;
+    let random = &*seams.random;
+    Ok(Identity::open(disk, random, &cluster.name, cluster.shards, members, config.address(), &files)?)
+}
+
+/// The shards that the plan gives to this node, as the store left them.
+async fn open_shards(
+    config: &Config,
+    members: &[String],
+    registry: Arc<Registry>,
+    store: &Store,
+    metrics: &Metrics,
+    seams: &Seams,
+) -> Result<Vec<Arc<Shard>>, Error> {
+    let owners = plan::owners(members, config.cluster.shards).into_iter();
+    let ours = owners.filter_map(|(shard, owner)| (owner == config.address()).then_some(shard));
+    let ours: Vec<ShardId> = ours.collect();
+    let residency = Residency::new(config.shard.resident_bytes_max.as_usize());
+    observe_residency(metrics, &residency);
+    let (store, shard_seams) = (store.clone(), seams.clone());
+    let open = move |id| Shard::open(id, registry.clone(), store.clone(), residency.clone(), shard_seams.clone());
+    let open_all = move || ours.into_iter().map(open).collect::<Result<Vec<_>, _>>();
+    Ok(seams.spawner.blocking(open_all).await?)
+}
+
+/// Starts the executors; by shard number, `None` where another node hosts the shard.
+fn host(
+    config: &Config,
+    shards: &[Arc<Shard>],
+    groups: &[Arc<dyn Group>],
+    owners: &Arc<Owners>,
+    metrics: &Metrics,
+    seams: &Seams,
+) -> Vec<Option<Hosted>> {
+    let mut hosted: Vec<Option<Hosted>> = (0..config.cluster.shards).map(|_| None).collect();
+    for (shard, group) in shards.iter().zip(groups) {
+        owners.follow(shard.clone(), group, seams);
+        let (executor, records) = (executor_config(config), metrics.batch_records.clone());
+        let mailbox = Executor::start(executor, shard.clone(), group.clone(), records, seams.clone());
+        let reader = Reader { shard: shard.clone(), group: group.clone(), registry: shard.registry().clone() };
+        hosted[usize::from(shard.id().0)] = Some(Hosted { reader, mailbox });
+    }
+    hosted
+}
+
+/// Serves peers; returns the address and the server's task.
+async fn serve(
+    listen: &str,
+    identity: &Identity,
+    service: Service,
+    seams: &Seams,
+    shutdown: &CancellationToken,
+) -> Result<(String, tokio::task::JoinHandle<()>), Error> {
+    let listener = seams.network.listen(listen).await.map_err(listen_error(listen))?;
+    let address = listener.local_address().map_err(listen_error(listen))?;
+    let speaker = peer::Identity {
+        role: Role::Node,
+        node: Some(identity.node),
+        cluster: Some(identity.cluster),
+        software: concat!("berth-node/", env!("CARGO_PKG_VERSION")).to_owned(),
+        credential: None,
+    };
+    let config = peer::server::Config::default();
+    let served = peer::serve(seams.clone(), config, listener, speaker, Arc::new(service), shutdown.clone());
+    Ok((address, seams.spawner.spawn(served)))
+}
+
+fn listen_error(address: &str) -> impl FnOnce(io::Error) -> Error {
+    let address = address.to_owned();
+    move |source| Error::Listen { address, source }
 }
 
 impl Handle {
@@ -219,30 +232,30 @@ impl Handle {
 
 type HostedGroup = (ShardId, Arc<dyn Group>);
 
-fn hosted_groups(shards: &[Arc<Shard>], groups: &[Arc<dyn Group>]) -> Vec<HostedGroup> {
-    shards.iter().map(|shard| shard.id()).zip(groups.iter().cloned()).collect()
-}
-
-/// Keeps the journal small: when its live bytes pass half of its limit, the shards that hold most are compacted. Sets `full`
-/// while the limit itself is passed, so that commands are refused before they reach a log that cannot take them.
+/// Keeps the journal small: when its live bytes pass `compact_at`, the shards that hold half of them are compacted.
 async fn compact(
     journal: Journal,
     compact_at: u64,
     groups: Vec<HostedGroup>,
-    full: Arc<AtomicBool>,
     seams: Seams,
     shutdown: CancellationToken,
 ) {
     loop {
         tokio::select! {
-            () = seams.spawner.sleep(COMPACTION_INTERVAL) => {}
+            biased;
             () = shutdown.cancelled() => return,
+            () = seams.spawner.sleep(COMPACTION_INTERVAL) => {}
         }
-        full.store(journal.is_full(), Ordering::Relaxed);
-        if journal.live_bytes() < compact_at {
+        let live_bytes = journal.live_bytes();
+        if live_bytes < compact_at {
             continue;
         }
-        for size in journal.shard_sizes().iter().take(COMPACTED_AT_ONCE) {
+        let mut compacted = 0;
+        for size in journal.shard_sizes() {
+            if compacted >= live_bytes / 2 || size.bytes == 0 {
+                break;
+            }
+            compacted += size.bytes;
             if let Some((_, group)) = groups.iter().find(|(shard, _)| *shard == size.shard) {
                 group.compact().await;
             }
@@ -250,7 +263,7 @@ async fn compact(
     }
 }
 
-fn observe(metrics: &Metrics, journal: &Journal, store: &Store, residency: &Arc<Residency>, owners: &Arc<Owners>) {
+fn observe(metrics: &Metrics, journal: &Journal, store: &Store, owners: &Arc<Owners>) {
     let page = &metrics.page;
     let of = journal.clone();
     page.observed_gauge("berth_node_journal_live_bytes", "Bytes of live journal rows.", &[], move || {
@@ -266,14 +279,18 @@ fn observe(metrics: &Metrics, journal: &Journal, store: &Store, residency: &Arc<
     let of = store.clone();
     let help = "Bytes of applied changes that wait to be written to the store.";
     page.observed_gauge("berth_node_store_queued_bytes", help, &[], move || of.statistics().queued_bytes as f64);
+    let of = owners.clone();
+    page.observed_gauge("berth_node_owned_shards", "Shards this node owns.", &[], move || of.owned().len() as f64);
+}
+
+fn observe_residency(metrics: &Metrics, residency: &Arc<Residency>) {
+    let page = &metrics.page;
     let of = residency.clone();
     let help = "Estimated bytes of entities in memory.";
     page.observed_gauge("berth_node_resident_bytes", help, &[], move || of.bytes() as f64);
     let of = residency.clone();
     let help = "Entities dropped from memory since the start.";
     page.observed_gauge("berth_node_passivated_entities", help, &[], move || of.passivated() as f64);
-    let of = owners.clone();
-    page.observed_gauge("berth_node_owned_shards", "Shards this node owns.", &[], move || of.owned().len() as f64);
 }
 
 fn journal_barrier(journal: &Journal) -> store::JournalFlushed {

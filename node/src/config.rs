@@ -145,7 +145,7 @@ impl Config {
 impl Validate for Config {
     fn validate(&self) -> Result<(), config::Error> {
         // A picked port changes with every start, and others know the node by its address.
-        let listen_port_min = if self.advertise.is_some() { 0 } else { 1 };
+        let listen_port_min = u16::from(self.advertise.is_none());
         config::address("listen", &self.listen, listen_port_min)?;
         config::address("admin_listen", &self.admin_listen, 0)?;
         match &self.advertise {

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod config;
 pub mod disk;
 pub mod entity;
+mod fatal;
 pub mod journal;
 mod metrics;
 mod program;

@@ -171,6 +171,7 @@ async fn what_keeps_a_node_from_starting_is_one_clear_line_and_a_failure() {
         command.env("BERTH_TELEMETRY__FILTER", "error").env("BERTH_CLUSTER__SHARDS", "4");
         command
     };
+    #[expect(clippy::disallowed_methods, reason = "a port that is really taken")]
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().to_string();
     for key in ["BERTH_LISTEN", "BERTH_ADMIN_LISTEN"] {

@@ -14,10 +14,10 @@ use crate::shard_map::ShardOwner;
 pub enum Request<'a> {
     #[serde(borrow)]
     Execute(Execute<'a>),
-    /// The state at the owner, linearizable.
-    Read { shard: ShardId, kind: &'a str, id: &'a str },
+    /// The state at the owner, linearizable. `traceparent` is W3C trace context, empty when there is none.
+    Read { shard: ShardId, kind: &'a str, id: &'a str, traceparent: &'a str },
     /// One page of an entity's history: at most `limit` events after version `after`.
-    Events { shard: ShardId, kind: &'a str, id: &'a str, after: Version, limit: u32 },
+    Events { shard: ShardId, kind: &'a str, id: &'a str, after: Version, limit: u32, traceparent: &'a str },
     /// The kinds that this node runs, with their schemas; answered with [`Response::Kinds`].
     Kinds,
 }

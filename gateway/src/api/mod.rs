@@ -95,11 +95,13 @@ impl<N: Nodes> Api<N> {
         }
         let reads = method == Method::GET || method == Method::HEAD;
         match resource {
-            Resource::Command(key, command) if reads && command == EVENTS => self.events(&key, parts).await,
+            Resource::Command(key, command) if reads && command == EVENTS => {
+                self.events(&key, parts, traceparent).await
+            }
             Resource::Command(key, command) if method == Method::POST => {
                 self.command(&key, &command, parts, body, traceparent).await
             }
-            Resource::Entity(key) if reads => self.state(&key, parts).await,
+            Resource::Entity(key) if reads => self.state(&key, parts, traceparent).await,
             Resource::Kinds if reads => self.kinds(None, parts).await,
             Resource::Kind(kind) if reads => self.kinds(Some(&kind), parts).await,
             resource => Err(not_allowed(method, &resource)),
@@ -189,7 +191,7 @@ impl<N: Nodes> Api<N> {
         Ok(body)
     }
 
-    async fn state(&self, key: &EntityKey, parts: &Parts) -> Result<Response<Body>, Problem> {
+    async fn state(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
         query::state(parts.uri.query())?;
         header::check_accept(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
@@ -197,7 +199,7 @@ impl<N: Nodes> Api<N> {
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
-        let read = self.forward.read(key, preferences.deadline, |shard, reply| match reply {
+        let read = self.forward.read(key, traceparent, preferences.deadline, |shard, reply| match reply {
             Reply::State { version, state, seen } => {
                 if if_match.is_some_and(|tags| !tags.match_version(version)) {
                     return Err(Problem::version_mismatch(version));
@@ -214,20 +216,23 @@ impl<N: Nodes> Api<N> {
         Ok(uncached(response))
     }
 
-    async fn events(&self, key: &EntityKey, parts: &Parts) -> Result<Response<Body>, Problem> {
+    async fn events(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
         let page = query::page(parts.uri.query())?;
         header::check_accept(&parts.headers)?;
         refuse_conditions(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
-        let read = self.forward.events(key, page.after, page.limit, preferences.deadline, |shard, reply| match reply {
-            Reply::Events { events, next, seen } => {
-                let session = session.after(self.forward.nodes().cluster(), shard, seen);
-                Ok(answer::events(key, &events, next, session))
-            }
-            reply => Err(unread(&reply)),
-        });
+        let read =
+            self.forward.events(key, page.after, page.limit, traceparent, preferences.deadline, |shard, reply| {
+                match reply {
+                    Reply::Events { events, next, seen } => {
+                        let session = session.after(self.forward.nodes().cluster(), shard, seen);
+                        Ok(answer::events(key, &events, next, session))
+                    }
+                    reply => Err(unread(&reply)),
+                }
+            });
         let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
         Ok(uncached(response))
     }

@@ -102,10 +102,12 @@ impl<N: Nodes> Forward<N> {
     pub(crate) async fn read<T>(
         &self,
         key: &EntityKey,
+        traceparent: &str,
         time: Duration,
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
-        let encode = |shard, _| peer::encode(&Request::Read { shard, kind: key.kind(), id: key.id() }).ok();
+        let (kind, id) = (key.kind(), key.id());
+        let encode = |shard, _| peer::encode(&Request::Read { shard, kind, id, traceparent }).ok();
         let fits = |response: &Response<'_>| matches!(response, Response::State { .. });
         self.attempt(Operation::Read, Target::Owner(key), time, encode, fits, deliver).await
     }
@@ -116,11 +118,12 @@ impl<N: Nodes> Forward<N> {
         key: &EntityKey,
         after: Version,
         limit: u32,
+        traceparent: &str,
         time: Duration,
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
-        let encode =
-            |shard, _| peer::encode(&Request::Events { shard, kind: key.kind(), id: key.id(), after, limit }).ok();
+        let (kind, id) = (key.kind(), key.id());
+        let encode = |shard, _| peer::encode(&Request::Events { shard, kind, id, after, limit, traceparent }).ok();
         let fits = |response: &Response<'_>| matches!(response, Response::Events { .. });
         self.attempt(Operation::Read, Target::Owner(key), time, encode, fits, deliver).await
     }

@@ -33,6 +33,8 @@ pub enum Error {
     Disk(#[from] io::Error),
     #[error("{FILE} in the data directory is damaged: {0}")]
     Damaged(#[from] serde_json::Error),
+    #[error("{file} is there, but {FILE} is missing beside it: put it back, or start with an empty data directory")]
+    Missing { file: String },
     #[error("the data directory has layout version {0}, and this program knows only {LAYOUT_VERSION}")]
     LayoutVersion(u32),
     #[error(
@@ -43,7 +45,8 @@ pub enum Error {
 }
 
 impl Identity {
-    /// Takes up the identity of the data directory, or makes one for an empty one.
+    /// Takes up the identity of the data directory, or makes one for an empty one: where one of `data_files` lies without an
+    /// identity, that data is another node's.
     pub fn open(
         disk: &dyn Disk,
         random: &dyn Random,
@@ -51,12 +54,18 @@ impl Identity {
         shards: u16,
         members: &[String],
         address: &str,
+        data_files: &[&str],
     ) -> Result<Self, Error> {
         let mut members = members.to_vec();
         members.sort_unstable();
         members.dedup();
         let cluster = cluster_id(cluster_name);
         let Some(bytes) = disk.read_small(FILE)? else {
+            for file in data_files {
+                if disk.holds(file)? {
+                    return Err(Error::Missing { file: disk.describe(file) });
+                }
+            }
             let identity = Self {
                 layout_version: LAYOUT_VERSION,
                 node: NodeId(random.next_u64()),
@@ -108,7 +117,7 @@ mod tests {
         let random = SeededRandom::new(1);
         let members = ["b:1".to_owned(), "a:1".to_owned()];
         let open = |cluster, shards, members: &[String], address| {
-            Identity::open(&disk, &random, cluster, shards, members, address)
+            Identity::open(&disk, &random, cluster, shards, members, address, &["journal.redb"])
         };
         let first = open("one", 64, &members, "a:1").unwrap();
         assert_eq!(open("one", 64, &members, "a:1").unwrap(), first);
@@ -116,6 +125,10 @@ mod tests {
         assert!(matches!(open("one", 32, &members, "a:1"), Err(Error::Changed { .. })));
         assert!(matches!(open("one", 64, &members[..1], "a:1"), Err(Error::Changed { .. })));
         assert!(matches!(open("one", 64, &members, "b:1"), Err(Error::Changed { .. })));
+        let orphan = SimulatedDisk::new();
+        orphan.open("journal.redb").unwrap();
+        let opened = Identity::open(&orphan, &random, "one", 64, &members, "a:1", &["journal.redb"]);
+        assert!(matches!(opened, Err(Error::Missing { .. })));
         disk.write_small(FILE, b"{").unwrap();
         assert!(matches!(open("one", 64, &members, "a:1"), Err(Error::Damaged(_))));
     }

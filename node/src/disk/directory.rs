@@ -23,6 +23,7 @@ impl DirectoryDisk {
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         let explain = |error: io::Error| with_path(&path, &error);
+        #[expect(clippy::disallowed_methods, reason = "this is the seam")]
         fs::create_dir_all(&path).map_err(explain)?;
         let lock = open_file(&path.join(LOCK_NAME)).map_err(explain)?;
         match lock.try_lock() {
@@ -53,6 +54,7 @@ impl DirectoryDisk {
     }
 
     fn rename(&self, from: &Path, name: &str) -> io::Result<()> {
+        #[expect(clippy::disallowed_methods, reason = "this is the seam")]
         fs::rename(from, self.path.join(name))?;
         sync_directory(&self.path)
     }
@@ -94,12 +96,19 @@ impl Disk for DirectoryDisk {
         replace().map_err(|error: io::Error| with_path(&path, &error))
     }
 
+    fn holds(&self, name: &str) -> io::Result<bool> {
+        check_name(name)?;
+        let path = self.path.join(name);
+        path.try_exists().map_err(|error| with_path(&path, &error))
+    }
+
     fn describe(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
     }
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
+    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 

@@ -28,6 +28,9 @@ pub trait Disk: Send + Sync + Debug {
     /// Replaces a small file. A power cut leaves the old bytes or the new ones, and the new ones once this has returned.
     fn write_small(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
+    /// Whether the database file `name` was ever opened here.
+    fn holds(&self, name: &str) -> io::Result<bool>;
+
     /// How people find the file `name`: for messages only.
     fn describe(&self, name: &str) -> String;
 }

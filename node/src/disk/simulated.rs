@@ -205,6 +205,13 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
+    fn holds(&self, name: &str) -> io::Result<bool> {
+        check_name(name)?;
+        let state = self.shared.state.lock();
+        state.check_power()?;
+        Ok(state.files.contains_key(name))
+    }
+
     fn describe(&self, name: &str) -> String {
         format!("{name} in memory")
     }

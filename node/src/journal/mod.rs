@@ -331,14 +331,9 @@ impl Default for Config {
             tail_bytes_max: 64 << 20,
             size_bytes_max: 4 << 30,
             straggler_distance_min: 65_536,
-            fatal: Arc::new(abort),
+            fatal: Arc::new(crate::fatal::abort),
         }
     }
-}
-
-fn abort(message: &str) {
-    eprintln!("berth: {message}; the process ends, because what is on disk is known only after a restart");
-    std::process::abort();
 }
 
 fn read_rows(database: &Database, shard: ShardId, places: &[Place]) -> Result<Option<Vec<Entry>>, redb::Error> {

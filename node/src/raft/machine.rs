@@ -3,6 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -10,7 +11,7 @@ use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMe
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
-use berth_shared::ids::Term;
+use berth_shared::ids::{NodeId, Term};
 
 use super::{Proposal, Runtime, Types, decode_membership, encode_membership, from_raft, to_raft};
 use crate::shard::Shard;
@@ -19,6 +20,8 @@ pub(super) struct ShardMachine<R> {
     shard: Arc<Shard>,
     /// The term of the newest blank entry that was applied.
     blank: watch::Sender<Term>,
+    node: NodeId,
+    sole_voter: Arc<AtomicBool>,
     runtime: PhantomData<R>,
 }
 
@@ -32,8 +35,21 @@ pub(super) struct Checkpointer<R> {
 }
 
 impl<R: Runtime> ShardMachine<R> {
-    pub(super) fn new(shard: Arc<Shard>, blank: watch::Sender<Term>) -> Self {
-        Self { shard, blank, runtime: PhantomData }
+    pub(super) fn new(
+        node: NodeId,
+        shard: Arc<Shard>,
+        blank: watch::Sender<Term>,
+        sole_voter: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let machine = Self { shard, blank, node, sole_voter, runtime: PhantomData };
+        let (_, membership) = applied_state::<R>(&machine.shard)?;
+        machine.note_members(membership.membership());
+        Ok(machine)
+    }
+
+    fn note_members(&self, membership: &super::Membership) {
+        let alone = membership.get_joint_config().iter().all(|voters| voters.iter().eq([&self.node.0]));
+        self.sole_voter.store(alone && membership.voter_ids().next().is_some(), Ordering::Release);
     }
 }
 
@@ -61,6 +77,7 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for ShardMachine<R> {
                 }
                 EntryPayload::Membership(membership) => {
                     let members = encode_membership(&membership).map_err(io::Error::other)?;
+                    self.note_members(&membership);
                     self.shard.apply_membership(log_id, members).await?;
                     None
                 }

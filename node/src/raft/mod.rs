@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,8 +48,6 @@ pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(600);
 const LEASE: Duration = Duration::from_millis(540);
 /// Messages that may wait for one group.
 const GROUP_QUEUE_MAX: u64 = 4096;
-/// Entries kept in the journal behind a checkpoint, so that a replica which lags a little catches up by log.
-const ENTRIES_KEPT: u64 = 512;
 
 /// With one leader per term, a term names it.
 type CommittedLeaderId = <LeaderId<u64, u64> as RaftLeaderId>::Committed;
@@ -103,6 +102,11 @@ pub struct RaftGroup<R: Runtime> {
     node: NodeId,
     raft: RaftOf<R>,
     leading: watch::Receiver<Option<Term>>,
+    /// Whether the applied members are this node alone. It turns false with the joint configuration that adds another voter,
+    /// before that one's votes can count without ours.
+    sole_voter: Arc<AtomicBool>,
+    /// Set before the group is told to stop, so that an end without it is noticed as a failure.
+    stopping: Arc<AtomicBool>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +127,11 @@ impl<R: Runtime> RaftGroup<R> {
         let id = shard.id();
         let failed = |reason: String| Error::Start { shard: id, reason };
         let (purged, applied) = (journal.log_state(id).last_purged, shard.machine().head().applied);
+        let last = journal.log_state(id).last;
+        if applied > last || (applied.is_some() && journal.vote(id).is_none()) {
+            // A checkpoint waits for the journal, so this is another journal, or none: votes and entries are lost.
+            return Err(failed(format!("its store holds entries up to {applied:?}, and its journal ends at {last:?}")));
+        }
         if purged > applied {
             // One flipped bit in the store's file can bring back the checkpoint before the last: never start on that.
             return Err(failed(format!(
@@ -135,8 +144,9 @@ impl<R: Runtime> RaftGroup<R> {
             election_timeout_min: ELECTION_TIMEOUT_MIN.as_millis() as u64,
             election_timeout_max: ELECTION_TIMEOUT_MAX.as_millis() as u64,
             snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-            purge_batch_size: 256,
+            // A snapshot is taken only when the journal needs room, and then all of it: one entry may be half a megabyte.
+            max_in_snapshot_log_to_keep: 0,
+            purge_batch_size: 1,
             api_channel_size: Some(GROUP_QUEUE_MAX),
             notification_channel_size: Some(GROUP_QUEUE_MAX),
             removed_leader_step_down: StepDownPolicy::Never,
@@ -146,8 +156,10 @@ impl<R: Runtime> RaftGroup<R> {
         };
         let config = Arc::new(config.validate().map_err(|error| failed(error.to_string()))?);
         let (blank_sender, blank) = watch::channel(0);
+        let sole_voter = Arc::new(AtomicBool::new(false));
         let log = log::ShardLog::new(id, journal);
-        let machine = machine::ShardMachine::new(shard, blank_sender);
+        let machine = machine::ShardMachine::new(node, shard, blank_sender, sole_voter.clone())
+            .map_err(|error| failed(error.to_string()))?;
         let raft = Raft::new(node.0, config, network::NoPeers::default(), log, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
@@ -159,8 +171,9 @@ impl<R: Runtime> RaftGroup<R> {
             // Nobody else can lead, so there is nothing to wait for.
             raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
         }
-        let leading = watch_leadership(&raft, node, blank, seams);
-        Ok(Self { shard: id, node, raft, leading })
+        let stopping = Arc::new(AtomicBool::new(false));
+        let leading = watch_leadership(id, &raft, node, blank, stopping.clone(), seams);
+        Ok(Self { shard: id, node, raft, leading, sole_voter, stopping })
     }
 }
 
@@ -169,11 +182,15 @@ impl<R: Runtime> Group for RaftGroup<R> {
         self.leading.clone()
     }
 
+    fn term(&self) -> Option<Term> {
+        *self.leading.borrow()
+    }
+
     fn holds_lease(&self, term: Term) -> bool {
-        if *self.leading.borrow() != Some(term) {
+        if self.term() != Some(term) {
             return false;
         }
-        if self.raft.voter_ids().eq([self.node.0]) {
+        if self.sole_voter.load(Ordering::Acquire) {
             return true;
         }
         let acknowledged = self
@@ -218,6 +235,7 @@ impl<R: Runtime> Group for RaftGroup<R> {
 
     fn stop(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            self.stopping.store(true, Ordering::Release);
             if let Err(error) = self.raft.shutdown().await {
                 tracing::warn!(shard = %self.shard, %error, "the group did not stop cleanly");
             }
@@ -241,9 +259,11 @@ pub async fn start(
 
 /// Combines what the group reports with the blank entry that the machine has applied (rule W3).
 fn watch_leadership<R: Runtime>(
+    shard: ShardId,
     raft: &RaftOf<R>,
     node: NodeId,
     mut blank: watch::Receiver<Term>,
+    stopping: Arc<AtomicBool>,
     seams: &Seams,
 ) -> watch::Receiver<Option<Term>> {
     let (sender, receiver) = watch::channel(None);
@@ -262,6 +282,10 @@ fn watch_leadership<R: Runtime>(
                 changed = blank.changed() => changed.is_ok(),
             };
             if !alive {
+                sender.send_replace(None);
+                if !stopping.load(Ordering::Acquire) {
+                    crate::fatal::abort(&format!("the group of shard {shard} has failed"));
+                }
                 return;
             }
         }

@@ -28,7 +28,8 @@ use crate::shard::group::Group;
 use crate::shard::in_flight::{Abandon, Decided, Finished, InFlight};
 use crate::shard::machine::{After, Applied};
 use crate::shard::speculation::{BatchNumber, Speculation};
-use crate::shard::window::{RowId, refused_age};
+use crate::shard::time::ShardTime;
+use crate::shard::window::{CLOCK_SKEW_MICROS_MAX, RowId, refused_age};
 use crate::store::{self, OutcomeRow};
 
 /// Records per batch; more wait for the next one.
@@ -78,7 +79,7 @@ pub struct Executor {
     /// The answers of each batch in flight, to be given up when leadership changes.
     in_flight: VecDeque<(BatchNumber, Abandon)>,
     last_batch: BatchNumber,
-    last_time_micros: u64,
+    time: ShardTime,
 }
 
 struct Waiting {
@@ -123,7 +124,7 @@ impl Executor {
             waiting: VecDeque::new(),
             in_flight: VecDeque::new(),
             last_batch: BatchNumber::default(),
-            last_time_micros: 0,
+            time: ShardTime::default(),
         };
         seams.spawner.spawn(executor.run());
         mailbox_sender
@@ -162,6 +163,7 @@ impl Executor {
     /// the gateways could already learn the outcome from the next owner.
     fn leadership_changed(&mut self) {
         self.term = *self.leading.borrow_and_update();
+        self.time.restart();
         self.discard_speculation();
         self.in_flight.drain(..).for_each(|(_, answers)| answers.abandon());
         // A joined attempt wrote nothing itself; its gateway remembers that an earlier one is unsettled.
@@ -318,9 +320,16 @@ impl Executor {
             }
             return None;
         }
-        let now_micros = self.shard.machine().head().shard_time_micros.max(self.seams.clock.wall_micros());
+        let now_micros = self.next_time();
         if let Some(detail) = refused_age(request.origin, now_micros) {
-            command.answer.refuse(Code::InvalidRequest, detail);
+            // No client is to blame where the clocks of this cluster disagree.
+            let wall_micros = self.seams.clock.wall_micros();
+            if now_micros.abs_diff(wall_micros) > CLOCK_SKEW_MICROS_MAX {
+                tracing::warn!(shard = %self.shard.id(), now_micros, wall_micros, "the shard's time and this clock disagree");
+                command.answer.refuse(Code::Unavailable, "the clocks of the cluster disagree");
+            } else {
+                command.answer.refuse(Code::InvalidRequest, detail);
+            }
             return None;
         }
         // The next record that is applied makes the window forget what has expired by then. Counting that as well would keep
@@ -379,11 +388,10 @@ impl Executor {
         self.group.propose(term, batch, Box::new(move |result| in_flight.finish(result))).await;
     }
 
-    /// Strictly increasing in the shard, and never behind what it has applied.
     fn next_time(&mut self) -> u64 {
-        let applied = self.shard.machine().head().shard_time_micros;
-        self.last_time_micros = self.seams.clock.wall_micros().max(applied + 1).max(self.last_time_micros + 1);
-        self.last_time_micros
+        let applied_micros = self.shard.machine().head().shard_time_micros;
+        let clock = &self.seams.clock;
+        self.time.next(clock.now(), clock.wall_micros(), applied_micros)
     }
 
     /// The entity as the next decision must see it; `None` when it is not in memory.

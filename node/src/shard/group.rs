@@ -27,6 +27,11 @@ pub trait Group: Send + Sync + fmt::Debug {
     /// before it (rule W3); `None` while it does not.
     fn leading(&self) -> watch::Receiver<Option<Term>>;
 
+    /// The newest value of [`Self::leading`].
+    fn term(&self) -> Option<Term> {
+        *self.leading().borrow()
+    }
+
     /// Whether a quorum has confirmed the leadership of `term` recently enough that no other node can lead now.
     fn holds_lease(&self, term: Term) -> bool;
 

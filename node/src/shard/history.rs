@@ -24,7 +24,7 @@ impl Shard {
         limit: usize,
     ) -> Result<Option<EventsPage>, store::Error> {
         let (store, id, key) = (self.store.clone(), self.id, key.clone());
-        self.seams.spawner.blocking(move || store.events(id, &key, after, limit, PAGE_BYTES_MAX)).await
+        self.blocking(move || store.events(id, &key, after, limit, PAGE_BYTES_MAX)).await
     }
 
     /// The state as JSON at `version`, folded from the first event; `None` where it cannot be read.

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod reader;
 pub mod residency;
 pub mod speculation;
+pub mod time;
 pub mod window;
 
 use std::io;
@@ -81,6 +82,10 @@ impl Shard {
         self.id
     }
 
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
     /// Locks the machine. Callers hold it shortly and never across an await.
     pub fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock()
@@ -121,7 +126,7 @@ impl Shard {
                 missing.iter().map(|key| machine.entities.begin_load(key)).collect()
             };
             let (store, registry, id, keys) = (self.store.clone(), self.registry.clone(), self.id, missing.clone());
-            let read = self.seams.spawner.blocking(move || {
+            let read = self.blocking(move || {
                 let stored = store.entities(id, &keys)?;
                 let rehydrated = keys.iter().zip(stored).map(|(key, stored)| rehydrate(&registry, key, stored));
                 Ok(rehydrated.collect::<Vec<_>>())
@@ -159,7 +164,7 @@ impl Shard {
     /// Stored outcomes; one that has expired meanwhile is left out.
     pub async fn outcomes(&self, rows: Vec<RowId>) -> Result<Vec<OutcomeRow>, store::Error> {
         let (store, id) = (self.store.clone(), self.id);
-        let read = self.seams.spawner.blocking(move || {
+        let read = self.blocking(move || {
             let outcomes = rows.iter().filter_map(|row| store.outcome(id, row.lane, row.row).transpose());
             outcomes.collect()
         });
@@ -169,30 +174,29 @@ impl Shard {
     /// Applies a batch: what is applied is readable from here on, and its changes are in the store's hands.
     pub async fn apply(&self, log_id: LogId, batch: &Arc<Batch>) -> io::Result<Applied> {
         self.store.room().await.map_err(io::Error::other)?;
-        let missing = self.machine().missing(batch);
-        let loaded =
-            if missing.is_empty() { HashMap::new() } else { self.load(missing).await.map_err(io::Error::other)? };
-        let applied = {
-            let mut machine = self.machine();
-            // Only this task applies, so what was loaded is still the newest even if it was passivated again meanwhile.
-            for (key, resident) in loaded {
-                if machine.entities.peek(&key).is_none() {
-                    machine.entities.put(key, resident, self.residency.tick());
+        // Only this task applies, so what was loaded stays the newest even if it is passivated again meanwhile. What was
+        // resident may be passivated during a load; it is loaded in the next turn, of which there are few, because what was
+        // loaded is kept here.
+        let mut loaded = HashMap::new();
+        let applied = loop {
+            let missing = {
+                let mut machine = self.machine();
+                let mut missing = machine.missing(batch);
+                missing.retain(|key| !loaded.contains_key(key));
+                if missing.is_empty() {
+                    for (key, resident) in loaded {
+                        if machine.entities.peek(&key).is_none() {
+                            machine.entities.put(key, resident, self.residency.tick());
+                        }
+                    }
+                    let (applied, changes) = machine.apply(log_id, batch, self.residency.tick());
+                    self.hand_over(changes)?;
+                    self.report(&machine);
+                    break applied;
                 }
-            }
-            // Entities that were resident before the load may have been passivated during it.
-            let late = machine.missing(batch);
-            if !late.is_empty() {
-                let stored = self.store.entities(self.id, &late).map_err(io::Error::other)?;
-                for (key, stored) in late.into_iter().zip(stored) {
-                    let resident = rehydrate(&self.registry, &key, stored);
-                    machine.entities.put(key, resident, self.residency.tick());
-                }
-            }
-            let (applied, changes) = machine.apply(log_id, batch, self.residency.tick());
-            self.hand_over(changes)?;
-            self.report(&machine);
-            applied
+                missing
+            };
+            loaded.extend(self.load(missing).await.map_err(io::Error::other)?);
         };
         self.residency.enforce();
         Ok(applied)
@@ -215,6 +219,13 @@ impl Shard {
     /// Makes everything that is applied durable in the store.
     pub async fn checkpoint(&self) -> io::Result<()> {
         self.store.checkpoint().await.map(drop).map_err(io::Error::other)
+    }
+
+    /// Runs a read of the store where it may block, a bounded number at a time over the node, so that commits of the journal
+    /// never queue behind them.
+    async fn blocking<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
+        let _permit = self.residency.reads.acquire().await;
+        self.seams.spawner.blocking(read).await
     }
 
     /// Under the machine's lock, so that an entity can be passivated only once the store can answer for it.

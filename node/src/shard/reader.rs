@@ -69,8 +69,9 @@ impl Reader {
     /// At most `limit` events after `after`, and how much of the shard's history they include.
     pub async fn events(&self, key: &EntityKey, after: Version, limit: usize) -> Result<(EventsPage, Seen), Error> {
         let term = self.leased_term()?;
-        let seen = self.shard.seen();
         let page = self.shard.events(key, after, limit).await?;
+        // After the page, so that it never says less than the page shows.
+        let seen = self.shard.seen();
         self.confirm(term)?;
         Ok((page.ok_or(Error::NotFound)?, seen))
     }
@@ -100,8 +101,7 @@ impl Reader {
     }
 
     fn leased_term(&self) -> Result<u64, Error> {
-        let term = *self.group.leading().borrow();
-        let term = term.ok_or(Error::NotOwner)?;
+        let term = self.group.term().ok_or(Error::NotOwner)?;
         self.confirm(term)?;
         Ok(term)
     }

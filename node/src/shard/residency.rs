@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
 
 use crate::shard::Shard;
 
@@ -14,10 +15,14 @@ pub struct Residency {
     ticks: AtomicU64,
     passivated: AtomicU64,
     shards: RwLock<Vec<Weak<Shard>>>,
+    /// Reads of the store that run at the same time.
+    pub(super) reads: Semaphore,
     /// One task at a time makes room.
     making_room: Mutex<()>,
 }
 
+/// Reads of the store at the same time, over all shards of the node; more wait.
+const READS_MAX: usize = 16;
 /// Residents passivated per look at which shard has the oldest.
 const PASSIVATED_AT_ONCE: usize = 16;
 
@@ -29,6 +34,7 @@ impl Residency {
             ticks: AtomicU64::new(1),
             passivated: AtomicU64::new(0),
             shards: RwLock::default(),
+            reads: Semaphore::new(READS_MAX),
             making_room: Mutex::default(),
         })
     }
@@ -45,6 +51,9 @@ impl Residency {
     }
 
     pub(super) fn changed(&self, before: usize, after: usize) {
+        if before == after {
+            return;
+        }
         self.bytes.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 

@@ -149,7 +149,7 @@ mod tests {
         for (time, left) in [(50, 2), (79, 2), (80, 0)] {
             assert_eq!(window.len_at(time), left);
             window.expire(time);
-            assert_eq!(window.len(), left);
+            assert_eq!(window.count(), left);
         }
     }
 

@@ -406,14 +406,9 @@ impl Default for Config {
             checkpoint_interval: Duration::from_secs(5),
             checkpoint_bytes: 64 << 20,
             check_integrity_on_open: true,
-            fatal: Arc::new(abort),
+            fatal: Arc::new(crate::fatal::abort),
         }
     }
-}
-
-fn abort(message: &str) {
-    eprintln!("berth: {message}; the process ends, because what is on disk is known only after a restart");
-    std::process::abort();
 }
 
 impl Error {

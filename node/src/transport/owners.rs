@@ -1,9 +1,11 @@
 //! Tells gateways which shards this node owns: all of them when a gateway connects, and each change as it happens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use berth_shared::ids::{NodeId, ShardId, Term};
 use berth_shared::message::Push;
@@ -13,6 +15,9 @@ use berth_shared::shard_map::ShardOwner;
 
 use crate::shard::Shard;
 use crate::shard::group::Group;
+
+/// How often gateways are told again what they should know.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What this node knows of owners, and who wants to know.
 #[derive(Debug)]
@@ -58,6 +63,23 @@ impl Owners {
             pushes.send(push);
         }
         state.listeners.push(pushes);
+    }
+
+    /// Tells every gateway again from time to time, because a push is dropped where a connection is congested.
+    pub async fn repeat(self: Arc<Self>, seams: Seams, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = seams.spawner.sleep(REPEAT_INTERVAL) => {}
+            }
+            let mut state = self.state.lock();
+            state.listeners.retain(|listener| !listener.is_closed());
+            let Some(push) = self.encode(state.owned.clone()) else { continue };
+            for listener in &state.listeners {
+                listener.send(push.clone());
+            }
+        }
     }
 
     /// The shards this node owns now.

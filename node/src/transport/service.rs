@@ -2,7 +2,6 @@
 //! blocks a connection: commands go to a mailbox, reads that are not in memory to a task of their own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use berth_shared::ids::ShardId;
 use berth_shared::key::EntityKey;
@@ -13,9 +12,11 @@ use berth_shared::seam::{BootInstant, Seams};
 use berth_shared::telemetry::{self, Traceparent, Tracing};
 use bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
+use tracing::{Instrument, Span};
 
 use crate::entity::Registry;
 use crate::entity::erased::CommandError;
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::record::{Fingerprint, RequestKey, Scope};
 use crate::shard::command::{Answer, Command};
@@ -42,8 +43,8 @@ pub struct Service {
     pub hosted: Vec<Option<Hosted>>,
     pub owners: Arc<Owners>,
     pub metrics: Metrics,
-    /// The journal is at its size limit.
-    pub journal_full: Arc<AtomicBool>,
+    /// Refuses writes when it is at its size limit.
+    pub journal: Journal,
 }
 
 impl Handler for Service {
@@ -51,8 +52,14 @@ impl Handler for Service {
         let Incoming { payload, deadline, reply, .. } = incoming;
         match peer::decode::<Request<'_>>(&payload) {
             Ok(Request::Execute(execute)) => self.execute(&execute, deadline, reply),
-            Ok(Request::Read { shard, kind, id }) => self.read(shard, kind, id, reply),
-            Ok(Request::Events { shard, kind, id, after, limit }) => self.events(shard, kind, id, after, limit, reply),
+            Ok(Request::Read { shard, kind, id, traceparent }) => {
+                let span = self.span("read", traceparent);
+                span.in_scope(|| self.read(shard, kind, id, reply));
+            }
+            Ok(Request::Events { shard, kind, id, after, limit, traceparent }) => {
+                let span = self.span("events", traceparent);
+                span.in_scope(|| self.events(shard, kind, id, after, limit, reply));
+            }
             Ok(Request::Kinds) => send(reply, &Response::Kinds { json: &self.registry.descriptions() }),
             Err(error) => {
                 tracing::warn!(%error, "a gateway sent a request that does not decode");
@@ -85,7 +92,7 @@ impl Service {
                 return refuse(reply, Code::Internal, "the entity's code failed; nothing was written");
             }
         };
-        if self.journal_full.load(Ordering::Relaxed) {
+        if self.journal.is_full() {
             return refuse(reply, Code::Overloaded, "the node's journal is full");
         }
         self.metrics.commands.increment();
@@ -121,10 +128,17 @@ impl Service {
         if !self.tracing.exports() {
             return Answer::new(move |response| send(reply, &response));
         }
+        let span = self.span("execute", traceparent);
+        Answer::new(move |response| span.in_scope(|| send(reply, &response)))
+    }
+
+    /// Lasts as long as the request; disabled when traces are not exported.
+    fn span(&self, name: &'static str, traceparent: &str) -> Span {
+        if !self.tracing.exports() {
+            return Span::none();
+        }
         let received = Traceparent::parse(traceparent);
-        let role = telemetry::Role::Server;
-        let request = self.tracing.request("execute", role, received, &*self.seams.random);
-        Answer::new(move |response| request.span.in_scope(|| send(reply, &response)))
+        self.tracing.request(name, telemetry::Role::Server, received, &*self.seams.random).span
     }
 
     fn read(&self, shard: ShardId, kind: &str, id: &str, reply: Reply) {
@@ -139,7 +153,8 @@ impl Service {
             return send_current(reply, answer);
         }
         let reader = hosted.reader.clone();
-        self.seams.spawner.spawn(async move { send_current(reply, reader.read(&key).await) });
+        let read = async move { send_current(reply, reader.read(&key).await) };
+        self.seams.spawner.spawn(read.in_current_span());
     }
 
     fn events(&self, shard: ShardId, kind: &str, id: &str, after: u64, limit: u32, reply: Reply) {
@@ -152,7 +167,7 @@ impl Service {
         self.metrics.reads.increment();
         let reader = hosted.reader.clone();
         let limit = limit.clamp(1, EVENTS_MAX) as usize;
-        self.seams.spawner.spawn(async move {
+        let read = async move {
             match reader.events(&key, after, limit).await {
                 Err(error) => refuse_read(reply, &error),
                 Ok((page, seen)) => {
@@ -165,7 +180,8 @@ impl Service {
                     send(reply, &Response::Events { events: events.collect(), next: page.next, seen });
                 }
             }
-        });
+        };
+        self.seams.spawner.spawn(read.in_current_span());
     }
 
     /// The entity's key and its shard, if the request is sound and this node hosts the shard.

@@ -106,12 +106,12 @@ impl Caller {
 
     pub async fn read(&self, kind: &str, id: &str) -> Result<Bytes, CallError> {
         let shard = EntityKey::new(kind, id).unwrap().shard(self.shards);
-        self.request(&Request::Read { shard, kind, id }).await
+        self.request(&Request::Read { shard, kind, id, traceparent: "" }).await
     }
 
     pub async fn events(&self, kind: &str, id: &str, after: u64) -> Result<Bytes, CallError> {
         let shard = EntityKey::new(kind, id).unwrap().shard(self.shards);
-        self.request(&Request::Events { shard, kind, id, after, limit: 1000 }).await
+        self.request(&Request::Events { shard, kind, id, after, limit: 1000, traceparent: "" }).await
     }
 
     pub async fn request(&self, request: &Request<'_>) -> Result<Bytes, CallError> {

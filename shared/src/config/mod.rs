@@ -64,6 +64,7 @@ where
 {
     let text = match file {
         Some(path) => {
+            #[expect(clippy::disallowed_methods, reason = "read once, before there is anything to simulate")]
             let read = std::fs::read_to_string(path);
             let text = read.map_err(|source| Error::Read { path: path.to_owned(), source })?;
             Some((path.display().to_string(), text))

@@ -374,6 +374,7 @@ mod tests {
     fn many_threads_lose_no_count() {
         let metrics = part("a");
         let counter = metrics.counter("berth_x_total", "X.", &[]);
+        #[expect(clippy::disallowed_methods, reason = "it is about real threads")]
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..10_000).for_each(|_| counter.increment()));
