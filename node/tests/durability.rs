@@ -95,6 +95,8 @@ async fn commands_of_a_hot_entity_share_commits_and_keep_their_order() {
     let node = start(one_shard(), Arc::new(disk.clone()), &seams).await;
     let caller = Caller::new(&seams, 1);
     let keys: Vec<String> = (0..COMMANDS).map(|n| format!("k{n}")).collect();
+    // Once there is a connection, one look at a call sends it.
+    caller.read("counter", "hot").await.unwrap();
     let operations = disk.operations();
     let gate = disk.hold_syncs();
     let calls: Vec<_> = keys.iter().map(|key| unstored(&seams, "hot", "{}", key)).collect();

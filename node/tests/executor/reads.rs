@@ -72,7 +72,7 @@ async fn passivated_entities_come_back_as_they_were_with_snapshot_and_later_even
     for events in 1..=600_u64 {
         let answer = stage.run(Ask::add("a", r#"{"by":2}"#)).await;
         assert_eq!(answer, Answered::counted(events, 2 * events as i64));
-        assert_eq!(stage.shard.machine().entities.len(), 0, "nothing fits into the budget");
+        assert_eq!(stage.shard.machine().entities.count(), 0, "nothing fits into the budget");
         if events % 50 == 0 {
             assert_eq!(stage.run(Ask::increment("b")).await.version(), events / 50);
             assert_eq!(stage.read("counter", "a").await.unwrap(), (events, format!("{{\"value\":{}}}", 2 * events)));
@@ -108,6 +108,6 @@ async fn large_entities_count_with_their_size_although_only_a_command_looked_at_
         let look = Ask::new("document", id, "put", &put).if_version(7);
         assert_eq!(stage.run(look).await, Answered::mismatch(1));
     }
-    let residents = stage.shard.machine().entities.len();
+    let residents = stage.shard.machine().entities.count();
     assert!(residents <= 4, "{residents} states of 200 KiB are in memory");
 }

@@ -113,7 +113,7 @@ async fn a_full_window_refuses_new_keys_and_forgets_none_until_they_expire() {
     let answers: Vec<Answered> = pending.into_iter().map(|pending| pending.unwrap()).collect();
     assert_eq!(answers[0], Answered::counted(4, 4));
     assert_eq!(answers[3], Answered::refused(Code::Overloaded));
-    assert_eq!(stage.shard.machine().window.len(), 3);
+    assert_eq!(stage.shard.machine().window.count(), 3);
 }
 
 #[tokio::test(start_paused = true)]

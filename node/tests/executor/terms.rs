@@ -47,7 +47,7 @@ async fn a_record_decided_in_another_term_leaves_no_trace_and_is_decided_again()
     let after = stage.shard.machine().head().clone();
     assert_eq!(after.content_hash, before.content_hash);
     assert_eq!(after.shard_time_micros, before.shard_time_micros);
-    assert_eq!(stage.shard.machine().window.len(), 0);
+    assert_eq!(stage.shard.machine().window.count(), 0);
     assert_eq!(stage.counter("a").await, None);
     assert!(pending.answered().is_none());
 
