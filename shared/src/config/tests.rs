@@ -1,3 +1,5 @@
+//! What a configuration is made of, what is refused, and what the refusals say.
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
