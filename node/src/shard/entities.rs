@@ -163,6 +163,10 @@ impl Entities {
     pub fn len(&self) -> usize {
         self.residents.len()
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.residents.is_empty()
+    }
 }
 
 #[cfg(test)]

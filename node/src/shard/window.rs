@@ -80,6 +80,10 @@ impl Window {
         self.rows.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// How many keys are left once [`Self::expire`] was called with this time.
     pub fn len_at(&self, time_micros: u64) -> usize {
         let left = |lane: &VecDeque<Expiry>| lane.len() - lane.partition_point(|e| e.expires_micros <= time_micros);
