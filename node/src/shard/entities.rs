@@ -161,8 +161,12 @@ impl Entities {
     }
 
     /// Residents.
-    pub fn count(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.residents.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.residents.is_empty()
     }
 }
 
@@ -191,7 +195,7 @@ mod tests {
         entities.keep_json(&key("a"), 1, &Bytes::from_static(b"an older version"));
         assert!(entities.peek(&key("a")).unwrap().json.is_none());
         entities.passivate_oldest();
-        assert_eq!((entities.bytes(), entities.count()), (0, 0));
+        assert_eq!((entities.bytes(), entities.len()), (0, 0));
     }
 
     #[test]

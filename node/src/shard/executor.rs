@@ -334,8 +334,12 @@ impl Executor {
         }
         // The next record that is applied makes the window forget what has expired by then. Counting that as well would keep
         // a full window full for ever, because a shard's time stands still while nothing is applied.
-        let keys = self.shard.machine().window.len_at(now_micros) + self.speculation.running_len();
-        if keys >= self.config.window_keys_max {
+        let keys_max = self.config.window_keys_max.saturating_sub(self.speculation.running_len());
+        let is_full = {
+            let window = &self.shard.machine().window;
+            window.len() >= keys_max && window.len_at(now_micros) >= keys_max
+        };
+        if is_full {
             command.answer.refuse(Code::Overloaded, "the shard remembers as many idempotency keys as it may");
             return None;
         }

@@ -77,8 +77,12 @@ impl Window {
     }
 
     /// Keys that are remembered.
-    pub fn count(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// How many keys are left once [`Self::expire`] was called with this time.
@@ -149,7 +153,7 @@ mod tests {
         for (time, left) in [(50, 2), (79, 2), (80, 0)] {
             assert_eq!(window.len_at(time), left);
             window.expire(time);
-            assert_eq!(window.count(), left);
+            assert_eq!(window.len(), left);
         }
     }
 
@@ -162,7 +166,7 @@ mod tests {
         assert_eq!((window.len_at(49), window.len_at(50), window.len_at(100)), (2, 1, 0));
         assert_eq!(window.expire(49), RowBounds::default());
         assert_eq!(window.expire(50), RowBounds { gateway: (3 << 16) + 1, client: 0 });
-        assert_eq!((window.get(&b), window.count()), (None, 1));
+        assert_eq!((window.get(&b), window.len()), (None, 1));
         assert_eq!(window.get(&a).map(|r| r.row), Some(2 << 16));
         assert_eq!(window.expire(100), RowBounds { gateway: 0, client: (2 << 16) + 1 });
     }

@@ -47,7 +47,7 @@ async fn a_record_decided_in_another_term_leaves_no_trace_and_is_decided_again()
     let after = stage.shard.machine().head().clone();
     assert_eq!(after.content_hash, before.content_hash);
     assert_eq!(after.shard_time_micros, before.shard_time_micros);
-    assert_eq!(stage.shard.machine().window.count(), 0);
+    assert!(stage.shard.machine().window.is_empty());
     assert_eq!(stage.counter("a").await, None);
     assert!(pending.answered().is_none());
 
@@ -174,6 +174,22 @@ fn ten_before(batch: &Batch) -> Batch {
     record.request.scope.0[0] ^= 1;
     record.events[0].data = r#"{"by":10}"#.into();
     Batch::new(TERM, vec![record])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_computed_ahead_is_taken_for_its_own_batch_only() {
+    let stage = Stage::leading().await;
+    let mut pending = stage.send(Ask::add("a", r#"{"by":100}"#)).await;
+    let held = stage.take();
+    let mut other = held.batch.records()[0].clone();
+    other.request.scope.0[0] ^= 1;
+    other.events[0].data = r#"{"by":10}"#.into();
+    let other = Arc::new(Batch::new(TERM, vec![other]));
+    assert_eq!(stage.apply_in(TERM, &other).await.verdicts.to_vec(), [Verdict::Applied]);
+    assert_eq!(stage.counter("a").await, Some((1, r#"{"value":10}"#.to_owned())));
+    assert_eq!(stage.apply_held_in(TERM, held).await, [Verdict::WrongBase]);
+    stage.apply_all().await;
+    assert_eq!(pending.answered(), Some(Answered::counted(2, 110)));
 }
 
 #[tokio::test(start_paused = true)]
