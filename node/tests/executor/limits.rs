@@ -9,7 +9,7 @@ use berth_shared::problem::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::scripted::{Answered, Ask, Options, Stage};
+use crate::scripted::{Answered, Ask, Options, Pending, Stage};
 
 /// Misbehaves on request.
 struct Rogue;
@@ -81,7 +81,7 @@ async fn a_kind_that_panics_costs_one_command_and_not_the_shard() {
         [rogue("behave"), rogue("panic"), rogue("panic-in-evolve").key("k"), rogue("behave"), Ask::increment("a")];
     let pending = stage.send_all(asks).await;
     stage.apply_all().await;
-    let answers: Vec<Answered> = pending.into_iter().map(|pending| pending.unwrap()).collect();
+    let answers: Vec<Answered> = pending.into_iter().map(Pending::unwrap).collect();
     assert_eq!(answers[0].version(), 1);
     assert_eq!(answers[1..3], [Answered::refused(Code::Internal), Answered::refused(Code::Internal)]);
     assert_eq!((answers[3].version(), &answers[4]), (2, &Answered::counted(1, 1)));

@@ -1,6 +1,8 @@
 //! Reads at the owner: from what is applied, under a lease that is looked at before and after; and residents that come and
 //! go under a tiny budget.
 
+use std::time::Duration;
+
 use berth_node::shard::reader;
 use berth_shared::key::EntityKey;
 
@@ -89,7 +91,7 @@ async fn commands_of_many_passivated_entities_are_decided_together() {
         let pending = stage.send_all(ids.iter().map(|id| Ask::increment(id))).await;
         stage.apply_all().await;
         for pending in pending {
-            assert_eq!(pending.unwrap(), Answered::counted(round, round as i64));
+            assert_eq!(pending.unwrap(), Answered::counted(round, round));
         }
         assert!(stage.residency.bytes() <= 1500);
     }
@@ -110,4 +112,16 @@ async fn large_entities_count_with_their_size_although_only_a_command_looked_at_
     }
     let residents = stage.shard.machine().entities.len();
     assert!(residents <= 4, "{residents} states of 200 KiB are in memory");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_gone_counts_no_more_against_the_budget() {
+    let stage = Stage::leading().await;
+    stage.run(Ask::increment("a")).await;
+    let (residency, spawner) = (stage.residency.clone(), stage.seams.spawner);
+    assert!(residency.bytes() > 0);
+    // The executor ends with its mailbox and lets go of the shard.
+    drop(stage);
+    spawner.sleep(Duration::from_secs(1)).await;
+    assert_eq!(residency.bytes(), 0);
 }

@@ -9,7 +9,7 @@ use berth_node::store::Lane;
 use berth_shared::key::EntityKey;
 use berth_shared::problem::Code;
 
-use crate::scripted::{Answered, Ask, Options, Stage};
+use crate::scripted::{Answered, Ask, Options, Pending, Stage};
 
 fn ask() -> Ask<'static> {
     Ask::add("a", r#"{"by":5}"#).key("k").request(1)
@@ -38,7 +38,7 @@ async fn a_retry_in_the_same_batch_joins_too() {
     let pending = stage.send_all([ask(), ask().attempt(2), ask().attempt(3)]).await;
     assert_eq!(stage.held_records(), 1);
     stage.apply_all().await;
-    let answers: Vec<Answered> = pending.into_iter().map(|pending| pending.unwrap()).collect();
+    let answers: Vec<Answered> = pending.into_iter().map(Pending::unwrap).collect();
     let outcome = Answered::counted(1, 5);
     assert_eq!(answers, [outcome.clone(), outcome.clone().replay(), outcome.replay()]);
 }
@@ -48,7 +48,7 @@ async fn only_so_many_attempts_join_one_request() {
     let stage = Stage::leading().await;
     let pending = stage.send_all((1..=100).map(|attempt| ask().attempt(attempt))).await;
     stage.apply_all().await;
-    let answers: Vec<Answered> = pending.into_iter().map(|pending| pending.unwrap()).collect();
+    let answers: Vec<Answered> = pending.into_iter().map(Pending::unwrap).collect();
     let refused = answers.iter().filter(|answer| **answer == Answered::refused(Code::InProgress)).count();
     assert_eq!(refused, 35, "one runs, 64 wait for it");
     assert_eq!(stage.counter("a").await, Some((1, r#"{"value":5}"#.to_owned())));
@@ -98,7 +98,7 @@ async fn a_full_window_refuses_new_keys_and_forgets_none_until_they_expire() {
     let pending = stage.send_all(asks.clone()).await;
     assert_eq!(stage.held_records(), 3, "running keys count");
     stage.apply_all().await;
-    let answers: Vec<Answered> = pending.into_iter().map(|pending| pending.unwrap()).collect();
+    let answers: Vec<Answered> = pending.into_iter().map(Pending::unwrap).collect();
     assert_eq!(answers[3], Answered::refused(Code::Overloaded));
     assert_eq!(stage.run(made("5")).await, Answered::refused(Code::Overloaded));
     assert_eq!(stage.run(asks[0].clone().attempt(2)).await, Answered::counted(1, 1).replay(), "none was forgotten");
@@ -110,7 +110,7 @@ async fn a_full_window_refuses_new_keys_and_forgets_none_until_they_expire() {
     let pending = stage.send_all([made("7"), made("8"), made("9"), made("10")]).await;
     assert_eq!(stage.held_records(), 3);
     stage.apply_all().await;
-    let answers: Vec<Answered> = pending.into_iter().map(|pending| pending.unwrap()).collect();
+    let answers: Vec<Answered> = pending.into_iter().map(Pending::unwrap).collect();
     assert_eq!(answers[0], Answered::counted(4, 4));
     assert_eq!(answers[3], Answered::refused(Code::Overloaded));
     assert_eq!(stage.shard.machine().window.len(), 3);

@@ -177,6 +177,22 @@ fn ten_before(batch: &Batch) -> Batch {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_state_computed_ahead_is_taken_for_its_own_batch_only() {
+    let stage = Stage::leading().await;
+    let mut pending = stage.send(Ask::add("a", r#"{"by":100}"#)).await;
+    let held = stage.take();
+    let mut other = held.batch.records()[0].clone();
+    other.request.scope.0[0] ^= 1;
+    other.events[0].data = r#"{"by":10}"#.into();
+    let other = Arc::new(Batch::new(TERM, vec![other]));
+    assert_eq!(stage.apply_in(TERM, &other).await.verdicts.to_vec(), [Verdict::Applied]);
+    assert_eq!(stage.counter("a").await, Some((1, r#"{"value":10}"#.to_owned())));
+    assert_eq!(stage.apply_held_in(TERM, held).await, [Verdict::WrongBase]);
+    stage.apply_all().await;
+    assert_eq!(pending.answered(), Some(Answered::counted(2, 110)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_leadership_is_lost_what_is_in_flight_is_unknown_at_once() {
     let stage = Stage::leading().await;
     let mut first = stage.send(Ask::add("a", r#"{"by":5}"#).key("k").request(1)).await;

@@ -70,6 +70,29 @@ async fn a_callback_that_comes_after_a_change_of_owner_disturbs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_term_does_not_wait_for_callbacks_of_an_old_one() {
+    let stage = Stage::leading().await;
+    let keys = ["1", "2", "3", "4"];
+    for key in keys {
+        stage.send(Ask::increment("a").key(key).request(1)).await;
+    }
+    let kept: Vec<_> = keys.map(|_| stage.take()).into();
+    stage.step_down().await;
+    // The first two reached a majority, the others did not; no callback has come.
+    for held in &kept[..2] {
+        assert_eq!(stage.apply_in(TERM, &held.batch).await.verdicts.to_vec(), [Verdict::Applied]);
+    }
+    stage.lead(TERM + 2).await;
+    let retry = |key| Ask::increment("a").key(key).request(1).attempt(2);
+    assert_eq!(stage.run(retry("1")).await, Answered::counted(1, 1).replay());
+    assert_eq!(stage.run(retry("4")).await, Answered::counted(3, 3));
+    assert_eq!(stage.run(retry("2")).await, Answered::counted(2, 2).replay());
+    drop(kept);
+    stage.settle().await;
+    assert_eq!(stage.run(retry("3")).await, Answered::counted(4, 4));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attempt_that_joined_a_lost_one_executes_it_if_it_was_not_applied() {
     let stage = Stage::leading().await;
     let first = stage.send(ask()).await;

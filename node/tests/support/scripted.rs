@@ -20,14 +20,14 @@ use berth_node::shard::residency::Residency;
 use berth_node::store::{self, Store};
 use berth_shared::ids::{LogId, RequestId, ShardId, Term};
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Precondition, Response};
-use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::{Metrics, SIZE_COUNTS};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{oneshot, watch};
+
+pub(crate) use crate::asking::{Answered, Ask, Pending};
 
 /// The term in which a [`Stage`] starts to lead.
 pub(crate) const TERM: Term = 7;
@@ -330,177 +330,6 @@ impl Stage {
     pub(crate) async fn read(&self, kind: &str, id: &str) -> Result<(u64, String), reader::Error> {
         let current = self.reader.read(&EntityKey::new(kind, id).unwrap()).await?;
         Ok((current.version, String::from_utf8(current.state.to_vec()).unwrap()))
-    }
-}
-
-/// A command as a test asks for it.
-#[derive(Clone, Debug)]
-pub(crate) struct Ask<'a> {
-    kind: &'a str,
-    id: &'a str,
-    command: &'a str,
-    body: &'a str,
-    key: Option<&'a str>,
-    origin: Option<KeyOrigin>,
-    request_id: Option<u128>,
-    attempt: u32,
-    precondition: Precondition,
-    time: Duration,
-}
-
-impl<'a> Ask<'a> {
-    /// The first attempt of a request of its own, with a key that a gateway has made just now.
-    pub(crate) fn new(kind: &'a str, id: &'a str, command: &'a str, body: &'a str) -> Self {
-        Self {
-            kind,
-            id,
-            command,
-            body,
-            key: None,
-            origin: None,
-            request_id: None,
-            attempt: 1,
-            precondition: Precondition::None,
-            time: Duration::from_secs(5),
-        }
-    }
-
-    /// Adds to a counter; `body` such as `{"by":2}`.
-    pub(crate) fn add(id: &'a str, body: &'a str) -> Self {
-        Self::new("counter", id, "add", body)
-    }
-
-    /// Adds one to a counter.
-    pub(crate) fn increment(id: &'a str) -> Self {
-        Self::add(id, "{}")
-    }
-
-    /// Asks for a counter's value by a command that writes no event.
-    pub(crate) fn no_op(id: &'a str) -> Self {
-        Self::add(id, r#"{"by":0}"#)
-    }
-
-    /// With a key that the client gave.
-    pub(crate) fn key(self, key: &'a str) -> Self {
-        Self { key: Some(key), ..self }
-    }
-
-    pub(crate) fn origin(self, origin: KeyOrigin) -> Self {
-        Self { origin: Some(origin), ..self }
-    }
-
-    pub(crate) fn request(self, request_id: u128) -> Self {
-        Self { request_id: Some(request_id), ..self }
-    }
-
-    pub(crate) fn attempt(self, attempt: u32) -> Self {
-        Self { attempt, ..self }
-    }
-
-    pub(crate) fn if_version(self, version: u64) -> Self {
-        Self { precondition: Precondition::Versions(vec![version]), ..self }
-    }
-
-    pub(crate) fn within(self, time: Duration) -> Self {
-        Self { time, ..self }
-    }
-}
-
-/// The other end of a command's answer.
-pub(crate) struct Pending(oneshot::Receiver<Answered>);
-
-impl Pending {
-    /// The answer, if it has come.
-    pub(crate) fn answered(&mut self) -> Option<Answered> {
-        match self.0.try_recv() {
-            Ok(answered) => Some(answered),
-            Err(oneshot::error::TryRecvError::Empty) => None,
-            Err(oneshot::error::TryRecvError::Closed) => Some(Answered::Abandoned),
-        }
-    }
-
-    /// The answer, which must have come.
-    pub(crate) fn unwrap(mut self) -> Answered {
-        self.answered().expect("it was answered")
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answered {
-    Executed {
-        version: u64,
-        reply: String,
-        state: String,
-        replayed: bool,
-    },
-    Refused {
-        code: Code,
-        reason: Option<String>,
-        current_version: Option<u64>,
-        replayed: bool,
-    },
-    WrongOwner,
-    /// The answer was dropped unsent: the outcome is unknown.
-    Abandoned,
-}
-
-impl Answered {
-    /// A counter's answer whose reply and state are `value`.
-    pub(crate) fn counted(version: u64, value: i64) -> Self {
-        let state = format!("{{\"value\":{value}}}");
-        Self::Executed { version, reply: value.to_string(), state, replayed: false }
-    }
-
-    pub(crate) fn refused(code: Code) -> Self {
-        Self::Refused { code, reason: None, current_version: None, replayed: false }
-    }
-
-    pub(crate) fn mismatch(current_version: u64) -> Self {
-        let (code, current_version) = (Code::VersionMismatch, Some(current_version));
-        Self::Refused { code, reason: None, current_version, replayed: false }
-    }
-
-    pub(crate) fn rejected(reason: &str) -> Self {
-        let reason = Some(reason.to_owned());
-        Self::Refused { code: Code::Rejected, reason, current_version: None, replayed: false }
-    }
-
-    /// The same as the answer to a retry.
-    pub(crate) fn replay(mut self) -> Self {
-        match &mut self {
-            Self::Executed { replayed, .. } | Self::Refused { replayed, .. } => *replayed = true,
-            Self::WrongOwner | Self::Abandoned => panic!("{self:?} is never replayed"),
-        }
-        self
-    }
-
-    pub(crate) fn version(&self) -> u64 {
-        match self {
-            Self::Executed { version, .. } => *version,
-            other => panic!("{other:?} was not executed"),
-        }
-    }
-}
-
-impl From<Response<'_>> for Answered {
-    fn from(response: Response<'_>) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        match response {
-            Response::Executed(executed) => Self::Executed {
-                version: executed.version,
-                reply: text(executed.reply),
-                state: text(executed.state.unwrap_or_default()),
-                replayed: executed.replayed,
-            },
-            Response::Refused(refusal) => Self::Refused {
-                code: refusal.code,
-                reason: refusal.reason.map(str::to_owned),
-                current_version: refusal.current_version,
-                replayed: refusal.replayed,
-            },
-            Response::WrongOwner { .. } => Self::WrongOwner,
-            other => panic!("{other:?} does not answer a command"),
-        }
     }
 }
 
