@@ -9,8 +9,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use berth_shared::seam::Spawner;
 use berth_shared::seam::network::{Listener, Stream};
-use berth_shared::seam::{Seams, Spawner};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -24,35 +24,27 @@ struct Admin {
     metrics: Metrics,
 }
 
-/// A running admin port.
-#[derive(Debug)]
-pub struct Handle {
-    pub address: String,
-}
-
-/// Serves until `shutdown`.
-pub async fn start(
-    listen: &str,
+/// Serves `listener`, whose address is `address`, until `shutdown`.
+pub fn start(
+    listener: Box<dyn Listener>,
+    address: String,
     ready: Readiness,
     metrics: Metrics,
-    seams: &Seams,
+    spawner: Spawner,
     shutdown: CancellationToken,
-) -> io::Result<Handle> {
-    let listener = seams.network.listen(listen).await?;
-    let address = listener.local_address()?;
+) {
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(page))
         .with_state(Admin { ready, metrics });
-    let connections = Connections { listener, address: address.clone(), spawner: seams.spawner };
-    seams.spawner.spawn(async move {
+    let connections = Connections { listener, address, spawner };
+    spawner.spawn(async move {
         let served = axum::serve(connections, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
         if let Err(error) = served {
             tracing::error!(%error, "the admin port stopped");
         }
     });
-    Ok(Handle { address })
 }
 
 /// The network seam's listener in the shape that axum serves.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use berth_shared::ids::{NodeId, ShardId};
 use berth_shared::peer::{self, Role};
 use berth_shared::seam::Seams;
+use berth_shared::seam::network::Listener;
 use berth_shared::telemetry::{self, Tracing};
 
 use crate::admin;
@@ -76,6 +77,9 @@ pub async fn start(
     tracing: Tracing,
 ) -> Result<Handle, Error> {
     let spawner = seams.spawner;
+    // Ports come first, so that a node which cannot have them begins nothing.
+    let (listener, address) = listen(&config.listen, &seams).await?;
+    let (admin_listener, admin_address) = listen(&config.admin_listen, &seams).await?;
     let members = config.members();
     let identity = open_identity(&config, &*disk, &seams, &members)?;
     let metrics = Metrics::new(&identity.node.to_string())?;
@@ -106,15 +110,14 @@ pub async fn start(
         metrics: metrics.clone(),
         journal: journal.clone(),
     };
-    let (address, server) = serve(&config.listen, &identity, service, &seams, &shutdown).await?;
+    let server = serve(listener, &identity, service, &seams, &shutdown);
     let ready: admin::Readiness = {
         let (owners, hosted) = (owners.clone(), groups.len());
         Arc::new(move || owners.owned().len() == hosted)
     };
-    let admin = admin::start(&config.admin_listen, ready, metrics.clone(), &seams, shutdown.clone()).await;
-    let admin = admin.map_err(listen_error(&config.admin_listen))?;
-    tracing::info!(node = %identity.node, %address, admin = admin.address, shards = groups.len(), "the node has started");
-    let (node, admin_address) = (identity.node, admin.address);
+    admin::start(admin_listener, admin_address.clone(), ready, metrics.clone(), spawner, shutdown.clone());
+    let node = identity.node;
+    tracing::info!(%node, %address, admin = admin_address, shards = groups.len(), "the node has started");
     Ok(Handle { node, address, admin_address, owners, metrics, groups, journal, store, shutdown, server, disk })
 }
 
@@ -166,16 +169,14 @@ fn host(
     hosted
 }
 
-/// Serves peers; returns the address and the server's task.
-async fn serve(
-    listen: &str,
+/// Serves peers; returns the server's task.
+fn serve(
+    listener: Box<dyn Listener>,
     identity: &Identity,
     service: Service,
     seams: &Seams,
     shutdown: &CancellationToken,
-) -> Result<(String, tokio::task::JoinHandle<()>), Error> {
-    let listener = seams.network.listen(listen).await.map_err(listen_error(listen))?;
-    let address = listener.local_address().map_err(listen_error(listen))?;
+) -> tokio::task::JoinHandle<()> {
     let speaker = peer::Identity {
         role: Role::Node,
         node: Some(identity.node),
@@ -185,12 +186,15 @@ async fn serve(
     };
     let config = peer::server::Config::default();
     let served = peer::serve(seams.clone(), config, listener, speaker, Arc::new(service), shutdown.clone());
-    Ok((address, seams.spawner.spawn(served)))
+    seams.spawner.spawn(served)
 }
 
-fn listen_error(address: &str) -> impl FnOnce(io::Error) -> Error {
-    let address = address.to_owned();
-    move |source| Error::Listen { address, source }
+/// A listener and its address, with the port that was picked.
+async fn listen(address: &str, seams: &Seams) -> Result<(Box<dyn Listener>, String), Error> {
+    let listen_error = |source| Error::Listen { address: address.to_owned(), source };
+    let listener = seams.network.listen(address).await.map_err(listen_error)?;
+    let local_address = listener.local_address().map_err(listen_error)?;
+    Ok((listener, local_address))
 }
 
 impl Handle {

@@ -69,26 +69,15 @@ async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     let seams = Seams::system();
     let spawner = seams.spawner;
     let disk = Arc::new(DirectoryDisk::open(&config.data_dir)?);
+    // Listened for before the start, so that a signal during it is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
-    let told_to_stop = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    tokio::pin!(told_to_stop);
-    // A start reads what a crash left behind, which may take a while; giving it up is no worse than a crash.
-    let started = tokio::select! {
-        started = app::start(config, registry, disk, seams, telemetry.tracing()) => Some(started?),
-        () = &mut told_to_stop => None,
-    };
-    if let Some(node) = started {
-        told_to_stop.await;
-        node.shutdown().await;
-    } else {
-        tracing::info!("told to stop before the node had started");
+    let node = app::start(config, registry, disk, seams, telemetry.tracing()).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
+    node.shutdown().await;
     telemetry.shutdown(spawner).await?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use berth_node::disk::DirectoryDisk;
 use berth_node::entity::Registry;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::{Metrics, Tracing};
+use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Arguments, NODES_MAX};
 use crate::names::Names;
@@ -20,7 +21,7 @@ const ADMIN_PORT_DISTANCE: u16 = 90;
 const _: () = assert!(ADMIN_PORT_DISTANCE >= NODES_MAX, "peer ports do not reach the admin ports");
 
 /// How long shards may take to have owners once their nodes have started. They need a second.
-const READY_MAX: Duration = Duration::from_secs(60);
+const READY_MAX: Duration = Duration::from_mins(1);
 
 pub(crate) struct Cluster {
     nodes: Vec<app::Handle>,
@@ -28,48 +29,42 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Returns when every shard has an owner that the gateway knows. What has started is stopped again when the rest
-    /// does not start.
+    /// Returns when every shard has an owner that the gateway knows, or nothing when it is given up before. What has
+    /// started is stopped again when the rest does not start.
     pub(crate) async fn start(
         arguments: &Arguments,
         data: &Path,
         seams: &Seams,
         tracing: Tracing,
-    ) -> anyhow::Result<Self> {
+        given_up: &CancellationToken,
+    ) -> anyhow::Result<Option<Self>> {
         let names = Names::over(seams.network.clone());
         let seams = Seams { network: Arc::new(names.clone()), ..seams.clone() };
         let mut nodes = Vec::with_capacity(arguments.nodes.into());
-        let mut started = Ok(());
-        for number in 0..arguments.nodes {
-            match start_node(number, arguments, data, &seams, tracing).await {
-                Ok(node) => {
-                    names.set(&name(number), node.address());
-                    nodes.push(node);
+        let gateway = async {
+            for number in 0..arguments.nodes {
+                if given_up.is_cancelled() {
+                    return Ok(None);
                 }
-                Err(error) => {
-                    started = Err(error);
-                    break;
-                }
+                let node = start_node(number, arguments, data, &seams, tracing).await?;
+                names.set(&name(number), node.address());
+                nodes.push(node);
             }
-        }
-        let gateway = match started {
-            Ok(()) => start_gateway(arguments, &seams, tracing).await,
-            Err(error) => Err(error),
+            start_gateway(arguments, &seams, tracing, given_up).await
         };
-        match gateway {
-            Ok(gateway) => Ok(Self { nodes, gateway }),
-            Err(error) => {
-                shutdown_nodes(nodes).await;
-                Err(error)
-            }
+        let gateway = gateway.await;
+        if let Ok(Some(gateway)) = gateway {
+            return Ok(Some(Self { nodes, gateway }));
         }
+        shutdown_nodes(nodes).await;
+        gateway.map(|_| None)
     }
 
     /// What a user needs to know once the cluster is up.
     pub(crate) fn greeting(&self, data: &Path, is_temporary: bool) -> String {
         let (url, admin) = (format!("http://{}", self.gateway.public_address()), self.gateway.admin_address());
-        let nodes =
-            self.nodes.iter().map(|node| format!("\n            http://{}", node.admin_address())).collect::<String>();
+        let nodes: Vec<String> = self.nodes.iter().map(|node| format!("http://{}", node.admin_address())).collect();
+        let nodes = nodes.join("\n            ");
         let lifetime = if is_temporary { " (removed at the end)" } else { "" };
         let count = match self.nodes.len() {
             1 => "one node".to_owned(),
@@ -79,7 +74,8 @@ impl Cluster {
             "Berth is ready: {count} and a gateway in this process.
 
   REST API  {url}
-  admin     http://{admin} (gateway: /livez /readyz /metrics; nodes below){nodes}
+  admin     http://{admin} (gateway: /livez /readyz /metrics; nodes below)
+            {nodes}
   data      {data}{lifetime}
 
 Try:
@@ -147,12 +143,13 @@ async fn start_node(
     })
 }
 
-/// A gateway that knows the owners of all shards.
+/// A gateway that knows the owners of all shards, unless it is given up.
 async fn start_gateway(
     arguments: &Arguments,
     seams: &Seams,
     tracing: Tracing,
-) -> anyhow::Result<berth_gateway::Handle> {
+    given_up: &CancellationToken,
+) -> anyhow::Result<Option<berth_gateway::Handle>> {
     let config = berth_gateway::Config {
         listen: loopback(arguments.gateway_port),
         admin_listen: loopback(arguments.admin_port),
@@ -162,9 +159,15 @@ async fn start_gateway(
     let metrics = Metrics::new(&[("role", "gateway")])?;
     let gateway = berth_gateway::start(config, seams.clone(), tracing, metrics).await;
     let gateway = gateway.context("the gateway, whose ports are chosen by --gateway-port and --admin-port")?;
-    if seams.spawner.timeout(READY_MAX, gateway.ready()).await.is_none() {
-        gateway.shutdown().await;
-        bail!("some shards still have no owner after {} s", READY_MAX.as_secs());
+    let ready = seams.spawner.timeout(READY_MAX, gateway.ready());
+    match given_up.run_until_cancelled(ready).await {
+        Some(Some(())) => Ok(Some(gateway)),
+        waited => {
+            gateway.shutdown().await;
+            match waited {
+                Some(_) => bail!("some shards still have no owner after {} s", READY_MAX.as_secs()),
+                None => Ok(None),
+            }
+        }
     }
-    Ok(gateway)
 }

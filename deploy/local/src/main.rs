@@ -8,6 +8,7 @@ mod names;
 use std::future::Future;
 use std::io::Write;
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use berth_shared::seam::Seams;
 use berth_shared::telemetry;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use arguments::Arguments;
 use cluster::Cluster;
@@ -60,13 +62,17 @@ async fn serve(arguments: &Arguments, data: &Path) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    let Some(cluster) = unless(told_to_stop(), Cluster::start(arguments, data, &seams, telemetry.tracing())).await
-    else {
-        // Giving up a start is no worse than a crash, after which everything is found again.
-        say("stopped before it was ready");
-        return Ok(());
+    let given_up = CancellationToken::new();
+    let mut start = pin!(Cluster::start(arguments, data, &seams, telemetry.tracing(), &given_up));
+    let started = match unless(told_to_stop(), &mut start).await {
+        Some(started) => Some(started),
+        None => {
+            given_up.cancel();
+            say("stopping before it was ready; Ctrl-C again does not wait for what was begun");
+            unless(told_to_stop(), start).await
+        }
     };
-    let cluster = cluster?;
+    let Some(Some(cluster)) = started.transpose()? else { return Ok(()) };
     say(&cluster.greeting(data, arguments.ephemeral));
     told_to_stop().await;
     say("stopping; Ctrl-C again does not wait for running requests");

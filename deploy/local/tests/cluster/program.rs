@@ -170,8 +170,8 @@ impl Greeting {
         for line in lines {
             let words: Vec<&str> = line.split_whitespace().collect();
             match words[..] {
-                ["REST", "API", url] => greeting.url = url.to_owned(),
-                ["admin", url, ..] => greeting.admin = url.to_owned(),
+                ["REST", "API", url] => url.clone_into(&mut greeting.url),
+                ["admin", url, ..] => url.clone_into(&mut greeting.admin),
                 [url] if url.starts_with("http://") => greeting.nodes.push(url.to_owned()),
                 ["data", path, ref rest @ ..] => {
                     greeting.data = path.into();
