@@ -37,7 +37,7 @@ pub struct Execute<'a> {
     pub key_origin: KeyOrigin,
     /// All attempts of one gateway at one client request carry the same id: a later attempt joins a running one.
     pub request_id: RequestId,
-    /// 1 for the first attempt of this request id.
+    /// 1 for the first attempt under a key that nobody can have sent before; higher for any other.
     pub attempt: u32,
     /// Whether the answer should carry the state.
     pub wants_state: bool,

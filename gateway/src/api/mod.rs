@@ -141,6 +141,7 @@ impl<N: Nodes> Api<N> {
             precondition,
             // Checked, or made, to be visible ASCII.
             idempotency_key: idempotency_key.to_str().unwrap_or_default(),
+            key_given: !made_key,
             wants_state: !preferences.minimal,
             traceparent,
         };

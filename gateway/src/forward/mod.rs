@@ -43,6 +43,8 @@ pub(crate) struct Command<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) precondition: Precondition,
     pub(crate) idempotency_key: &'a str,
+    /// Whether the client brought the key, which then may have been sent before.
+    pub(crate) key_given: bool,
     pub(crate) wants_state: bool,
     pub(crate) traceparent: &'a str,
 }
@@ -90,7 +92,9 @@ impl<N: Nodes> Forward<N> {
         let capacity = REQUEST_BYTES + command.body.len();
         let encode = |shard, attempt| {
             execute.shard = shard;
-            execute.attempt = attempt;
+            // A given key counts as sent before, also where a gateway made it: then a refusal is stored, so that the earlier
+            // attempt, if it is late, does not execute after it.
+            execute.attempt = attempt + u32::from(command.key_given);
             // The clone is of a few references and, rarely, a list of versions.
             peer::encode_with_capacity(&Request::Execute(execute.clone()), capacity).ok()
         };

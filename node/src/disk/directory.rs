@@ -178,6 +178,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a file that a crash left behind")]
     fn a_database_file_that_was_not_finished_is_begun_anew() {
         let directory = tempfile::tempdir().unwrap();
         let disk = DirectoryDisk::open(directory.path()).unwrap();

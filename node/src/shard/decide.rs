@@ -30,15 +30,16 @@ pub struct Verdict {
     pub events: SmallVec<[EventBody; 1]>,
     /// The state after the events; without events, the one that was decided on.
     pub state: State,
+    /// Empty with a refusal.
     pub json: Bytes,
 }
 
 /// Decides `command`. An error is a failure of the kind's code, not an outcome: nothing is written.
 pub fn decide(view: &View, command: &Command, time_micros: u64) -> Result<Verdict, erased::Error> {
+    // The state is not shown with a refusal, so its JSON is not made.
     let same = |status, reply: Bytes, reason: Bytes| -> Result<Verdict, erased::Error> {
-        let json = view_json(view, command)?;
         let outcome = Outcome { status, reply, reason };
-        Ok(Verdict { outcome, events: SmallVec::new(), state: view.state.clone(), json })
+        Ok(Verdict { outcome, events: SmallVec::new(), state: view.state.clone(), json: Bytes::new() })
     };
     if let Some(detail) = unmet(&command.precondition, view) {
         return same(Status::VersionMismatch, detail.into(), Bytes::new());

@@ -27,9 +27,12 @@ impl Shard {
         self.blocking(move || store.events(id, &key, after, limit, PAGE_BYTES_MAX)).await
     }
 
-    /// The state as JSON at `version`, folded from the first event; `None` where it cannot be read.
+    /// The state as JSON at `version`, folded from the first event unless it is the one in memory; `None` where it cannot be read.
     pub async fn state_at(&self, key: &EntityKey, version: Version) -> Result<Option<Bytes>, store::Error> {
         let Some(kind) = self.registry.get(key.kind()) else { return Ok(None) };
+        if let Some(resident) = self.resident(key).filter(|resident| resident.version == version && !resident.deleted) {
+            return Ok(resident.json.or_else(|| kind.state_json(&resident.state?).ok()));
+        }
         let mut state = kind.initial();
         let mut folded: Version = 0;
         while folded < version {
