@@ -8,6 +8,7 @@ mod writers;
 
 use std::path::Path;
 
+use berth_shared::seam::Seams;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
@@ -244,13 +245,13 @@ async fn assert_refused(arguments: &[&str], parts: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_keeps_it_from_starting_is_one_clear_line_and_a_failure() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    let port = taken.local_addr().unwrap().port().to_string();
+    let taken = Seams::system().network.listen("127.0.0.1:0").await.unwrap();
+    let address = taken.local_address().unwrap();
+    let port = address.rsplit_once(':').unwrap().1;
     for option in ["--gateway-port", "--admin-port"] {
-        assert_refused(&["--ephemeral", option, &port], &["cannot listen on", &address, "in use", option]).await;
+        assert_refused(&["--ephemeral", option, port], &["cannot listen on", &address, "in use", option]).await;
     }
-    assert_refused(&["--ephemeral", "--node-port", &port], &["node 1: cannot listen on", &address, "in use"]).await;
+    assert_refused(&["--ephemeral", "--node-port", port], &["node 1: cannot listen on", &address, "in use"]).await;
 
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

@@ -1,4 +1,5 @@
 //! The program `berth` as a child process, which does not outlive its test.
+#![expect(clippy::disallowed_methods, reason = "the files are the test's own")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Lines};
@@ -53,7 +54,6 @@ fn command(arguments: &[&str]) -> Command {
 impl Process {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        #[expect(clippy::disallowed_methods, reason = "the file is the test's own")]
         let errors = File::create(folder.path().join("stderr")).unwrap();
         // A folder of its own for temporary folders, so that it can be seen what is left of them.
         fs::create_dir(folder.path().join("tmp")).unwrap();
