@@ -76,7 +76,7 @@ pub async fn start(
     seams: Seams,
     tracing: Tracing,
 ) -> Result<Handle, Error> {
-    let spawner = seams.spawner;
+    let (spawner, registry) = (seams.spawner, Arc::new(registry));
     // Ports come first, so that a node which cannot have them begins nothing.
     let (listener, address) = listen(&config.listen, &seams).await?;
     let (admin_listener, admin_address) = listen(&config.admin_listen, &seams).await?;
@@ -85,7 +85,7 @@ pub async fn start(
     let metrics = Metrics::new(&identity.node.to_string())?;
     let journal = Journal::open(&*disk, journal_config(&config), seams.clone()).await?;
     let store = Store::open(&*disk, journal_barrier(&journal), store_config(&config), seams.clone()).await?;
-    let shards = open_shards(&config, &members, Arc::new(registry), &store, &metrics, &seams).await?;
+    let shards = open_shards(&config, &members, registry.clone(), &store, &metrics, &seams).await?;
     let start_group = |shard: &Arc<Shard>| {
         let (shard, journal, seams) = (shard.clone(), journal.clone(), &seams);
         let (node, address) = (identity.node, config.address());
@@ -104,7 +104,7 @@ pub async fn start(
     let service = Service {
         seams: seams.clone(),
         tracing,
-        registry: shards.first().map_or_else(Arc::default, |shard| shard.registry().clone()),
+        registry,
         hosted: host(&config, &shards, &groups, &owners, &metrics, &seams),
         owners: owners.clone(),
         metrics: metrics.clone(),

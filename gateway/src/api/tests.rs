@@ -204,7 +204,7 @@ async fn a_command_is_passed_to_the_owner_and_answered_with_version_reply_and_st
         assert_eq!((execute.body, execute.wants_state), (br#"{"by":3}"#.as_slice(), true));
         assert_eq!(execute.precondition, Precondition::Versions(vec![2]));
         assert_eq!((execute.idempotency_key, execute.key_origin), ("k1", KeyOrigin::Client));
-        assert_eq!((execute.attempt, execute.traceparent), (1, traceparent));
+        assert_eq!((execute.attempt, execute.traceparent), (2, traceparent), "a given key may have been sent before");
     });
 }
 
