@@ -1,6 +1,5 @@
 //! The program `berth` from its start to its end, over real sockets and on a real disk: the tour of the README, restarts,
 //! kill -9, and what keeps it from starting. Ports are free ones, so that tests can run next to each other.
-#![expect(clippy::disallowed_methods, reason = "it tests a program from outside, with real files and ports")]
 
 mod client;
 mod program;
