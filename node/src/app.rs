@@ -28,6 +28,7 @@ use crate::shard::group::Group;
 use crate::shard::reader::Reader;
 use crate::shard::residency::Residency;
 use crate::store::{self, Store};
+use crate::transport::backlog::Backlog;
 use crate::transport::owners::Owners;
 use crate::transport::service::{Hosted, Service};
 
@@ -109,8 +110,9 @@ pub async fn start(
         owners: owners.clone(),
         metrics: metrics.clone(),
         journal: journal.clone(),
+        backlog: Backlog::new(config.shard.commands_size.as_usize()),
     };
-    let server = serve(listener, &identity, service, &seams, &shutdown);
+    let server = serve(listener, &identity, config.credential.clone(), service, &seams, &shutdown);
     let ready: admin::Readiness = {
         let (owners, hosted) = (owners.clone(), groups.len());
         Arc::new(move || owners.owned().len() == hosted)
@@ -173,6 +175,7 @@ fn host(
 fn serve(
     listener: Box<dyn Listener>,
     identity: &Identity,
+    credential: Option<String>,
     service: Service,
     seams: &Seams,
     shutdown: &CancellationToken,
@@ -182,7 +185,7 @@ fn serve(
         node: Some(identity.node),
         cluster: Some(identity.cluster),
         software: concat!("berth-node/", env!("CARGO_PKG_VERSION")).to_owned(),
-        credential: None,
+        credential,
     };
     let config = peer::server::Config::default();
     let served = peer::serve(seams.clone(), config, listener, speaker, Arc::new(service), shutdown.clone());

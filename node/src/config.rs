@@ -18,6 +18,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Where health and metrics are served, `host:port`; port 0 picks a free one.
     pub admin_listen: String,
+    /// A secret that all pods of the cluster share; absent: none is asked for.
+    pub credential: Option<String>,
     pub cluster: ClusterConfig,
     pub shard: ShardConfig,
     pub journal: JournalConfig,
@@ -43,6 +45,8 @@ pub struct ShardConfig {
     pub resident_bytes_max: ByteSize,
     /// Commands waiting per shard; more are refused as overloaded.
     pub mailbox_max: usize,
+    /// Memory for commands that are not answered yet, over all shards of the node; more are refused as overloaded.
+    pub commands_size: ByteSize,
     /// Batches of one shard on their way to disk.
     pub batches_in_flight_max: usize,
     /// Idempotency keys remembered per shard; more are refused as overloaded.
@@ -82,6 +86,7 @@ impl Default for Config {
             listen: "127.0.0.1:7400".to_owned(),
             advertise: None,
             admin_listen: "127.0.0.1:7490".to_owned(),
+            credential: None,
             cluster: ClusterConfig::default(),
             shard: ShardConfig::default(),
             journal: JournalConfig::default(),
@@ -102,6 +107,7 @@ impl Default for ShardConfig {
         Self {
             resident_bytes_max: ByteSize(256 << 20),
             mailbox_max: 1024,
+            commands_size: ByteSize(256 << 20),
             batches_in_flight_max: 4,
             window_keys_max: 2_000_000,
         }
@@ -156,6 +162,9 @@ impl Validate for Config {
                 allow(!everywhere, "advertise", "no value", reachable)?;
             }
         }
+        if let Some(credential) = &self.credential {
+            allow(!credential.is_empty(), "credential", "\"\"", "texts that are not empty")?;
+        }
         nested("cluster", &self.cluster)?;
         let listed = self.cluster.nodes.is_empty() || self.cluster.nodes.iter().any(|node| node == self.address());
         let lists = format!("lists that contain this node's own address, {}", self.address());
@@ -179,6 +188,7 @@ impl Validate for ShardConfig {
     fn validate(&self) -> Result<(), config::Error> {
         within("resident_bytes_max", self.resident_bytes_max, ByteSize(1 << 20)..=ByteSize(1 << 40))?;
         within("mailbox_max", self.mailbox_max, 1..=1_000_000)?;
+        within("commands_size", self.commands_size, ByteSize(32 << 20)..=ByteSize(1 << 40))?;
         within("batches_in_flight_max", self.batches_in_flight_max, 1..=64)?;
         within("window_keys_max", self.window_keys_max, 1_000..=100_000_000)
     }

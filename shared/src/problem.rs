@@ -20,10 +20,12 @@ pub enum Code {
     UnknownOutcome,
     /// The entity's own code failed. Nothing was written.
     Internal,
+    /// A key that a gateway made is too old, or from the future: never executed.
+    KeyExpired,
 }
 
 impl Code {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::InvalidRequest,
         Self::UnknownKind,
         Self::UnknownCommand,
@@ -38,11 +40,12 @@ impl Code {
         Self::Unavailable,
         Self::UnknownOutcome,
         Self::Internal,
+        Self::KeyExpired,
     ];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::InvalidRequest => "invalid-request",
+            Self::InvalidRequest | Self::KeyExpired => "invalid-request",
             Self::UnknownKind => "unknown-kind",
             Self::UnknownCommand => "unknown-command",
             Self::NotFound => "not-found",

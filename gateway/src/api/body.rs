@@ -9,11 +9,13 @@ use super::problem::Problem;
 
 /// Longest request body.
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How much of a refused body is read and thrown away, so that its sender gets to read the answer.
+const DISCARDED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Deepest nesting of arrays and objects in a body.
 const DEPTH_MAX: u32 = 64;
 
 /// The whole body; stops reading at the first byte too many. A body in one piece is not copied.
-pub(crate) async fn collect<B>(mut body: B) -> Result<Bytes, Problem>
+pub(crate) async fn collect<B>(body: &mut B) -> Result<Bytes, Problem>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
 {
@@ -42,6 +44,21 @@ where
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&rest);
     Ok(whole.freeze())
+}
+
+/// Reads on what a refused request still sends, up to a bound. A connection that is closed with unread bytes is reset, and
+/// the client would see that instead of its answer.
+pub(crate) async fn discard<B>(body: &mut B)
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
+    let mut discarded = 0;
+    while discarded < DISCARDED_BYTES_MAX
+        && !body.is_end_stream()
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        discarded += frame.data_ref().map_or(0, Bytes::len);
+    }
 }
 
 /// Bounds the nesting of JSON that is parsed later, elsewhere. Whether it is JSON at all is for the kind's decoder to say.

@@ -58,14 +58,14 @@ impl<N: Nodes> Api<N> {
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
         let started = self.seams.clock.now();
-        let (parts, body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         let resource = Resource::parse(parts.uri.path());
         let route = resource.as_ref().map_or(Route::Other, |resource| route(&parts.method, resource));
         let received = header::traceparent(&parts.headers);
         let trace = self.tracing.request(route.span(), Role::Server, received, &*self.seams.random);
         let served = async {
             header::check_size(&parts.uri, &parts.headers)?;
-            self.serve(resource?, &parts, body, trace.traceparent.text().as_str()).await
+            self.serve(resource?, &parts, &mut body, trace.traceparent.text().as_str()).await
         };
         let mut response = match served.instrument(trace.span).await {
             Ok(response) => response,
@@ -76,6 +76,10 @@ impl<N: Nodes> Api<N> {
         }
         let duration = self.seams.clock.now().since(started);
         self.metrics.count_request(route, response.status(), duration);
+        // Who waits to be told to go on has sent nothing yet, and reading would tell it so.
+        if !body.is_end_stream() && !parts.headers.contains_key(http::header::EXPECT) {
+            self.seams.spawner.timeout(self.body_timeout, body::discard(&mut body)).await;
+        }
         response
     }
 
@@ -83,7 +87,7 @@ impl<N: Nodes> Api<N> {
         &self,
         resource: Resource<'_>,
         parts: &Parts,
-        body: B,
+        body: &mut B,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -113,7 +117,7 @@ impl<N: Nodes> Api<N> {
         key: &EntityKey,
         command: &str,
         parts: &Parts,
-        body: B,
+        body: &mut B,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -155,6 +159,10 @@ impl<N: Nodes> Api<N> {
                 }
                 Ok(response)
             }
+            Reply::Refused(refusal) if made_key && refusal.code == Code::KeyExpired => {
+                tracing::error!("a node finds the key that was just made too old or too new: the clocks disagree");
+                Err(Problem::new(Code::Unavailable, "the clocks of the cluster disagree; this request was not applied"))
+            }
             Reply::Refused(refusal) => {
                 let session = refusal.seen.and_then(|seen| session.after(cluster(), shard, seen));
                 Err(Problem::refused(&refusal).with_session(session))
@@ -179,7 +187,7 @@ impl<N: Nodes> Api<N> {
     }
 
     /// The arguments of a command. Whether they are the kind's, or JSON at all, is checked once, by the node's decoder.
-    async fn arguments<B>(&self, body: B) -> Result<Bytes, Problem>
+    async fn arguments<B>(&self, body: &mut B) -> Result<Bytes, Problem>
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {

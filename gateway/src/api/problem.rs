@@ -91,11 +91,13 @@ impl Problem {
     /// What the gateway gave up with.
     pub(crate) fn given_up(code: Code) -> Self {
         let detail = match code {
-            Code::Overloaded => "the owner of this entity has too many requests in flight; nothing was applied",
+            Code::Overloaded => {
+                "the owner of this entity has too many requests in flight; this request was not applied"
+            }
             Code::UnknownOutcome => {
                 "the command may or may not have been applied; try again with the same Idempotency-Key to learn which"
             }
-            _ => "no owner of this entity answered in time; nothing was applied",
+            _ => "no owner of this entity answered in time; this request was not applied",
         };
         Self::new(code, detail)
     }
@@ -205,7 +207,7 @@ impl Kind {
 
 fn shared_status_and_title(code: Code) -> (StatusCode, &'static str) {
     match code {
-        Code::InvalidRequest => (StatusCode::BAD_REQUEST, "Invalid request"),
+        Code::InvalidRequest | Code::KeyExpired => (StatusCode::BAD_REQUEST, "Invalid request"),
         Code::UnknownKind => (StatusCode::NOT_FOUND, "Unknown kind"),
         Code::UnknownCommand => (StatusCode::NOT_FOUND, "Unknown command"),
         Code::NotFound => (StatusCode::NOT_FOUND, "Not found"),
@@ -247,6 +249,6 @@ mod tests {
     #[test]
     fn statuses_are_those_of_the_contract() {
         let statuses = Code::ALL.map(|code| shared_status_and_title(code).0.as_u16());
-        assert_eq!(statuses, [400, 404, 404, 404, 410, 409, 412, 413, 422, 422, 429, 503, 504, 500]);
+        assert_eq!(statuses, [400, 404, 404, 404, 410, 409, 412, 413, 422, 422, 429, 503, 504, 500, 400]);
     }
 }

@@ -89,6 +89,7 @@ impl History {
             Code::Overloaded | Code::InProgress if self.unsettled => Verdict::RetryAfterPause,
             // The node could say this without having looked for the key, under which an earlier attempt may yet run.
             Code::InvalidRequest
+            | Code::KeyExpired
             | Code::UnknownKind
             | Code::UnknownCommand
             | Code::NotFound
@@ -101,6 +102,7 @@ impl History {
             }
             // Either no attempt is unsettled, or this was decided after the key check: the last three always are.
             Code::InvalidRequest
+            | Code::KeyExpired
             | Code::UnknownKind
             | Code::UnknownCommand
             | Code::NotFound

@@ -29,7 +29,7 @@ use crate::shard::in_flight::{Abandon, Decided, Finished, InFlight};
 use crate::shard::machine::{After, Applied};
 use crate::shard::speculation::{BatchNumber, Speculation};
 use crate::shard::time::ShardTime;
-use crate::shard::window::{CLOCK_SKEW_MICROS_MAX, RowId, refused_age};
+use crate::shard::window::{RowId, refused_age};
 use crate::store::{self, OutcomeRow};
 
 /// Records per batch; more wait for the next one.
@@ -322,14 +322,7 @@ impl Executor {
         }
         let now_micros = self.next_time();
         if let Some(detail) = refused_age(request.origin, now_micros) {
-            // No client is to blame where the clocks of this cluster disagree.
-            let wall_micros = self.seams.clock.wall_micros();
-            if now_micros.abs_diff(wall_micros) > CLOCK_SKEW_MICROS_MAX {
-                tracing::warn!(shard = %self.shard.id(), now_micros, wall_micros, "the shard's time and this clock disagree");
-                command.answer.refuse(Code::Unavailable, "the clocks of the cluster disagree");
-            } else {
-                command.answer.refuse(Code::InvalidRequest, detail);
-            }
+            command.answer.refuse(Code::KeyExpired, detail);
             return None;
         }
         // The next record that is applied makes the window forget what has expired by then. Counting that as well would keep

@@ -1,4 +1,5 @@
 //! Where requests from gateways arrive at a node and find their shard.
 
+pub mod backlog;
 pub mod owners;
 pub mod service;

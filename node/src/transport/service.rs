@@ -22,6 +22,7 @@ use crate::record::{Fingerprint, RequestKey, Scope};
 use crate::shard::command::{Answer, Command};
 use crate::shard::executor::Mailbox;
 use crate::shard::reader::{self, Current, Reader};
+use crate::transport::backlog::{Backlog, Room};
 use crate::transport::owners::Owners;
 
 /// Events per page, whatever is asked for.
@@ -45,6 +46,8 @@ pub struct Service {
     pub metrics: Metrics,
     /// Refuses writes when it is at its size limit.
     pub journal: Journal,
+    /// Bounds the memory of commands that are not answered yet.
+    pub backlog: Backlog,
 }
 
 impl Handler for Service {
@@ -83,6 +86,9 @@ impl Service {
         let Some(kind) = self.registry.get(execute.kind) else {
             return refuse(reply, Code::UnknownKind, "no node knows this kind");
         };
+        let Some(room) = self.backlog.enter(execute.body.len()) else {
+            return refuse(reply, Code::Overloaded, "the node holds as many unanswered commands as it may");
+        };
         let command = match kind.decode(execute.command, execute.body) {
             Ok(command) => command,
             Err(CommandError::Unknown(detail)) => return refuse(reply, Code::UnknownCommand, &detail),
@@ -95,7 +101,6 @@ impl Service {
         if self.journal.is_full() {
             return refuse(reply, Code::Overloaded, "the node's journal is full");
         }
-        self.metrics.commands.increment();
         let request = RequestKey {
             scope: Scope::new(execute.principal, &key, execute.idempotency_key),
             fingerprint: Fingerprint::new(execute.command, execute.body, &encode_precondition(&execute.precondition)),
@@ -112,10 +117,10 @@ impl Service {
             attempt: execute.attempt,
             wants_state: execute.wants_state,
             deadline,
-            answer: self.answer(execute.traceparent, reply),
+            answer: self.answer(execute.traceparent, room, reply),
         };
         match hosted.mailbox.try_send(command) {
-            Ok(()) => {}
+            Ok(()) => self.metrics.commands.increment(),
             Err(TrySendError::Full(command)) => {
                 command.answer.refuse(Code::Overloaded, "too many commands wait for the entity's shard");
             }
@@ -124,12 +129,12 @@ impl Service {
     }
 
     /// Sends the answer back, inside a span of its own when traces are exported.
-    fn answer(&self, traceparent: &str, reply: Reply) -> Answer {
-        if !self.tracing.exports() {
-            return Answer::new(move |response| send(reply, &response));
-        }
+    fn answer(&self, traceparent: &str, room: Room, reply: Reply) -> Answer {
         let span = self.span("execute", traceparent);
-        Answer::new(move |response| span.in_scope(|| send(reply, &response)))
+        Answer::new(move |response| {
+            span.in_scope(|| send(reply, &response));
+            drop(room);
+        })
     }
 
     /// Lasts as long as the request; disabled when traces are not exported.

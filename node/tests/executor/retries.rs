@@ -121,7 +121,7 @@ async fn keys_that_a_gateway_made_too_long_ago_or_in_the_future_are_refused() {
     let stage = Stage::leading().await;
     let now = stage.seams.clock.wall_micros();
     let made = |created_micros| Ask::increment("a").key("g").origin(KeyOrigin::Gateway { created_micros });
-    let invalid = Answered::refused(Code::InvalidRequest);
+    let invalid = Answered::refused(Code::KeyExpired);
     assert_eq!(stage.run(made(now - 120_000_000)).await, invalid);
     assert_eq!(stage.run(made(now + 31_000_000)).await, invalid);
     assert_eq!(stage.counter("a").await, None);
