@@ -5,11 +5,15 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_node::disk::SimulatedDisk;
+use berth_node::app;
+use berth_node::disk::{DirectoryDisk, SimulatedDisk};
+use berth_node::entity::Registry;
 use berth_shared::config::ByteSize;
 use berth_shared::message::{Precondition, Response};
+use berth_shared::peer::{CallError, NotSent};
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
+use berth_shared::telemetry::Tracing;
 use bytes::Bytes;
 use support::{Call, Caller, config, decode, start};
 
@@ -139,5 +143,48 @@ async fn the_journal_drops_what_the_store_holds_and_nothing_is_missing_after_a_r
         let Response::Events { events, .. } = decode(&events) else { panic!("{:?}", decode(&events)) };
         assert_eq!(events.len(), wanted);
     }
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_with_a_credential_answers_only_those_who_share_it() {
+    let seams = Seams::simulated(5);
+    let secret = berth_node::config::Config { credential: Some("secret".to_owned()), ..config() };
+    let node = start(secret, Arc::new(SimulatedDisk::new()), &seams).await;
+    for credential in [None, Some("wrong".to_owned())] {
+        let refused = Caller::with_credential(&seams, 64, credential).read("counter", "a").await;
+        assert!(matches!(refused, Err(CallError::NotSent(NotSent::Refused(_)))), "{refused:?}");
+    }
+    let caller = Caller::with_credential(&seams, 64, Some("secret".to_owned()));
+    assert_eq!(refused(&decode(&caller.read("counter", "a").await.unwrap())), Code::NotFound);
+    node.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_without_its_journal_or_data_without_its_identity_is_not_started_on() {
+    let seams = Seams::simulated(6);
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Arc::new(DirectoryDisk::open(folder.path()).unwrap());
+    let node = start(config(), open(), &seams).await;
+    let caller = Caller::new(&seams, 64);
+    caller.execute(&Call::new("counter", "a", "add", "{}", "k")).await.unwrap();
+    node.shutdown().await;
+    for (missing, reason) in
+        [("identity.json", "identity.json is missing"), ("journal.redb", "its journal ends at None")]
+    {
+        let file = folder.path().join(missing);
+        std::fs::copy(&file, folder.path().join("aside")).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "somebody loses a file")]
+        std::fs::remove_file(&file).unwrap();
+        let started = app::start(config(), Registry::built_in(), open(), seams.clone(), Tracing::OFF).await;
+        let error = berth_shared::cause::in_one_line(&started.unwrap_err());
+        assert!(error.contains(reason), "{error}");
+        // What the start had begun ends by itself; a program would have ended with it.
+        seams.spawner.sleep(Duration::from_secs(5)).await;
+        std::fs::copy(folder.path().join("aside"), &file).unwrap();
+    }
+    let node = start(config(), open(), &seams).await;
+    let caller = Caller::new(&seams, 64);
+    assert!(matches!(decode(&caller.read("counter", "a").await.unwrap()), Response::State { version: 1, .. }));
     node.shutdown().await;
 }

@@ -12,7 +12,7 @@ use berth_node::entity::Registry;
 use berth_shared::ids::RequestId;
 use berth_shared::key::EntityKey;
 use berth_shared::message::{Execute, KeyOrigin, Precondition, Request, Response};
-use berth_shared::peer::{self, CallError, Class, Client, Identity, Role};
+use berth_shared::peer::{self, CallError, Class, Client, Identity, NotSent, Role};
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::Tracing;
 use bytes::Bytes;
@@ -77,8 +77,12 @@ impl<'a> Call<'a> {
 
 impl Caller {
     pub fn new(seams: &Seams, shards: u16) -> Self {
+        Self::with_credential(seams, shards, None)
+    }
+
+    pub fn with_credential(seams: &Seams, shards: u16, credential: Option<String>) -> Self {
         let identity =
-            Identity { role: Role::Gateway, node: None, cluster: None, software: "test".to_owned(), credential: None };
+            Identity { role: Role::Gateway, node: None, cluster: None, software: "test".to_owned(), credential };
         let config = peer::client::Config::default();
         let client = Client::new(seams.clone(), config, ADDRESS.to_owned(), Class::Data, identity, None);
         Self { client, seams: seams.clone(), shards }
@@ -120,7 +124,9 @@ impl Caller {
         loop {
             match self.client.call(payload.clone(), deadline).await {
                 // The connection is still being made.
-                Err(CallError::NotSent(_)) if self.seams.clock.now() < deadline => {
+                Err(CallError::NotSent(reason))
+                    if !matches!(reason, NotSent::Refused(_)) && self.seams.clock.now() < deadline =>
+                {
                     self.seams.spawner.sleep(Duration::from_millis(5)).await;
                 }
                 result => return result,
