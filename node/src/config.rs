@@ -128,7 +128,7 @@ impl Default for JournalConfig {
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
-            cache_size: ByteSize(64 << 20),
+            cache_size: ByteSize(32 << 20),
             queue_size: ByteSize(32 << 20),
             flush_interval: HumanDuration(Duration::from_millis(50)),
             checkpoint_interval: HumanDuration(Duration::from_secs(5)),

@@ -399,7 +399,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             file_name: "store.redb".to_owned(),
-            cache_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
             queue_bytes_max: 32 << 20,
             flush_interval: Duration::from_millis(50),
             flush_bytes: 4 << 20,
