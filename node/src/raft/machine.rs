@@ -10,6 +10,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
+use tokio_util::sync::DropGuard;
 
 use berth_shared::ids::{NodeId, Term};
 
@@ -22,6 +23,8 @@ pub(super) struct ShardMachine<R> {
     blank: watch::Sender<Term>,
     node: NodeId,
     sole_voter: Arc<AtomicBool>,
+    /// Says, when this is dropped, that nothing is applied any more.
+    _ended: DropGuard,
     runtime: PhantomData<R>,
 }
 
@@ -40,8 +43,9 @@ impl<R: Runtime> ShardMachine<R> {
         shard: Arc<Shard>,
         blank: watch::Sender<Term>,
         sole_voter: Arc<AtomicBool>,
+        ended: DropGuard,
     ) -> io::Result<Self> {
-        let machine = Self { shard, blank, node, sole_voter, runtime: PhantomData };
+        let machine = Self { shard, blank, node, sole_voter, _ended: ended, runtime: PhantomData };
         let (_, membership) = applied_state::<R>(&machine.shard)?;
         machine.note_members(membership.membership());
         Ok(machine)

@@ -26,6 +26,7 @@ use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, OptionalSend, Raft, RaftTypeConfig, SnapshotPolicy, StepDownPolicy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use berth_shared::ids::{LogId, NodeId, ShardId, Term};
 use berth_shared::seam::{Seams, Spawner};
@@ -46,6 +47,8 @@ const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(300);
 pub const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(600);
 /// A lease ends 10 % before the election timeout, for clocks that run at different speeds.
 const LEASE: Duration = Duration::from_millis(540);
+/// How long a stopping group may take to apply what it has begun.
+const APPLY_END_MAX: Duration = Duration::from_secs(5);
 /// Messages that may wait for one group.
 const GROUP_QUEUE_MAX: u64 = 4096;
 
@@ -107,6 +110,9 @@ pub struct RaftGroup<R: Runtime> {
     sole_voter: Arc<AtomicBool>,
     /// Set before the group is told to stop, so that an end without it is noticed as a failure.
     stopping: Arc<AtomicBool>,
+    /// Cancelled once nothing is applied any more, which may be after the group has stopped.
+    ended: CancellationToken,
+    spawner: Spawner,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -156,10 +162,11 @@ impl<R: Runtime> RaftGroup<R> {
         };
         let config = Arc::new(config.validate().map_err(|error| failed(error.to_string()))?);
         let (blank_sender, blank) = watch::channel(0);
-        let sole_voter = Arc::new(AtomicBool::new(false));
+        let (sole_voter, ended) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let log = log::ShardLog::new(id, journal);
-        let machine = machine::ShardMachine::new(node, shard, blank_sender, sole_voter.clone())
-            .map_err(|error| failed(error.to_string()))?;
+        let machine =
+            machine::ShardMachine::new(node, shard, blank_sender, sole_voter.clone(), ended.clone().drop_guard())
+                .map_err(|error| failed(error.to_string()))?;
         let raft = Raft::new(node.0, config, network::NoPeers::default(), log, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
@@ -173,7 +180,7 @@ impl<R: Runtime> RaftGroup<R> {
         }
         let stopping = Arc::new(AtomicBool::new(false));
         let leading = watch_leadership(id, &raft, node, blank, stopping.clone(), seams);
-        Ok(Self { shard: id, node, raft, leading, sole_voter, stopping })
+        Ok(Self { shard: id, node, raft, leading, sole_voter, stopping, ended, spawner: seams.spawner })
     }
 }
 
@@ -238,6 +245,10 @@ impl<R: Runtime> Group for RaftGroup<R> {
             self.stopping.store(true, Ordering::Release);
             if let Err(error) = self.raft.shutdown().await {
                 tracing::warn!(shard = %self.shard, %error, "the group did not stop cleanly");
+            }
+            // What is being applied needs the store, which is closed next.
+            if self.spawner.timeout(APPLY_END_MAX, self.ended.cancelled()).await.is_none() {
+                tracing::warn!(shard = %self.shard, "the group still applies entries");
             }
         })
     }
