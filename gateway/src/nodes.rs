@@ -159,7 +159,11 @@ impl Connections {
 
     /// Takes in what a node said unasked.
     fn take_in(&self, pushed: &Pushed) {
-        let Ok(Push::Owners { shards, owners }) = peer::decode(&pushed.payload) else {
+        let push = peer::decode(&pushed.payload);
+        if let Ok(Push::Members { .. }) = push {
+            return;
+        }
+        let Ok(Push::Owners { shards, owners }) = push else {
             self.metrics.map_refusals.increment();
             tracing::error!(node = %pushed.from, "a node pushed what is no message of this protocol version");
             return;

@@ -9,6 +9,7 @@ pub mod key;
 pub mod message;
 pub mod peer;
 pub mod problem;
+pub mod report;
 pub mod seam;
 pub mod session;
 pub mod shard_map;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{LogIndex, RequestId, ShardId, Version};
 use crate::problem::Code;
+use crate::report::{Member, NodeReport};
 use crate::shard_map::ShardOwner;
 
 /// What a gateway asks of a node.
@@ -14,12 +15,24 @@ use crate::shard_map::ShardOwner;
 pub enum Request<'a> {
     #[serde(borrow)]
     Execute(Execute<'a>),
-    /// The state at the owner, linearizable. `traceparent` is W3C trace context, empty when there is none.
-    Read { shard: ShardId, kind: &'a str, id: &'a str, traceparent: &'a str },
+    /// The state at the owner. `traceparent` is W3C trace context, empty when there is none.
+    Read { shard: ShardId, kind: &'a str, id: &'a str, consistency: Consistency, traceparent: &'a str },
     /// One page of an entity's history: at most `limit` events after version `after`.
     Events { shard: ShardId, kind: &'a str, id: &'a str, after: Version, limit: u32, traceparent: &'a str },
     /// The kinds that this node runs, with their schemas; answered with [`Response::Kinds`].
     Kinds,
+    /// What the node says of itself and its replicas; answered with [`Response::Report`].
+    Report,
+}
+
+/// What a read promises. Both see everything that was acknowledged before the read began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Consistency {
+    /// The owner answers from memory, under its lease: it trusts that clocks of different nodes run at nearly the same speed.
+    #[default]
+    Linearizable,
+    /// The owner first has a quorum confirm that it still leads (ReadIndex): it trusts no clock.
+    Strict,
 }
 
 /// Runs a command. The scope of `idempotency_key` is (`principal`, `kind`, `id`, key).
@@ -88,6 +101,7 @@ pub enum Response<'a> {
     Kinds {
         json: &'a [u8],
     },
+    Report(Box<NodeReport>),
     Refused(Refusal<'a>),
     /// This node does not own the shard: not applied. Carries the owner, if this node knows it.
     WrongOwner {
@@ -143,4 +157,6 @@ pub struct Refusal<'a> {
 pub enum Push {
     /// Owners this node knows, each replacing what the gateway has if it is newer.
     Owners { shards: u16, owners: Vec<ShardOwner> },
+    /// All nodes of the cluster, as far as this node knows; replaces what the gateway has from it.
+    Members { members: Vec<Member> },
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use berth_shared::ids::{RequestId, ShardId, Version};
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Execute, Precondition, Request, Response};
+use berth_shared::message::{Consistency, Execute, Precondition, Request, Response};
 use berth_shared::peer;
 use berth_shared::problem::Code;
 use berth_shared::seam::{BootInstant, Seams};
@@ -111,7 +111,10 @@ impl<N: Nodes> Forward<N> {
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
         let (kind, id) = (key.kind(), key.id());
-        let encode = |shard, _| peer::encode(&Request::Read { shard, kind, id, traceparent }).ok();
+        let encode = |shard, _| {
+            let consistency = Consistency::Linearizable;
+            peer::encode(&Request::Read { shard, kind, id, consistency, traceparent }).ok()
+        };
         let fits = |response: &Response<'_>| matches!(response, Response::State { .. });
         self.attempt(Operation::Read, Target::Owner(key), time, encode, fits, deliver).await
     }

@@ -34,7 +34,7 @@ use berth_shared::seam::{Seams, Spawner};
 use crate::journal::Journal;
 use crate::record::Batch;
 use crate::shard::Shard;
-use crate::shard::group::{Done, Group, Proposed};
+use crate::shard::group::{Done, Group, Proposed, Status};
 use crate::shard::machine::Applied;
 
 pub use runtime::{Runtime, SimulatedRuntime, SystemRuntime};
@@ -230,6 +230,30 @@ impl<R: Runtime> Group for RaftGroup<R> {
                 tracing::error!(shard = %self.shard, %error, "the group has stopped");
             }
         })
+    }
+
+    fn confirm(&self, term: Term) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let confirmed = self.raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex).await;
+            confirmed.is_ok() && self.term() == Some(term)
+        })
+    }
+
+    fn transfer(&self, _to: NodeId) -> BoxFuture<'_, bool> {
+        // A group of one voter has nobody to hand leadership to.
+        Box::pin(std::future::ready(false))
+    }
+
+    fn status(&self) -> Status {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        Status {
+            term: metrics.current_term,
+            leader: metrics.current_leader.map(NodeId),
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            last: None,
+        }
     }
 
     fn compact(&self) -> BoxFuture<'_, ()> {

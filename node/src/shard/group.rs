@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use berth_shared::ids::Term;
+use berth_shared::ids::{LogId, NodeId, Term};
 
 use crate::record::Batch;
 use crate::shard::machine::Applied;
@@ -18,6 +18,18 @@ pub enum Proposed {
     Applied(Applied),
     /// Not appended, because this node does not lead in the term of the proposal.
     NotLeader,
+}
+
+/// A group as one of its members sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    pub term: Term,
+    /// Who leads, as far as is known.
+    pub leader: Option<NodeId>,
+    pub voters: Vec<NodeId>,
+    pub learners: Vec<NodeId>,
+    /// The last entry of this member's log.
+    pub last: Option<LogId>,
 }
 
 pub type Done = Box<dyn FnOnce(Proposed) + Send>;
@@ -37,6 +49,17 @@ pub trait Group: Send + Sync + fmt::Debug {
 
     /// Appends `batch` if this node still leads in `term`. Proposals are appended in the order of these calls.
     fn propose(&self, term: Term, batch: Arc<Batch>, done: Done) -> BoxFuture<'_, ()>;
+
+    /// Has a quorum confirm that this node leads in `term`, and waits until everything that was committed before is applied
+    /// (ReadIndex, Ongaro 2014, §6.4). False when that cannot be had soon.
+    fn confirm(&self, term: Term) -> BoxFuture<'_, bool>;
+
+    /// Hands leadership to `to`, a voter. The lease is given up first (rule R3), so from the call on this node neither
+    /// decides nor reads. True once another node leads; false when that did not come about, and this node leads on.
+    fn transfer(&self, to: NodeId) -> BoxFuture<'_, bool>;
+
+    /// What this node knows of the group.
+    fn status(&self) -> Status;
 
     /// Makes everything applied durable in the store and lets the journal drop what is behind it.
     fn compact(&self) -> BoxFuture<'_, ()>;

@@ -3,3 +3,4 @@
 pub mod backlog;
 pub mod owners;
 pub mod service;
+pub mod wire;

@@ -55,7 +55,7 @@ impl Handler for Service {
         let Incoming { payload, deadline, reply, .. } = incoming;
         match peer::decode::<Request<'_>>(&payload) {
             Ok(Request::Execute(execute)) => self.execute(&execute, deadline, reply),
-            Ok(Request::Read { shard, kind, id, traceparent }) => {
+            Ok(Request::Read { shard, kind, id, consistency: _, traceparent }) => {
                 let span = self.span("read", traceparent);
                 span.in_scope(|| self.read(shard, kind, id, reply));
             }
@@ -64,6 +64,7 @@ impl Handler for Service {
                 span.in_scope(|| self.events(shard, kind, id, after, limit, reply));
             }
             Ok(Request::Kinds) => send(reply, &Response::Kinds { json: &self.registry.descriptions() }),
+            Ok(Request::Report) => refuse(reply, Code::Unavailable, "no report yet"),
             Err(error) => {
                 tracing::warn!(%error, "a gateway sent a request that does not decode");
                 refuse(reply, Code::InvalidRequest, "the request does not decode");

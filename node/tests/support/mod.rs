@@ -11,7 +11,7 @@ use berth_node::disk::Disk;
 use berth_node::entity::Registry;
 use berth_shared::ids::RequestId;
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Execute, KeyOrigin, Precondition, Request, Response};
+use berth_shared::message::{Consistency, Execute, KeyOrigin, Precondition, Request, Response};
 use berth_shared::peer::{self, CallError, Class, Client, Identity, NotSent, Role};
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::Tracing;
@@ -110,7 +110,7 @@ impl Caller {
 
     pub async fn read(&self, kind: &str, id: &str) -> Result<Bytes, CallError> {
         let shard = EntityKey::new(kind, id).unwrap().shard(self.shards);
-        self.request(&Request::Read { shard, kind, id, traceparent: "" }).await
+        self.request(&Request::Read { shard, kind, id, consistency: Consistency::Linearizable, traceparent: "" }).await
     }
 
     pub async fn events(&self, kind: &str, id: &str, after: u64) -> Result<Bytes, CallError> {

@@ -13,12 +13,12 @@ use berth_node::record::{Batch, Fingerprint, KeyOrigin, RequestKey, Scope};
 use berth_node::shard::Shard;
 use berth_node::shard::command::{Answer, Command};
 use berth_node::shard::executor::{self, Executor, Mailbox};
-use berth_node::shard::group::{Done, Group, Proposed};
+use berth_node::shard::group::{Done, Group, Proposed, Status};
 use berth_node::shard::machine::{Applied, Verdict};
 use berth_node::shard::reader::{self, Reader};
 use berth_node::shard::residency::Residency;
 use berth_node::store::{self, Store};
-use berth_shared::ids::{LogId, RequestId, ShardId, Term};
+use berth_shared::ids::{LogId, NodeId, RequestId, ShardId, Term};
 use berth_shared::key::EntityKey;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::{Metrics, SIZE_COUNTS};
@@ -109,6 +109,18 @@ impl Group for ScriptedGroup {
     fn propose(&self, term: Term, batch: Arc<Batch>, done: Done) -> BoxFuture<'_, ()> {
         self.state.lock().held.push_back(Held { term, batch, done });
         Box::pin(std::future::ready(()))
+    }
+
+    fn confirm(&self, term: Term) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(self.holds_lease(term)))
+    }
+
+    fn transfer(&self, _to: NodeId) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
+
+    fn status(&self) -> Status {
+        Status::default()
     }
 
     fn compact(&self) -> BoxFuture<'_, ()> {

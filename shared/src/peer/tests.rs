@@ -636,7 +636,13 @@ async fn what_only_the_other_side_may_send_closes_the_connection() {
 
 #[test]
 fn messages_borrow_from_their_payload() {
-    let request = message::Request::Read { shard: ShardId(3), kind: "cart", id: "alice", traceparent: "" };
+    let request = message::Request::Read {
+        shard: ShardId(3),
+        kind: "cart",
+        id: "alice",
+        consistency: message::Consistency::Strict,
+        traceparent: "",
+    };
     let payload = encode(&request).unwrap();
     let decoded: message::Request<'_> = decode(&payload).unwrap();
     assert_eq!(decoded, request);
