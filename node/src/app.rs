@@ -29,9 +29,10 @@ use crate::shard::reader::Reader;
 use crate::shard::residency::Residency;
 use crate::store::{self, Store};
 use crate::transport::backlog::Backlog;
+use crate::transport::hosting::{Hosted, Hosting};
 use crate::transport::owners::Owners;
 use crate::transport::peers::Peers;
-use crate::transport::service::{Hosted, Service};
+use crate::transport::service::Service;
 
 /// How often the journal's size is looked at.
 const COMPACTION_INTERVAL: Duration = Duration::from_millis(100);
@@ -111,7 +112,7 @@ pub async fn start(
         seams: seams.clone(),
         tracing,
         registry,
-        hosted: host(&config, &shards, &groups, &owners, &metrics, &seams),
+        hosting: host(&config, &shards, &groups, &owners, &metrics, &seams),
         owners: owners.clone(),
         metrics: metrics.clone(),
         journal: journal.clone(),
@@ -169,7 +170,7 @@ async fn open_shards(
     Ok(seams.spawner.blocking(open_all).await?)
 }
 
-/// Starts the executors; by shard number, `None` where another node hosts the shard.
+/// Starts the executors.
 fn host(
     config: &Config,
     shards: &[Arc<Shard>],
@@ -177,16 +178,18 @@ fn host(
     owners: &Arc<Owners>,
     metrics: &Metrics,
     seams: &Seams,
-) -> Vec<Option<Hosted>> {
-    let mut hosted: Vec<Option<Hosted>> = (0..config.cluster.shards).map(|_| None).collect();
+) -> Arc<Hosting> {
+    let mut hosted = Vec::with_capacity(shards.len());
     for (shard, group) in shards.iter().zip(groups) {
         owners.follow(shard.clone(), group, seams);
         let (executor, records) = (executor_config(config), metrics.batch_records.clone());
         let mailbox = Executor::start(executor, shard.clone(), group.clone(), records, seams.clone());
         let reader = Reader { shard: shard.clone(), group: group.clone(), registry: shard.registry().clone() };
-        hosted[usize::from(shard.id().0)] = Some(Hosted { reader, mailbox });
+        hosted.push(Hosted { shard: shard.clone(), group: group.clone(), reader, mailbox });
     }
-    hosted
+    let hosting = Hosting::new(config.cluster.shards);
+    hosting.add(hosted);
+    hosting
 }
 
 /// What this node says of itself to its peers.
