@@ -7,13 +7,15 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use tokio_util::sync::CancellationToken;
 
+use berth_shared::cluster_view::Gathered;
 use berth_shared::ids::{NodeId, ShardId};
 use berth_shared::peer::{self, Role};
+use berth_shared::report::NodeState;
 use berth_shared::seam::Seams;
 use berth_shared::seam::network::Listener;
 use berth_shared::telemetry::{self, Tracing};
 
-use crate::admin;
+use crate::admin::{self, Admin};
 use crate::cluster::identity::{self, Identity};
 use crate::cluster::plan;
 use crate::config::Config;
@@ -22,6 +24,7 @@ use crate::entity::Registry;
 use crate::journal::{self, Journal};
 use crate::metrics::Metrics;
 use crate::raft;
+use crate::report::{self, About, Reporter};
 use crate::shard::Shard;
 use crate::shard::executor::{self, Executor};
 use crate::shard::group::Group;
@@ -102,22 +105,29 @@ pub async fn start(
     spawner.spawn(compact(journal.clone(), compact_at, by_shard, seams.clone(), shutdown.clone()));
     spawner.spawn(owners.clone().repeat(seams.clone(), shutdown.clone()));
 
+    let reporter = reporter(&config, &identity, &owners);
     let service = Service {
         seams: seams.clone(),
         tracing,
         registry,
-        hosted: host(&config, &shards, &groups, &owners, &metrics, &seams),
+        hosted: host(&config, &shards, &groups, &owners, &reporter, &metrics, &seams),
         owners: owners.clone(),
         metrics: metrics.clone(),
         journal: journal.clone(),
         backlog: Backlog::new(config.shard.commands_size.as_usize()),
+        reporter: reporter.clone(),
     };
     let server = serve(listener, &identity, config.credential.clone(), service, &seams, &shutdown);
     let ready: admin::Readiness = {
         let (owners, hosted) = (owners.clone(), groups.len());
         Arc::new(move || owners.owned().len() == hosted)
     };
-    admin::start(admin_listener, admin_address.clone(), ready, metrics.clone(), spawner, shutdown.clone());
+    let gather: admin::Gather = Arc::new(move || {
+        let reports = vec![reporter.report()];
+        Box::pin(async move { Gathered { reports, silent: Vec::new() } })
+    });
+    let shown = Admin { ready, metrics: metrics.clone(), gather, shards: config.cluster.shards, seams: seams.clone() };
+    admin::start(admin_listener, admin_address.clone(), shown, shutdown.clone());
     let node = identity.node;
     tracing::info!(%node, %address, admin = admin_address, shards = groups.len(), "the node has started");
     Ok(Handle { node, address, admin_address, owners, metrics, groups, journal, store, shutdown, server, disk })
@@ -151,12 +161,26 @@ async fn open_shards(
     Ok(seams.spawner.blocking(open_all).await?)
 }
 
+fn reporter(config: &Config, identity: &Identity, owners: &Arc<Owners>) -> Arc<Reporter> {
+    let (node, cluster, address) = (identity.node, identity.cluster, config.address().to_owned());
+    let owners = owners.clone();
+    Reporter::new(move || About {
+        node,
+        cluster,
+        address: address.clone(),
+        state: NodeState::Ready,
+        plan_epoch: 0,
+        members: owners.members(),
+    })
+}
+
 /// Starts the executors; by shard number, `None` where another node hosts the shard.
 fn host(
     config: &Config,
     shards: &[Arc<Shard>],
     groups: &[Arc<dyn Group>],
     owners: &Arc<Owners>,
+    reporter: &Reporter,
     metrics: &Metrics,
     seams: &Seams,
 ) -> Vec<Option<Hosted>> {
@@ -165,6 +189,7 @@ fn host(
         owners.follow(shard.clone(), group, seams);
         let (executor, records) = (executor_config(config), metrics.batch_records.clone());
         let mailbox = Executor::start(executor, shard.clone(), group.clone(), records, seams.clone());
+        reporter.host(shard, group, &mailbox);
         let reader = Reader { shard: shard.clone(), group: group.clone(), registry: shard.registry().clone() };
         hosted[usize::from(shard.id().0)] = Some(Hosted { reader, mailbox });
     }
@@ -184,7 +209,7 @@ fn serve(
         role: Role::Node,
         node: Some(identity.node),
         cluster: Some(identity.cluster),
-        software: concat!("berth-node/", env!("CARGO_PKG_VERSION")).to_owned(),
+        software: report::SOFTWARE.to_owned(),
         credential,
     };
     let config = peer::server::Config::default();

@@ -20,6 +20,7 @@ use crate::entity::erased::CommandError;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::record::{Fingerprint, RequestKey, Scope};
+use crate::report::Reporter;
 use crate::shard::command::{Answer, Command};
 use crate::shard::executor::Mailbox;
 use crate::shard::reader::{self, Current, Reader};
@@ -49,6 +50,7 @@ pub struct Service {
     pub journal: Journal,
     /// Bounds the memory of commands that are not answered yet.
     pub backlog: Backlog,
+    pub reporter: Arc<Reporter>,
 }
 
 impl Handler for Service {
@@ -66,7 +68,7 @@ impl Handler for Service {
                 span.in_scope(|| self.events(shard, kind, id, page, reply));
             }
             Ok(Request::Kinds) => send(reply, &Response::Kinds { json: &self.registry.descriptions() }),
-            Ok(Request::Report) => refuse(reply, Code::Unavailable, "no report yet"),
+            Ok(Request::Report) => send(reply, &Response::Report(Box::new(self.reporter.report()))),
             Ok(Request::Owners) => {
                 let (shards, owners) = (self.owners.shards(), self.owners.known());
                 send(reply, &Response::Owners { shards, owners });
