@@ -22,28 +22,20 @@ use crate::metrics::Metrics;
 use crate::record::{Fingerprint, RequestKey, Scope};
 use crate::report::Reporter;
 use crate::shard::command::{Answer, Command};
-use crate::shard::executor::Mailbox;
-use crate::shard::reader::{self, Current, Reader};
+use crate::shard::reader::{self, Current};
 use crate::transport::backlog::{Backlog, Room};
+use crate::transport::hosting::{Hosted, Hosting};
 use crate::transport::owners::Owners;
 
 /// Events per page, whatever is asked for.
 const EVENTS_MAX: u32 = 1000;
-
-/// One shard that this node hosts.
-#[derive(Debug)]
-pub struct Hosted {
-    pub reader: Reader,
-    pub mailbox: Mailbox,
-}
 
 #[derive(Debug)]
 pub struct Service {
     pub seams: Seams,
     pub tracing: Tracing,
     pub registry: Arc<Registry>,
-    /// By shard number; `None` where another node hosts it.
-    pub hosted: Vec<Option<Hosted>>,
+    pub hosting: Arc<Hosting>,
     pub owners: Arc<Owners>,
     pub metrics: Metrics,
     /// Refuses writes when it is at its size limit.
@@ -212,18 +204,18 @@ impl Service {
     }
 
     /// The entity's key and its shard, if the request is sound and this node hosts the shard.
-    fn locate(&self, shard: ShardId, kind: &str, id: &str) -> Option<(EntityKey, &Hosted)> {
+    fn locate(&self, shard: ShardId, kind: &str, id: &str) -> Option<(EntityKey, Arc<Hosted>)> {
         let key = EntityKey::new(kind, id).ok()?;
-        if key.shard(self.hosted.len() as u16) != shard {
+        if key.shard(self.hosting.shards()) != shard {
             return None;
         }
-        self.hosted.get(usize::from(shard.0))?.as_ref().map(|hosted| (key, hosted))
+        self.hosting.get(shard).map(|hosted| (key, hosted))
     }
 
     fn refuse_unlocated(&self, shard: ShardId, kind: &str, id: &str, reply: Reply) {
         match EntityKey::new(kind, id) {
             Err(error) => refuse(reply, Code::InvalidRequest, &error.to_string()),
-            Ok(key) if key.shard(self.hosted.len() as u16) != shard => {
+            Ok(key) if key.shard(self.hosting.shards()) != shard => {
                 refuse(reply, Code::InvalidRequest, "the gateway counts other shards than this cluster has");
             }
             Ok(_) => send(reply, &Response::WrongOwner { owner: self.owners.owner(shard) }),
