@@ -14,9 +14,10 @@ use berth_shared::seam::network::Listener;
 use berth_shared::telemetry::{self, Tracing};
 
 use crate::admin;
+use crate::cluster::bootstrap::{self, Joined};
 use crate::cluster::identity::{self, Identity};
-use crate::cluster::plan;
-use crate::config::Config;
+use crate::cluster::plan::Plan;
+use crate::config::{Config, SOFTWARE};
 use crate::disk::Disk;
 use crate::entity::Registry;
 use crate::journal::{self, Journal};
@@ -39,6 +40,8 @@ const COMPACTION_INTERVAL: Duration = Duration::from_millis(100);
 pub enum Error {
     #[error(transparent)]
     Identity(#[from] identity::Error),
+    #[error(transparent)]
+    Bootstrap(#[from] bootstrap::Error),
     #[error(transparent)]
     Journal(#[from] journal::Error),
     #[error("the store cannot be opened: {0}")]
@@ -81,12 +84,13 @@ pub async fn start(
     // Ports come first, so that a node which cannot have them begins nothing.
     let (listener, address) = listen(&config.listen, &seams).await?;
     let (admin_listener, admin_address) = listen(&config.admin_listen, &seams).await?;
-    let members = config.members();
-    let identity = open_identity(&config, &*disk, &seams, &members)?;
+    let identity = open_identity(&config, &*disk, &seams)?;
+    let joined = bootstrap::run(config.bootstrap(), identity, disk.clone(), listener, seams.clone()).await?;
+    let Joined { identity, listener, .. } = joined;
     let metrics = Metrics::new(&identity.node.to_string())?;
     let journal = Journal::open(&*disk, journal_config(&config), seams.clone()).await?;
     let store = Store::open(&*disk, journal_barrier(&journal), store_config(&config), seams.clone()).await?;
-    let shards = open_shards(&config, &members, registry.clone(), &store, &metrics, &seams).await?;
+    let shards = open_shards(&config, &identity, registry.clone(), &store, &metrics, &seams).await?;
     let start_group = |shard: &Arc<Shard>| {
         let (shard, journal, seams) = (shard.clone(), journal.clone(), &seams);
         let (node, address) = (identity.node, config.address());
@@ -123,26 +127,23 @@ pub async fn start(
     Ok(Handle { node, address, admin_address, owners, metrics, groups, journal, store, shutdown, server, disk })
 }
 
-fn open_identity(config: &Config, disk: &dyn Disk, seams: &Seams, members: &[String]) -> Result<Identity, Error> {
+fn open_identity(config: &Config, disk: &dyn Disk, seams: &Seams) -> Result<Identity, Error> {
     let files = [journal::Config::default().file_name, store::Config::default().file_name];
     let files = [files[0].as_str(), files[1].as_str()];
-    let cluster = &config.cluster;
-    let random = &*seams.random;
-    Ok(Identity::open(disk, random, &cluster.name, cluster.shards, members, config.address(), &files)?)
+    Ok(Identity::open(disk, &*seams.random, config.address(), &files)?)
 }
 
 /// The shards that the plan gives to this node, as the store left them.
 async fn open_shards(
     config: &Config,
-    members: &[String],
+    identity: &Identity,
     registry: Arc<Registry>,
     store: &Store,
     metrics: &Metrics,
     seams: &Seams,
 ) -> Result<Vec<Arc<Shard>>, Error> {
-    let owners = plan::owners(members, config.cluster.shards).into_iter();
-    let ours = owners.filter_map(|(shard, owner)| (owner == config.address()).then_some(shard));
-    let ours: Vec<ShardId> = ours.collect();
+    let plan = identity.record().map(|record| Plan::first(&record.members, record.shards, 1)).unwrap_or_default();
+    let ours = plan.hosted_by(identity.node);
     let residency = Residency::new(config.shard.resident_bytes_max.as_usize());
     observe_residency(metrics, &residency);
     let (store, shard_seams) = (store.clone(), seams.clone());
@@ -183,8 +184,8 @@ fn serve(
     let speaker = peer::Identity {
         role: Role::Node,
         node: Some(identity.node),
-        cluster: Some(identity.cluster),
-        software: concat!("berth-node/", env!("CARGO_PKG_VERSION")).to_owned(),
+        cluster: identity.cluster,
+        software: SOFTWARE.to_owned(),
         credential,
     };
     let config = peer::server::Config::default();

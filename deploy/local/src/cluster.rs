@@ -128,7 +128,7 @@ async fn start_node(
         admin_listen: loopback(admin),
         ..berth_node::config::Config::default()
     };
-    config.cluster.nodes = (0..arguments.nodes).map(name).collect();
+    config.cluster.seeds = (0..arguments.nodes).map(name).collect();
     config.shard.resident_bytes_max = arguments.resident_cap;
     let disk = seams.spawner.blocking(move || DirectoryDisk::open(&folder)).await?;
     let started = app::start(config, Registry::built_in(), Arc::new(disk), seams.clone(), tracing).await;
