@@ -5,4 +5,5 @@
 pub mod bootstrap;
 pub mod identity;
 pub mod plan;
+pub mod system;
 mod written;
