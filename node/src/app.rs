@@ -7,13 +7,15 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use tokio_util::sync::CancellationToken;
 
+use berth_shared::cluster_view::Gathered;
 use berth_shared::ids::{NodeId, ShardId};
 use berth_shared::peer::{self, Role};
+use berth_shared::report::NodeState;
 use berth_shared::seam::Seams;
 use berth_shared::seam::network::Listener;
 use berth_shared::telemetry::{self, Tracing};
 
-use crate::admin;
+use crate::admin::{self, Admin};
 use crate::cluster::identity::{self, Identity};
 use crate::cluster::plan;
 use crate::config::Config;
@@ -21,7 +23,8 @@ use crate::disk::Disk;
 use crate::entity::Registry;
 use crate::journal::{self, Journal};
 use crate::metrics::Metrics;
-use crate::raft;
+use crate::raft::{self, Groups};
+use crate::report::{self, About, Reporter};
 use crate::shard::Shard;
 use crate::shard::executor::{self, Executor};
 use crate::shard::group::Group;
@@ -29,8 +32,10 @@ use crate::shard::reader::Reader;
 use crate::shard::residency::Residency;
 use crate::store::{self, Store};
 use crate::transport::backlog::Backlog;
+use crate::transport::hosting::{Hosted, Hosting};
 use crate::transport::owners::Owners;
-use crate::transport::service::{Hosted, Service};
+use crate::transport::peers::Peers;
+use crate::transport::service::Service;
 
 /// How often the journal's size is looked at.
 const COMPACTION_INTERVAL: Duration = Duration::from_millis(100);
@@ -60,6 +65,8 @@ pub struct Handle {
     owners: Arc<Owners>,
     pub metrics: Metrics,
     groups: Vec<Arc<dyn Group>>,
+    /// Keeps the groups going as long as it lives.
+    consensus: Groups,
     journal: Journal,
     store: Store,
     shutdown: CancellationToken,
@@ -87,10 +94,12 @@ pub async fn start(
     let journal = Journal::open(&*disk, journal_config(&config), seams.clone()).await?;
     let store = Store::open(&*disk, journal_barrier(&journal), store_config(&config), seams.clone()).await?;
     let shards = open_shards(&config, &members, registry.clone(), &store, &metrics, &seams).await?;
+    let peers = Peers::new(seams.clone(), speaker(&identity, config.credential.clone()));
+    let consensus = Groups::new(identity.node, peers, &seams);
+    let voters = [(identity.node, config.address().to_owned())];
     let start_group = |shard: &Arc<Shard>| {
-        let (shard, journal, seams) = (shard.clone(), journal.clone(), &seams);
-        let (node, address) = (identity.node, config.address());
-        async move { raft::start(node, address, shard, journal, seams).await }
+        let (shard, journal, voters, consensus) = (shard.clone(), journal.clone(), &voters, &consensus);
+        async move { consensus.start(shard, journal, voters, true).await }
     };
     // Together, so that their first votes and entries share commits.
     let groups = try_join_all(shards.iter().map(start_group)).await?;
@@ -102,25 +111,45 @@ pub async fn start(
     spawner.spawn(compact(journal.clone(), compact_at, by_shard, seams.clone(), shutdown.clone()));
     spawner.spawn(owners.clone().repeat(seams.clone(), shutdown.clone()));
 
+    let reporter = reporter(&config, &identity, &owners);
     let service = Service {
         seams: seams.clone(),
         tracing,
         registry,
-        hosted: host(&config, &shards, &groups, &owners, &metrics, &seams),
+        hosting: host(&config, &shards, &groups, &owners, &reporter, &metrics, &seams),
         owners: owners.clone(),
         metrics: metrics.clone(),
         journal: journal.clone(),
         backlog: Backlog::new(config.shard.commands_size.as_usize()),
+        reporter: reporter.clone(),
     };
-    let server = serve(listener, &identity, config.credential.clone(), service, &seams, &shutdown);
+    let server = serve(listener, speaker(&identity, config.credential.clone()), service, &seams, &shutdown);
     let ready: admin::Readiness = {
         let (owners, hosted) = (owners.clone(), groups.len());
         Arc::new(move || owners.owned().len() == hosted)
     };
-    admin::start(admin_listener, admin_address.clone(), ready, metrics.clone(), spawner, shutdown.clone());
+    let gather: admin::Gather = Arc::new(move || {
+        let reports = vec![reporter.report()];
+        Box::pin(async move { Gathered { reports, silent: Vec::new() } })
+    });
+    let shown = Admin { ready, metrics: metrics.clone(), gather, shards: config.cluster.shards, seams: seams.clone() };
+    admin::start(admin_listener, admin_address.clone(), shown, shutdown.clone());
     let node = identity.node;
     tracing::info!(%node, %address, admin = admin_address, shards = groups.len(), "the node has started");
-    Ok(Handle { node, address, admin_address, owners, metrics, groups, journal, store, shutdown, server, disk })
+    Ok(Handle {
+        node,
+        address,
+        admin_address,
+        owners,
+        metrics,
+        groups,
+        consensus,
+        journal,
+        store,
+        shutdown,
+        server,
+        disk,
+    })
 }
 
 fn open_identity(config: &Config, disk: &dyn Disk, seams: &Seams, members: &[String]) -> Result<Identity, Error> {
@@ -151,42 +180,62 @@ async fn open_shards(
     Ok(seams.spawner.blocking(open_all).await?)
 }
 
-/// Starts the executors; by shard number, `None` where another node hosts the shard.
+fn reporter(config: &Config, identity: &Identity, owners: &Arc<Owners>) -> Arc<Reporter> {
+    let (node, cluster, address) = (identity.node, identity.cluster, config.address().to_owned());
+    let owners = owners.clone();
+    Reporter::new(move || About {
+        node,
+        cluster,
+        address: address.clone(),
+        state: NodeState::Ready,
+        plan_epoch: 0,
+        members: owners.members(),
+    })
+}
+
+/// Starts the executors.
 fn host(
     config: &Config,
     shards: &[Arc<Shard>],
     groups: &[Arc<dyn Group>],
     owners: &Arc<Owners>,
+    reporter: &Reporter,
     metrics: &Metrics,
     seams: &Seams,
-) -> Vec<Option<Hosted>> {
-    let mut hosted: Vec<Option<Hosted>> = (0..config.cluster.shards).map(|_| None).collect();
+) -> Arc<Hosting> {
+    let mut hosted = Vec::with_capacity(shards.len());
     for (shard, group) in shards.iter().zip(groups) {
         owners.follow(shard.clone(), group, seams);
         let (executor, records) = (executor_config(config), metrics.batch_records.clone());
         let mailbox = Executor::start(executor, shard.clone(), group.clone(), records, seams.clone());
+        reporter.host(shard, group, &mailbox);
         let reader = Reader { shard: shard.clone(), group: group.clone(), registry: shard.registry().clone() };
-        hosted[usize::from(shard.id().0)] = Some(Hosted { reader, mailbox });
+        hosted.push(Hosted { shard: shard.clone(), group: group.clone(), reader, mailbox });
     }
-    hosted
+    let hosting = Hosting::new(config.cluster.shards);
+    hosting.add(hosted);
+    hosting
+}
+
+/// What this node says of itself to its peers.
+fn speaker(identity: &Identity, credential: Option<String>) -> peer::Identity {
+    peer::Identity {
+        role: Role::Node,
+        node: Some(identity.node),
+        cluster: Some(identity.cluster),
+        software: report::SOFTWARE.to_owned(),
+        credential,
+    }
 }
 
 /// Serves peers; returns the server's task.
 fn serve(
     listener: Box<dyn Listener>,
-    identity: &Identity,
-    credential: Option<String>,
+    speaker: peer::Identity,
     service: Service,
     seams: &Seams,
     shutdown: &CancellationToken,
 ) -> tokio::task::JoinHandle<()> {
-    let speaker = peer::Identity {
-        role: Role::Node,
-        node: Some(identity.node),
-        cluster: Some(identity.cluster),
-        software: concat!("berth-node/", env!("CARGO_PKG_VERSION")).to_owned(),
-        credential,
-    };
     let config = peer::server::Config::default();
     let served = peer::serve(seams.clone(), config, listener, speaker, Arc::new(service), shutdown.clone());
     seams.spawner.spawn(served)
@@ -227,7 +276,7 @@ impl Handle {
             tracing::error!(%error, "the peer server failed");
         }
         join_all(self.groups.iter().map(|group| group.stop())).await;
-        drop(self.groups);
+        drop((self.groups, self.consensus));
         if let Err(error) = self.store.close().await {
             tracing::error!(%error, "the store did not close cleanly; it is recovered at the next start");
         }
