@@ -35,7 +35,7 @@ class Shape:
     gateway_settings: dict = field(default_factory=dict)
 
 
-def cluster_settings(shape, peers, own):
+def cluster_settings(shape, peers):
     """What tells a node of the cluster; `peers` are the addresses of all nodes of the first deployment."""
     if shape.one_copy:
         return {"BERTH_CLUSTER__NODES": ",".join(peers), "BERTH_CLUSTER__SHARDS": str(shape.shards)}
@@ -144,7 +144,7 @@ class Cluster:
             "BERTH_DATA_DIR": data,
             "BERTH_LISTEN": f"{host}:{PEER_PORT}",
             "BERTH_ADMIN_LISTEN": f"{host}:{ADMIN_PORT}",
-            **cluster_settings(self.shape, self.peers, f"{host}:{PEER_PORT}"),
+            **cluster_settings(self.shape, self.peers),
             **self.shape.node_settings,
         }
         words = [*self.network.inside(host), os.path.join(self.shape.programs, "berth-node")]

@@ -21,14 +21,8 @@ UNSENT = "unsent"  # no connection, so that it cannot have been applied
 UNKNOWN = "unknown"  # 504, or sent and never answered
 FAILED = "failed"  # an answer that the contract does not have
 NEVER_APPLIED = (REJECTED, MISMATCH, REFUSED, UNSENT)
-# Command → the event that it makes, its field, and that of the command.
-EVENTS = {
-    "add": ("added", "by", "by"),
-    "deposit": ("deposited", "amountCents", "amountCents"),
-    "withdraw": ("withdrawn", "amountCents", "amountCents"),
-    "open": ("opened", None, None),
-    "put": None,
-}
+# Command → the event that it makes.
+EVENTS = {"add": "added", "deposit": "deposited", "withdraw": "withdrawn", "open": "opened", "put": "put"}
 
 
 class Violation(NamedTuple):
@@ -346,8 +340,7 @@ def marker_of(event):
 
 def says(operation, event):
     """Whether the event is what the command asks for."""
-    expected = EVENTS[operation.command]
-    return expected is None or event["type"] == expected[0]
+    return event["type"] == EVENTS[operation.command]
 
 
 def rejects(operation, state):

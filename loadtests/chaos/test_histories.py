@@ -341,6 +341,11 @@ class Planted(unittest.TestCase):
             world.acknowledged().outcome = FAILED
         self.plant("answer", flaw)
 
+    def test_an_answer_to_a_retry_that_the_contract_does_not_have(self):
+        def flaw(world):
+            world.retry_of(OK, UNKNOWN)[1].outcome = FAILED
+        self.plant("answer", flaw)
+
     def test_a_retry_that_was_executed_again(self):
         def flaw(world):
             _, again = world.retry_of(OK, REJECTED, MISMATCH)
