@@ -21,7 +21,7 @@ use crate::disk::Disk;
 use crate::entity::Registry;
 use crate::journal::{self, Journal};
 use crate::metrics::Metrics;
-use crate::raft;
+use crate::raft::{self, Groups};
 use crate::shard::Shard;
 use crate::shard::executor::{self, Executor};
 use crate::shard::group::Group;
@@ -29,8 +29,10 @@ use crate::shard::reader::Reader;
 use crate::shard::residency::Residency;
 use crate::store::{self, Store};
 use crate::transport::backlog::Backlog;
+use crate::transport::hosting::{Hosted, Hosting};
 use crate::transport::owners::Owners;
-use crate::transport::service::{Hosted, Service};
+use crate::transport::peers::Peers;
+use crate::transport::service::Service;
 
 /// How often the journal's size is looked at.
 const COMPACTION_INTERVAL: Duration = Duration::from_millis(100);
@@ -60,6 +62,8 @@ pub struct Handle {
     owners: Arc<Owners>,
     pub metrics: Metrics,
     groups: Vec<Arc<dyn Group>>,
+    /// Keeps the groups going as long as it lives.
+    consensus: Groups,
     journal: Journal,
     store: Store,
     shutdown: CancellationToken,
@@ -87,10 +91,12 @@ pub async fn start(
     let journal = Journal::open(&*disk, journal_config(&config), seams.clone()).await?;
     let store = Store::open(&*disk, journal_barrier(&journal), store_config(&config), seams.clone()).await?;
     let shards = open_shards(&config, &members, registry.clone(), &store, &metrics, &seams).await?;
+    let peers = Peers::new(seams.clone(), speaker(&identity, config.credential.clone()));
+    let consensus = Groups::new(identity.node, peers, &seams);
+    let voters = [(identity.node, config.address().to_owned())];
     let start_group = |shard: &Arc<Shard>| {
-        let (shard, journal, seams) = (shard.clone(), journal.clone(), &seams);
-        let (node, address) = (identity.node, config.address());
-        async move { raft::start(node, address, shard, journal, seams).await }
+        let (shard, journal, voters, consensus) = (shard.clone(), journal.clone(), &voters, &consensus);
+        async move { consensus.start(shard, journal, voters, true).await }
     };
     // Together, so that their first votes and entries share commits.
     let groups = try_join_all(shards.iter().map(start_group)).await?;
@@ -106,13 +112,13 @@ pub async fn start(
         seams: seams.clone(),
         tracing,
         registry,
-        hosted: host(&config, &shards, &groups, &owners, &metrics, &seams),
+        hosting: host(&config, &shards, &groups, &owners, &metrics, &seams),
         owners: owners.clone(),
         metrics: metrics.clone(),
         journal: journal.clone(),
         backlog: Backlog::new(config.shard.commands_size.as_usize()),
     };
-    let server = serve(listener, &identity, config.credential.clone(), service, &seams, &shutdown);
+    let server = serve(listener, speaker(&identity, config.credential.clone()), service, &seams, &shutdown);
     let ready: admin::Readiness = {
         let (owners, hosted) = (owners.clone(), groups.len());
         Arc::new(move || owners.owned().len() == hosted)
@@ -120,7 +126,20 @@ pub async fn start(
     admin::start(admin_listener, admin_address.clone(), ready, metrics.clone(), spawner, shutdown.clone());
     let node = identity.node;
     tracing::info!(%node, %address, admin = admin_address, shards = groups.len(), "the node has started");
-    Ok(Handle { node, address, admin_address, owners, metrics, groups, journal, store, shutdown, server, disk })
+    Ok(Handle {
+        node,
+        address,
+        admin_address,
+        owners,
+        metrics,
+        groups,
+        consensus,
+        journal,
+        store,
+        shutdown,
+        server,
+        disk,
+    })
 }
 
 fn open_identity(config: &Config, disk: &dyn Disk, seams: &Seams, members: &[String]) -> Result<Identity, Error> {
@@ -151,7 +170,7 @@ async fn open_shards(
     Ok(seams.spawner.blocking(open_all).await?)
 }
 
-/// Starts the executors; by shard number, `None` where another node hosts the shard.
+/// Starts the executors.
 fn host(
     config: &Config,
     shards: &[Arc<Shard>],
@@ -159,34 +178,39 @@ fn host(
     owners: &Arc<Owners>,
     metrics: &Metrics,
     seams: &Seams,
-) -> Vec<Option<Hosted>> {
-    let mut hosted: Vec<Option<Hosted>> = (0..config.cluster.shards).map(|_| None).collect();
+) -> Arc<Hosting> {
+    let mut hosted = Vec::with_capacity(shards.len());
     for (shard, group) in shards.iter().zip(groups) {
         owners.follow(shard.clone(), group, seams);
         let (executor, records) = (executor_config(config), metrics.batch_records.clone());
         let mailbox = Executor::start(executor, shard.clone(), group.clone(), records, seams.clone());
         let reader = Reader { shard: shard.clone(), group: group.clone(), registry: shard.registry().clone() };
-        hosted[usize::from(shard.id().0)] = Some(Hosted { reader, mailbox });
+        hosted.push(Hosted { shard: shard.clone(), group: group.clone(), reader, mailbox });
     }
-    hosted
+    let hosting = Hosting::new(config.cluster.shards);
+    hosting.add(hosted);
+    hosting
 }
 
-/// Serves peers; returns the server's task.
-fn serve(
-    listener: Box<dyn Listener>,
-    identity: &Identity,
-    credential: Option<String>,
-    service: Service,
-    seams: &Seams,
-    shutdown: &CancellationToken,
-) -> tokio::task::JoinHandle<()> {
-    let speaker = peer::Identity {
+/// What this node says of itself to its peers.
+fn speaker(identity: &Identity, credential: Option<String>) -> peer::Identity {
+    peer::Identity {
         role: Role::Node,
         node: Some(identity.node),
         cluster: Some(identity.cluster),
         software: concat!("berth-node/", env!("CARGO_PKG_VERSION")).to_owned(),
         credential,
-    };
+    }
+}
+
+/// Serves peers; returns the server's task.
+fn serve(
+    listener: Box<dyn Listener>,
+    speaker: peer::Identity,
+    service: Service,
+    seams: &Seams,
+    shutdown: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
     let config = peer::server::Config::default();
     let served = peer::serve(seams.clone(), config, listener, speaker, Arc::new(service), shutdown.clone());
     seams.spawner.spawn(served)
@@ -227,7 +251,7 @@ impl Handle {
             tracing::error!(%error, "the peer server failed");
         }
         join_all(self.groups.iter().map(|group| group.stop())).await;
-        drop(self.groups);
+        drop((self.groups, self.consensus));
         if let Err(error) = self.store.close().await {
             tracing::error!(%error, "the store did not close cleanly; it is recovered at the next start");
         }

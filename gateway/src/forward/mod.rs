@@ -130,7 +130,10 @@ impl<N: Nodes> Forward<N> {
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
         let (kind, id) = (key.kind(), key.id());
-        let encode = |shard, _| peer::encode(&Request::Events { shard, kind, id, after, limit, traceparent }).ok();
+        let encode = |shard, _| {
+            let consistency = Consistency::Linearizable;
+            peer::encode(&Request::Events { shard, kind, id, after, limit, consistency, traceparent }).ok()
+        };
         let fits = |response: &Response<'_>| matches!(response, Response::Events { .. });
         self.attempt(Operation::Read, Target::Owner(key), time, encode, fits, deliver).await
     }

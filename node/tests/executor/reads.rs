@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use berth_node::shard::reader;
 use berth_shared::key::EntityKey;
+use berth_shared::message::Consistency;
 
 use crate::scripted::{Answered, Ask, Options, Stage, TERM};
 
@@ -25,7 +26,7 @@ async fn a_read_without_a_lease_is_refused() {
     stage.run(Ask::increment("a")).await;
     let key = EntityKey::new("counter", "a").unwrap();
     let is_refused = async || {
-        let events = stage.reader.events(&key, 0, 10).await;
+        let events = stage.reader.events(&key, 0, 10, Consistency::Linearizable).await;
         let refused = [stage.read("counter", "a").await.err(), stage.read("counter", "none").await.err(), events.err()];
         refused.iter().all(|error| matches!(error, Some(reader::Error::NotOwner)))
     };
@@ -49,7 +50,7 @@ async fn a_lease_that_ends_during_a_read_spoils_it() {
     assert!(not_owner(stage.read("counter", "a").await.err()));
     stage.group.say_leading(Some(TERM));
     stage.group.pass_lease_after(1, None);
-    assert!(not_owner(stage.reader.events(&key, 0, 10).await.err()));
+    assert!(not_owner(stage.reader.events(&key, 0, 10, Consistency::Linearizable).await.err()));
     // Of one that must be loaded, and of one that does not exist.
     stage.group.say_leading(Some(TERM));
     stage.group.pass_lease_after(2, None);

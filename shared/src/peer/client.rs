@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::calls::Calls;
@@ -146,6 +146,8 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// Told of every change of `State::link`.
     pub(super) changed: Notify,
+    /// Whether `State::link` is `Connected`, for those who wait for that to change.
+    pub(super) connected: watch::Sender<bool>,
     pub(super) pushes_dropped: AtomicU64,
 }
 
@@ -193,6 +195,7 @@ impl Client {
             address,
             state: Mutex::new(state),
             changed: Notify::new(),
+            connected: watch::Sender::new(false),
             pushes_dropped: AtomicU64::new(0),
         });
         let closing = CancellationToken::new();
@@ -230,6 +233,11 @@ impl Client {
             Link::Connected { peer, .. } => Some(peer.clone()),
             Link::Connecting | Link::Down(_) => None,
         }
+    }
+
+    /// Whether there is a connection, as it changes. It ends, as `false`, with the client.
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.handle.shared.connected.subscribe()
     }
 
     pub fn in_flight(&self) -> usize {
@@ -298,9 +306,13 @@ impl Shared {
         Ok(id)
     }
 
-    pub(super) fn set_link(&self, link: Link) {
-        self.state.lock().link = link;
+    /// Returns what the link was before.
+    pub(super) fn set_link(&self, link: Link) -> Link {
+        let connected = matches!(link, Link::Connected { .. });
+        let before = std::mem::replace(&mut self.state.lock().link, link);
+        self.connected.send_if_modified(|current| std::mem::replace(current, connected) != connected);
         self.changed.notify_waiters();
+        before
     }
 }
 
