@@ -236,8 +236,8 @@ class Cluster:
                 pool.close()
 
     async def ask(self, path, of=None):
-        """The parsed 200 answer of the first admin port that gives one."""
-        for process in of or self.processes:
+        """The parsed 200 answer of the first admin port that gives one, unless told whom to ask of gateways and nodes."""
+        for process in of or [*self.gateways, *self.nodes]:
             if process.is_running():
                 answer = await wire.get(process.admin, path)
                 if answer and answer[0] == 200:

@@ -73,6 +73,7 @@ class Tally:
     entities: int = 0
     unknown_applied: int = 0
     replayed: int = 0
+    compared: int = 0  # shards whose replicas were seen to agree under load
 
 
 def check(operations, logs, retries=()):
@@ -280,30 +281,34 @@ def check_clusters(operations):
 
 
 class Hashes:
-    """What `/v1/cluster/hashes` says: which shards' replicas agree, and what contradicts."""
+    """What `/v1/cluster/hashes` says: which shards' replicas agree up to where, and what contradicts."""
 
     def __init__(self, document):
-        self.violations, self.agreeing, self.open = [], 0, []
-        self.replicas = {}  # shard → replicas that answered
+        self.violations, self.shards = [], {}
         for shard in document["shards"]:
             number, replicas = shard["shard"], [r for r in shard.get("replicas") or [] if r.get("contentHash") is not None]
-            self.replicas[number] = len(replicas)
             by_index = defaultdict(set)
             for replica in replicas:
-                by_index[replica.get("appliedIndex")].add(replica["contentHash"])
+                by_index[replica["appliedIndex"]].add(replica["contentHash"])
             # Looked at here too, because what compares could itself be what is wrong.
             apart = [index for index, hashes in by_index.items() if len(hashes) > 1]
             if shard.get("agree") is False or apart:
                 at = f" at index {apart[0]}" if apart else ""
                 self.violations.append(Violation("hashes", f"replicas of shard {number} differ{at}: {replicas}"))
-            elif shard.get("agree") is True:
-                self.agreeing += 1
-            else:
-                self.open.append(number)
+            agreed = next(iter(by_index)) if len(by_index) == 1 else shard.get("comparedIndex")
+            self.shards[number] = (len(replicas), agreed if shard.get("agree") is True else None, max(by_index, default=0))
 
-    def complete(self, shards, replicas):
-        """Whether each of so many shards has so many replicas that agree."""
-        return self.agreeing == shards and all(self.replicas.get(shard, 0) >= replicas for shard in range(shards))
+    def furthest(self):
+        """Shard → the highest index that any replica has applied."""
+        return {shard: applied for shard, (_, _, applied) in self.shards.items()}
+
+    def agreed(self, replicas, least):
+        """The shards of which so many replicas agree at an index that is not below `least` of that shard."""
+        return {
+            shard
+            for shard, (answered, agreed, _) in self.shards.items()
+            if answered >= replicas and agreed is not None and agreed >= least.get(shard, 0)
+        }
 
 
 # ---- The kinds that are used as load

@@ -428,27 +428,28 @@ class Across(unittest.TestCase):
 
     @staticmethod
     def hashes(*shards):
-        def replicas(pairs):
-            return [{"node": str(n), "appliedIndex": index, "contentHash": text} for n, (index, text) in enumerate(pairs)]
-        return Hashes({"shards": [{"shard": n, "agree": agree, "replicas": replicas(p)} for n, (agree, p) in enumerate(shards)]})
+        def shard(number, agree, compared, pairs):
+            replicas = [{"node": str(n), "appliedIndex": i, "contentHash": text} for n, (i, text) in enumerate(pairs)]
+            return {"shard": number, "agree": agree, "comparedIndex": compared, "replicas": replicas}
+        return Hashes({"shards": [shard(number, *of) for number, of in enumerate(shards)]})
 
     def test_replicas_that_agree(self):
-        found = self.hashes((True, [(5, "a"), (5, "a")]), (True, [(7, "b"), (9, "c")]))
-        self.assertEqual(found.violations, [])
-        self.assertTrue(found.complete(2, 2))
-        self.assertFalse(found.complete(2, 3), "a replica is missing")
-        self.assertFalse(found.complete(3, 2), "a shard is missing")
+        found = self.hashes((True, 5, [(5, "a"), (5, "a")]), (True, 6, [(7, "b"), (9, "c")]))
+        self.assertEqual((found.violations, found.furthest()), ([], {0: 5, 1: 9}))
+        self.assertEqual(found.agreed(2, {}), {0, 1})
+        self.assertEqual(found.agreed(3, {}), set(), "a replica is missing")
+        self.assertEqual(found.agreed(2, {0: 5, 1: 7}), {0}, "what agrees is older than what was to be compared")
 
     def test_replicas_that_could_not_be_compared(self):
-        found = self.hashes((True, [(5, "a"), (5, "a")]), (None, [(7, "b"), (9, "c")]))
-        self.assertEqual((found.violations, found.open), ([], [1]))
-        self.assertFalse(found.complete(2, 2))
+        found = self.hashes((True, 5, [(5, "a"), (5, "a")]), (None, None, [(7, "b"), (9, "c")]), (None, None, []))
+        self.assertEqual((found.violations, found.agreed(2, {})), ([], {0}))
 
     def test_replicas_that_differ_by_what_they_say_themselves(self):
-        self.assertEqual([v.check for v in self.hashes((False, [(5, "a"), (6, "b")])).violations], ["hashes"])
+        found = self.hashes((False, 4, [(5, "a"), (6, "b")]))
+        self.assertEqual(([v.check for v in found.violations], found.agreed(1, {})), (["hashes"], set()))
 
     def test_replicas_that_differ_though_they_are_said_to_agree(self):
-        self.assertEqual([v.check for v in self.hashes((True, [(5, "a"), (5, "b")])).violations], ["hashes"])
+        self.assertEqual([v.check for v in self.hashes((True, 5, [(5, "a"), (5, "b")])).violations], ["hashes"])
 
 
 if __name__ == "__main__":

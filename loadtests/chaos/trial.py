@@ -9,7 +9,7 @@ from collections import defaultdict
 
 from chaos import clients, histories
 from chaos.cluster import Cluster, Stuck
-from chaos.histories import OK, REFUSED, REJECTED, MISMATCH, UNKNOWN, UNSENT, FAILED, Violation
+from chaos.histories import OK, REFUSED, REJECTED, MISMATCH, UNKNOWN, UNSENT, Violation
 
 LIST_MAX = 12  # of violations that are printed
 SUCCESS = (OK, REJECTED, MISMATCH)
@@ -116,7 +116,7 @@ class Trial:
             try:
                 found = histories.Hashes(await self.cluster.ask("/v1/cluster/hashes", self.cluster.gateways))
                 self.violations += found.violations
-                self.compared += found.agreeing
+                self.compared += len(found.agreed(2, {}))
             except Stuck:
                 pass
             await asyncio.sleep(1)
@@ -128,16 +128,21 @@ class Trial:
             self.watcher = None
 
     async def until_hashes_agree(self, replicas=None, seconds=60):
-        """Seconds until all replicas of every shard were seen to agree; so many of each must answer."""
-        replicas, shape, begin = replicas or self.cluster.shape.replicas, self.cluster.shape, time.monotonic()
+        """Seconds until so many replicas of every shard were seen to agree on all that any of them had applied when this
+        began. Under load replicas are asked at moments of their own, so shards may be seen one after the other."""
+        replicas, begin = replicas or self.cluster.shape.replicas, time.monotonic()
+        least, missing = None, set(range(self.cluster.shape.shards))
 
         async def ask():
+            nonlocal least
             found = histories.Hashes(await self.cluster.ask("/v1/cluster/hashes"))
+            least = least or found.furthest()
             self.violations += found.violations
-            if found.violations or found.complete(shape.shards, replicas):
-                return True
-            few = [shard for shard in range(shape.shards) if found.replicas.get(shard, 0) < replicas]
-            raise Stuck(f"{found.agreeing} of {shape.shards} shards agree; below {replicas} replicas: {few[:8]}; open: {found.open[:8]}")
+            missing.difference_update(found.agreed(replicas, least))
+            if missing and not found.violations:
+                which = {shard: found.shards.get(shard) for shard in sorted(missing)[:5]}
+                raise Stuck(f"{len(missing)} shards without {replicas} replicas that agree, such as {which}")
+            return True
 
         await self.cluster.until("the replicas' hashes agree", ask, seconds, pause=0.1)
         return time.monotonic() - begin
@@ -158,6 +163,7 @@ class Trial:
         if not self.cluster.shape.one_copy:
             await self.until_hashes_agree(replicas, seconds)
         self.cluster.check_alive()
+        tally.compared, self.compared = self.compared, 0
         if load.held_back:
             self.add("harness", f"{load.held_back} requests were not begun, because {clients.IN_FLIGHT_MAX} were under way")
         if not tally.by_outcome[OK]:
@@ -258,10 +264,10 @@ def counts(tally):
         "refused": by[REFUSED] + by[UNSENT],
         "unknown": by[UNKNOWN],
         "applied": tally.unknown_applied,
-        "failed": by[FAILED],
         "reads": tally.reads,
         "replayed": tally.replayed,
+        "compared": tally.compared,
     }
 
 
-COUNTS = [(name, 7) for name in ("acked", "rejected", "refused", "unknown", "applied", "reads", "replayed")]
+COUNTS = [(name, 7) for name in ("acked", "rejected", "refused", "unknown", "applied", "reads", "replayed", "compared")]
