@@ -78,6 +78,8 @@ class DisturbedStart(Trial):
 
         async def disturb():
             await asyncio.sleep(max(0, begin + kill_at - time.monotonic()))
+            while not victim.is_running():
+                await asyncio.sleep(0.005)
             victim.kill()
             await asyncio.sleep(chance.uniform(0, 0.5))
             victim.start()

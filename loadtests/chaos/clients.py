@@ -49,7 +49,7 @@ class Load:
         self.known = defaultdict(int)  # entity → highest version that was seen
         self.shards = {}  # entity → shard
         self.markers, self.keys = 0, 0
-        self.under_way, self.held_back = set(), 0
+        self.under_way, self.held_back, self.lag = set(), 0, 0.0
         self.pump = None
 
     # ---- Before the load
@@ -110,6 +110,7 @@ class Load:
             turn += self.chance.expovariate(self.mix.rate)
             if (pause := turn - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
+            self.lag = max(self.lag, time.monotonic() - turn)
             if len(self.under_way) >= IN_FLIGHT_MAX:
                 self.held_back += 1
                 continue

@@ -24,11 +24,10 @@ async def pause(options, network):
             *active, stale = trial.cluster.gateways
             for number in range(1, options.repeat + 1):
                 load = await trial.new_load(f"round-{number}", active)
-                believer = await believe(trial, load, stale)
                 trial.watch_hashes()
                 load.start()
                 await asyncio.sleep(options.seconds * trial.chance.uniform(0.3, 1))
-                cells = await pause_owner(options, report, trial, load, believer)
+                cells = await pause_owner(options, report, trial, load)
                 cells["cut from"] = f"time, {options.pause:g} s"
                 cells |= counts(await trial.verify(load))
                 report.row(trial, **cells)
@@ -40,18 +39,19 @@ async def pause(options, network):
     return finish(options, report, trial)
 
 
-async def believe(trial, load, gateway):
-    """Connections to a gateway that knows the owners, opened before it is stopped: it accepts no new ones then."""
+async def believe(load, gateway):
+    """Connections to a gateway that has just asked every owner, so that it knows them and is connected to them."""
     pool = load.pool_of(gateway)
     await load.in_parallel([lambda e=entity: load.run(load.read_of(e), pool) for entity in load.entities], most=BURST)
     return pool
 
 
-async def pause_owner(options, report, trial, load, believer):
+async def pause_owner(options, report, trial, load):
     cluster, stale = trial.cluster, trial.cluster.gateways[-1]
     owners = await cluster.every_shard_owned(cluster.gateways)
     victim = owners[load.shards[trial.chance.choice(load.hot)]]
     owned = {shard for shard, owner in owners.items() if owner is victim}
+    believer = await believe(load, stale)
     when = time.monotonic()
     victim.pause()
     stale.pause()
@@ -73,8 +73,8 @@ async def pause_owner(options, report, trial, load, believer):
 
 
 async def lay_before(load, pool, owned):
-    """Requests to the victim's entities, most of them reads of what others have written meanwhile. They are in the order
-    of nothing: each begins now and is answered after the pause."""
+    """Requests to the victim's entities, most of them reads of what others have written meanwhile: each begins
+    now and is answered after the pause."""
     busy = [entity for entity in [*load.hot * 20, *load.entities] if load.shards.get(entity) in owned]
     late = []
     for _ in range(BURST):

@@ -79,7 +79,7 @@ async def be_away(options, trial, small):
     node = trial.chance.choice(cluster.nodes)
     node.kill()
     before = len(load.operations)
-    await asyncio.sleep(options.seconds)
+    await asyncio.sleep(options.away)
     written = sum(operation.version is not None and operation.command is not None for operation in load.operations[before:])
     begin = time.monotonic()
     node.start()
@@ -88,7 +88,7 @@ async def be_away(options, trial, small):
     back = time.monotonic() - begin
     installs = await snapshot_installs(node)
     await load.stop()
-    cells = {"away s": options.seconds, "written": written, "back s": back, "installs": installs}
+    cells = {"away s": options.away, "written": written, "back s": back, "installs": installs}
     return cells | counts(await trial.verify(load))
 
 
@@ -184,9 +184,7 @@ async def check_nothing_began(trial, survivor, before):
     after = survivor.identity()
     if after != before:
         trial.add("identity", f"the survivor's identity was {before} and is {after}")
-    clusters = {node.name: (node.identity() or {}).get("cluster") for node in cluster.nodes}
-    if others := {name: found for name, found in clusters.items() if found not in (None, 0, before["cluster"])}:
-        trial.add("new-cluster", f"the cluster is {before['cluster']}, but there is {others}")
+    trial.check_disks()
     try:
         owners = await cluster.owners()
     except Stuck:

@@ -12,6 +12,7 @@ from chaos.cluster import Cluster, Stuck
 from chaos.histories import OK, REFUSED, REJECTED, MISMATCH, UNKNOWN, UNSENT, Violation
 
 LIST_MAX = 12  # of violations that are printed
+LAG_SECONDS_MAX = 1
 SUCCESS = (OK, REJECTED, MISMATCH)
 
 
@@ -162,10 +163,13 @@ class Trial:
         self.earlier.update(logs)
         if not self.cluster.shape.one_copy:
             await self.until_hashes_agree(replicas, seconds)
+            self.check_disks()
         self.cluster.check_alive()
         tally.compared, self.compared = self.compared, 0
         if load.held_back:
             self.add("harness", f"{load.held_back} requests were not begun, because {clients.IN_FLIGHT_MAX} were under way")
+        if load.lag > LAG_SECONDS_MAX:
+            self.add("harness", f"a request began {load.lag:.1f} s after its turn: the machine is too slow for the rate")
         if not tally.by_outcome[OK]:
             self.add("harness", "nothing was acknowledged, so nothing was tested")
         return tally
@@ -176,6 +180,12 @@ class Trial:
             logs = await load.logs()
             self.violations += histories.check_growth(self.earlier, logs)
             self.violations += histories.check(load.operations, logs, load.retries)[0]
+
+    def check_disks(self):
+        """No data directory belongs to another cluster than the others, whoever lost which."""
+        known = {node.name: (node.identity() or {}).get("cluster") for node in self.cluster.nodes}
+        if len({cluster for cluster in known.values() if cluster}) > 1:
+            self.add("clusters", f"the disks are of several clusters: {known}")
 
     def check_log_files(self):
         for process in self.cluster.processes:
