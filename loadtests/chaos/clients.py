@@ -55,7 +55,7 @@ class Load:
     # ---- Before the load
 
     async def prepare(self, seconds=30):
-        """Makes entities until every shard has some; everything that is done for it is recorded like all else."""
+        """Makes entities until every shard has a counter; everything that is done for it is recorded like all else."""
         self.add_entities("counter", self.mix.entities)
         self.add_entities("account", self.mix.entities)
         self.add_entities("document", self.mix.documents)
@@ -63,17 +63,22 @@ class Load:
         fresh, deadline = [*self.entities, *self.hot], time.monotonic() + seconds
         while True:
             await self.in_parallel([lambda e=entity: self.begin(e) for entity in fresh])
-            missing = set(range(self.cluster.shape.shards)) - set(self.shards.values())
+            missing = set(range(self.cluster.shape.shards)) - set(self.counters_of())
             if not missing:
                 return
             if time.monotonic() > deadline:
-                raise Stuck(f"no entity of shards {sorted(missing)[:10]} could be written in {seconds} s")
+                raise Stuck(f"no counter of shards {sorted(missing)[:10]} could be written in {seconds} s")
             fresh = self.add_entities("counter", 2 * len(missing))
 
     def add_entities(self, kind, count):
         fresh = [(kind, f"{self.name}-{len(self.entities) + number}") for number in range(count)]
         self.entities += fresh
         return fresh
+
+    def counters_of(self, shards=None):
+        """Shard → one counter of it."""
+        found = {shard: entity for entity, shard in self.shards.items() if entity[0] == "counter"}
+        return found if shards is None else {shard: found[shard] for shard in shards}
 
     async def begin(self, entity):
         command = {"counter": "add", "account": "open", "document": "put"}[entity[0]]
@@ -223,11 +228,17 @@ class Load:
         self.retries.append((first, again))
 
     async def read_all(self):
-        """One read of every entity, recorded like all others: it must see everything that came before it."""
-        calls = [self.read_of(entity, "linearizable") for entity in {*self.entities, *self.hot}]
-        await self.in_parallel([lambda o=operation: self.run(o) for operation in calls])
-        if silent := [operation for operation in calls if operation.outcome not in (OK, FAILED)]:
-            raise Stuck(f"{len(silent)} entities cannot be read, such as: {silent[0]}")
+        """One read of every entity, recorded like all others: it must see everything that came before it. What is not
+        answered is asked again, a few times."""
+        waiting = sorted({*self.entities, *self.hot})
+        for _ in range(4):
+            calls = [self.read_of(entity, "linearizable") for entity in waiting]
+            await self.in_parallel([lambda o=operation: self.run(o) for operation in calls])
+            silent = [operation for operation in calls if operation.outcome not in (OK, FAILED)]
+            if not silent:
+                return
+            waiting = [operation.entity for operation in silent]
+        raise Stuck(f"{len(silent)} entities cannot be read, such as: {silent[0]}")
 
     async def logs(self):
         """Entity → all events."""

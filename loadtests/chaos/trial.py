@@ -13,6 +13,7 @@ from chaos.histories import OK, REFUSED, REJECTED, MISMATCH, UNKNOWN, UNSENT, Vi
 
 LIST_MAX = 12  # of violations that are printed
 LAG_SECONDS_MAX = 1
+PROBE_SECONDS = 0.1
 SUCCESS = (OK, REJECTED, MISMATCH)
 
 
@@ -95,12 +96,17 @@ class Trial:
         return first
 
     async def until_recovered(self, load, shards, since, seconds=20):
-        """Waits until every one of the shards took a write that began after `since`; its violations say which did not."""
+        """Waits until every one of the shards took a write that began after `since`; its violations say which did not. So
+        that none of them is idle at the moment when it could, each gets one more write every tenth of a second."""
+        first, busy = {}, load.counters_of(shards)
         while time.monotonic() < since + seconds:
+            for shard in shards:
+                if shard not in first:
+                    load.launch(load.write_of(busy[shard], "add"))
+            await asyncio.sleep(PROBE_SECONDS)
             first = self.first_successes(load, shards, since)
             if len(first) == len(shards):
                 return first
-            await asyncio.sleep(0.1)
         for shard in sorted(set(shards) - set(first)):
             self.add("no-failover", f"shard {shard} took no write for {seconds} s")
         return first
