@@ -31,6 +31,8 @@ struct Scripted {
     script: Script,
     /// Address and payload of every call.
     asked: Mutex<Vec<(String, Bytes)>>,
+    /// How often the map was doubted.
+    doubts: std::sync::atomic::AtomicUsize,
 }
 
 impl Scripted {
@@ -69,7 +71,21 @@ impl Nodes for Scripted {
         Some(CLUSTER)
     }
 
-    async fn call(&self, address: &str, payload: Bytes, _deadline: BootInstant) -> Result<Bytes, CallError> {
+    async fn until(&self, _key: &EntityKey, _reached: impl Fn(Option<&ShardOwner>) -> bool + Send + Sync) {
+        std::future::pending().await
+    }
+
+    fn doubt(&self) {
+        self.doubts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    async fn call(
+        &self,
+        address: &str,
+        payload: Bytes,
+        _deadline: BootInstant,
+        _given_up: impl Future<Output = ()> + Send,
+    ) -> Result<Bytes, CallError> {
         let n = {
             let mut asked = self.asked.lock();
             asked.push((address.to_owned(), payload.clone()));
@@ -87,7 +103,8 @@ fn owner(shard: u16, node: u64, term: u64) -> ShardOwner {
 fn api_with(in_flight_max: usize, script: Script) -> Api<Scripted> {
     let mut table = Table::default();
     table.learn(64, (0..64).map(|shard| owner(shard, 1, 1)).collect()).unwrap();
-    let nodes = Arc::new(Scripted { table: Mutex::new(Arc::new(table)), script, asked: Mutex::default() });
+    let (asked, doubts) = (Mutex::default(), std::sync::atomic::AtomicUsize::new(0));
+    let nodes = Arc::new(Scripted { table: Mutex::new(Arc::new(table)), script, asked, doubts });
     let seams = Seams::simulated(1);
     let admission = Admission::new(in_flight_max);
     let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission));

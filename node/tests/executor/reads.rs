@@ -39,6 +39,30 @@ async fn a_read_without_a_lease_is_refused() {
     assert!(is_refused().await);
 }
 
+/// Rule R4: a strict read asks a quorum, and neither needs a lease nor believes in one.
+#[tokio::test(start_paused = true)]
+async fn a_strict_read_rests_on_a_quorum_and_not_on_the_lease() {
+    let stage = Stage::leading_with(Options { resident_bytes_max: 1, ..Options::default() }).await;
+    stage.run(Ask::increment("a")).await;
+    let key = EntityKey::new("counter", "a").unwrap();
+    let none = EntityKey::new("counter", "none").unwrap();
+    let events =
+        async || stage.reader.events(&key, 0, 10, Consistency::Strict).await.map(|(page, _)| page.events.len());
+    stage.group.lose_lease();
+    assert_eq!(stage.reader.read_strict(&key).await.unwrap().version, 1);
+    assert!(matches!(stage.reader.read_strict(&none).await, Err(reader::Error::NotFound)));
+    assert_eq!(events().await.unwrap(), 1);
+    stage.group.regain_lease();
+    stage.group.lose_quorum();
+    assert!(matches!(stage.reader.read_strict(&key).await, Err(reader::Error::Unconfirmed)));
+    assert!(matches!(stage.reader.read_strict(&none).await, Err(reader::Error::Unconfirmed)));
+    assert!(matches!(events().await, Err(reader::Error::Unconfirmed)));
+    assert!(stage.read("counter", "a").await.is_ok(), "the lease still stands");
+    stage.step_down().await;
+    assert!(matches!(stage.reader.read_strict(&key).await, Err(reader::Error::NotOwner)));
+    assert!(matches!(events().await, Err(reader::Error::NotOwner)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_ends_during_a_read_spoils_it() {
     let stage = Stage::leading().await;
