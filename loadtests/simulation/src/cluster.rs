@@ -43,7 +43,7 @@ fn node_config(number: usize) -> berth_node::config::Config {
         ..berth_node::config::Config::default()
     };
     config.cluster.shards = SHARDS;
-    config.cluster.nodes = (0..NODES).map(peer_address).collect();
+    config.cluster.seeds = (0..NODES).map(peer_address).collect();
     // Often, so that power cuts meet checkpoints.
     config.store.checkpoint_interval = HumanDuration::from_millis(500);
     config
