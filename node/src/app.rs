@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use berth_shared::cluster_view::Gathered;
 use berth_shared::ids::{NodeId, ShardId};
 use berth_shared::peer::{self, Role};
-use berth_shared::report::NodeState;
+use berth_shared::report::{NodeReport, NodeState};
 use berth_shared::seam::Seams;
 use berth_shared::seam::network::Listener;
 use berth_shared::telemetry::{self, Tracing};
@@ -69,6 +69,7 @@ pub struct Handle {
     consensus: Groups,
     journal: Journal,
     store: Store,
+    reporter: Arc<Reporter>,
     shutdown: CancellationToken,
     server: tokio::task::JoinHandle<()>,
     /// Held until everything is closed, because a real directory is locked as long as its disk lives.
@@ -128,8 +129,9 @@ pub async fn start(
         let (owners, hosted) = (owners.clone(), groups.len());
         Arc::new(move || owners.owned().len() == hosted)
     };
+    let told = reporter.clone();
     let gather: admin::Gather = Arc::new(move || {
-        let reports = vec![reporter.report()];
+        let reports = vec![told.report()];
         Box::pin(async move { Gathered { reports, silent: Vec::new() } })
     });
     let shown = Admin { ready, metrics: metrics.clone(), gather, shards: config.cluster.shards, seams: seams.clone() };
@@ -146,6 +148,7 @@ pub async fn start(
         consensus,
         journal,
         store,
+        reporter,
         shutdown,
         server,
         disk,
@@ -262,6 +265,11 @@ impl Handle {
     /// Whether the node owns every shard that it hosts.
     pub fn is_ready(&self) -> bool {
         self.owners.owned().len() == self.groups.len()
+    }
+
+    /// What the node says of itself at this moment.
+    pub fn report(&self) -> NodeReport {
+        self.reporter.report()
     }
 
     /// Bytes of live rows in the node's journal.
