@@ -12,6 +12,8 @@ use berth_shared::telemetry::{Metrics, Tracing};
 use crate::network::HTTP_PORT;
 
 pub const NODES: usize = 3;
+/// Whether there are as many copies as it takes to lose one for ever.
+pub const SURVIVES_A_LOST_DISK: bool = false;
 /// Few shards, so that the entities of a run share them.
 const SHARDS: u16 = 4;
 const PEER_PORT: u16 = 7400;
@@ -43,7 +45,7 @@ fn node_config(number: usize) -> berth_node::config::Config {
         ..berth_node::config::Config::default()
     };
     config.cluster.shards = SHARDS;
-    config.cluster.nodes = (0..NODES).map(peer_address).collect();
+    config.cluster.seeds = (0..NODES).map(peer_address).collect();
     // Often, so that power cuts meet checkpoints.
     config.store.checkpoint_interval = HumanDuration::from_millis(500);
     config

@@ -1,9 +1,10 @@
 //! What clients did and were told, with the moments of it; and the logs that were read at the end. The raw material of the
 //! checks, and plain values, so that a check can be shown a history that is bad.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use berth_shared::ids::{ClusterId, LogIndex, NodeId, ShardId, Term};
 use serde_json::{Value, json};
 
 /// Which entity.
@@ -103,8 +104,39 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// Of every entity that was touched, as read at the end.
     pub logs: BTreeMap<Entity, Vec<Event>>,
+    /// What nodes said of themselves while it ran.
+    pub observed: Observed,
     /// From here on nothing is broken, and every request must succeed; nanoseconds since the start.
     pub healed: u64,
+}
+
+/// What was seen by looking into the nodes every few milliseconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    pub ownerships: Vec<Ownership>,
+    /// What every replica had applied, whenever that had changed.
+    pub applied: Vec<Applied>,
+    /// The clusters that nodes said they are part of.
+    pub clusters: BTreeSet<ClusterId>,
+}
+
+/// A node owned a shard under a lease that it took for valid, at every look from `from` to `until`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    pub node: NodeId,
+    pub shard: ShardId,
+    pub term: Term,
+    pub from: u64,
+    pub until: u64,
+}
+
+/// The content of a replica after the entry `index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub node: NodeId,
+    pub shard: ShardId,
+    pub index: LogIndex,
+    pub content_hash: u128,
 }
 
 /// What a check found wrong.

@@ -10,6 +10,7 @@ pub mod client;
 pub mod cluster;
 pub mod history;
 pub mod network;
+pub mod observer;
 pub mod plan;
 pub mod run;
 pub mod trace;

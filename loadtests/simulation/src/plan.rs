@@ -7,7 +7,7 @@ use berth_shared::seam::Random;
 use berth_shared::seam::random::SeededRandom;
 
 use crate::client::Style;
-use crate::cluster::{NODES, gateway_name, node_name};
+use crate::cluster::{self, NODES, gateway_name, node_name};
 
 /// How long things break.
 const FAULTS_LAST: Duration = Duration::from_secs(12);
@@ -26,6 +26,8 @@ pub struct Plan {
     pub latency_max: Duration,
     /// By node.
     pub machines: Vec<Machine>,
+    /// What happens while the cluster comes to be, since the start; in order of time.
+    pub beginnings: Vec<Scheduled>,
     /// In order of time.
     pub actions: Vec<Scheduled>,
     /// When everything is mended, since the clients began.
@@ -43,6 +45,8 @@ pub enum Flaw {
 /// A node's machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
+    /// When its process first starts.
+    pub starts_at: Duration,
     /// Nanoseconds that its clock counts per million that pass.
     pub clock_per_million: u64,
     pub wall_offset_micros: i64,
@@ -51,7 +55,7 @@ pub struct Machine {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scheduled {
-    /// Since the clients began.
+    /// Since the clients began, or since the start.
     pub at: Duration,
     pub action: Action,
 }
@@ -87,6 +91,8 @@ pub enum Stop {
     Kill,
     /// What was not synced may be lost, and peers are told nothing.
     PowerCut,
+    /// The disk is lost, and an empty one takes its place.
+    Wipe,
 }
 
 /// A link that does not work as it should.
@@ -118,7 +124,9 @@ impl Plan {
             keys_percent: draw.below(101),
             retries_percent: if draw.chance(50) { 60 } else { 0 },
         };
+        let apart = if draw.chance(50) { 1500 } else { 1 };
         let machine = |draw: &mut Draw| Machine {
+            starts_at: Duration::from_millis(draw.below(apart)),
             clock_per_million: 999_900 + draw.below(201),
             wall_offset_micros: (draw.below(400_001)).cast_signed() - 200_000,
             disk_pause_max: Duration::from_millis(draw.below(4)),
@@ -130,7 +138,17 @@ impl Plan {
         if draw.chance(40) {
             slow_disk(&mut draw, &mut actions);
         }
+        if draw.chance(40) {
+            gateway_stop(&mut draw, gateways, &mut actions);
+        }
+        if cluster::SURVIVES_A_LOST_DISK && draw.chance(40) {
+            wipe(&mut draw, &mut actions);
+        }
         actions.sort_by_key(|scheduled| scheduled.at);
+        let mut beginnings = Vec::new();
+        if draw.chance(50) {
+            early_stop(&mut draw, &mut beginnings);
+        }
         Self {
             seed,
             gateways,
@@ -138,6 +156,7 @@ impl Plan {
             style,
             latency_max: Duration::from_millis(2 + draw.below(15)),
             machines,
+            beginnings,
             actions,
             heal_at: FAULTS_LAST,
             flaw: None,
@@ -211,6 +230,33 @@ fn slow_disk(draw: &mut Draw, actions: &mut Vec<Scheduled>) {
     actions.push(Scheduled { at, action: Action::SlowDisk { host, pause_max: Duration::from_millis(2) } });
 }
 
+fn gateway_stop(draw: &mut Draw, gateways: usize, actions: &mut Vec<Scheduled>) {
+    let host = gateway_name(draw.below(gateways as u64) as usize);
+    let at = Duration::from_millis(draw.below(10_000));
+    actions.push(Scheduled { at, action: Action::Stop { host: host.clone(), how: Stop::Kill } });
+    let at = at + Duration::from_millis(50 + draw.below(1500));
+    actions.push(Scheduled { at, action: Action::Start { host } });
+}
+
+/// One disk at most, which the others must make up for.
+fn wipe(draw: &mut Draw, actions: &mut Vec<Scheduled>) {
+    let host = node_name(draw.below(NODES as u64) as usize);
+    let at = Duration::from_millis(1000 + draw.below(10_000));
+    actions.push(Scheduled { at, action: Action::Stop { host: host.clone(), how: Stop::Wipe } });
+    let at = at + Duration::from_millis(50 + draw.below(2000));
+    actions.push(Scheduled { at, action: Action::Start { host } });
+}
+
+/// A process ends while the cluster comes to be.
+fn early_stop(draw: &mut Draw, beginnings: &mut Vec<Scheduled>) {
+    let host = node_name(draw.below(NODES as u64) as usize);
+    let how = if draw.chance(50) { Stop::Kill } else { Stop::PowerCut };
+    let at = Duration::from_millis(draw.below(2000));
+    beginnings.push(Scheduled { at, action: Action::Stop { host: host.clone(), how } });
+    let at = at + Duration::from_millis(draw.below(1000));
+    beginnings.push(Scheduled { at, action: Action::Start { host } });
+}
+
 struct Draw(SeededRandom);
 
 impl Draw {
@@ -261,7 +307,9 @@ mod tests {
             .flat_map(|seed| Plan::new(seed).actions)
             .map(|scheduled| format!("{:?}", scheduled.action))
             .collect();
-        for part in ["Kill", "PowerCut", "PowerGoesAfter", "Start", "Both", "OneWay", "Held", "Mend", "SlowDisk"] {
+        for part in
+            ["Kill", "PowerCut", "PowerGoesAfter", "Start", "Both", "OneWay", "Held", "Mend", "SlowDisk", "gateway"]
+        {
             assert!(actions.iter().any(|action| action.contains(part)), "{part}");
         }
     }

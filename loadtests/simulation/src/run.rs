@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use berth_node::app;
 use berth_node::disk::{Faults, SimulatedDisk};
+use berth_shared::report::NodeReport;
 use berth_shared::seam::simulation;
 use parking_lot::Mutex;
 use turmoil::Sim;
@@ -16,6 +17,7 @@ use crate::check;
 use crate::client::Client;
 use crate::cluster::{self, NODES};
 use crate::history::{History, Outcome, Violation};
+use crate::observer::Observer;
 use crate::plan::{Action, Cut, Flaw, How, Plan, QUIET, SETTLING, Scheduled, Stop};
 use crate::trace::Trace;
 use crate::world::World;
@@ -27,6 +29,9 @@ const READY_MAX: Duration = Duration::from_secs(60);
 const READING_MAX: Duration = Duration::from_secs(60);
 /// Every host runs this long before the next one does.
 const TICK: Duration = Duration::from_millis(1);
+
+/// How often the nodes are looked into.
+const STEPS_PER_LOOK: u64 = 3;
 
 /// What came of a run.
 #[derive(Clone, Debug)]
@@ -63,7 +68,8 @@ pub fn run(plan: &Plan, keeps_trace: bool) -> Report {
         violations.push(violation);
     }
     let simulated = run.sim.elapsed();
-    let history = std::mem::take(&mut *run.history.lock());
+    let mut history = std::mem::take(&mut *run.history.lock());
+    history.observed = run.observer.finish();
     // The world outlives what happens while its processes are dropped.
     drop(run.sim);
     if violations.is_empty() {
@@ -93,6 +99,8 @@ struct Run<'a> {
     cuts: Vec<Cut>,
     /// Draws of disks that lose power.
     power_cuts: u64,
+    steps: u64,
+    observer: Observer,
     _entered: simulation::Entered,
 }
 
@@ -122,6 +130,8 @@ impl<'a> Run<'a> {
             gateways: Rc::new(RefCell::new((0..plan.gateways).map(|_| None).collect())),
             cuts: Vec::new(),
             power_cuts: 0,
+            steps: 0,
+            observer: Observer::default(),
             _entered: entered,
         };
         // Every name is known before anybody asks for it.
@@ -147,6 +157,7 @@ impl<'a> Run<'a> {
             async move {
                 world.run_here(&name);
                 let process = async {
+                    host.seams().spawner.sleep(machine.starts_at.saturating_sub(host.elapsed())).await;
                     match cluster::start_node(number, disk.clone(), host.seams()).await {
                         Ok(handle) => nodes.borrow_mut()[number] = Some(handle),
                         Err(error) if disk.power_is_off() => host.abort(&format!("it could not start: {error}")),
@@ -211,7 +222,8 @@ impl<'a> Run<'a> {
         self.step_until_ready()?;
         let begun = self.sim.elapsed();
         self.add_clients(begun);
-        let mut actions = self.plan.actions.iter().peekable();
+        let plan = self.plan;
+        let mut actions = plan.actions.iter().peekable();
         let heal_at = begun + self.plan.heal_at;
         let mut is_healed = false;
         let end = heal_at + SETTLING + QUIET + READING_MAX;
@@ -237,7 +249,13 @@ impl<'a> Run<'a> {
     }
 
     fn step_until_ready(&mut self) -> Result<(), Violation> {
+        let plan = self.plan;
+        let mut beginnings = plan.beginnings.iter().peekable();
         while self.sim.elapsed() < READY_MAX {
+            let now = self.sim.elapsed();
+            while let Some(Scheduled { action, .. }) = beginnings.next_if(|scheduled| scheduled.at <= now) {
+                self.act(action)?;
+            }
             self.step()?;
             self.take_ends(true)?;
             if self
@@ -255,7 +273,22 @@ impl<'a> Run<'a> {
 
     /// Whether the clients have finished.
     fn step(&mut self) -> Result<bool, Violation> {
-        self.sim.step().map_err(|error| Violation::new("processes run", error.to_string()))
+        let finished = self.sim.step().map_err(|error| Violation::new("processes run", error.to_string()))?;
+        self.steps += 1;
+        if self.steps.is_multiple_of(STEPS_PER_LOOK) {
+            self.look();
+        }
+        Ok(finished)
+    }
+
+    fn look(&mut self) {
+        let now = self.sim.elapsed().as_nanos() as u64;
+        let nodes = self.nodes.borrow();
+        let running = nodes.iter().enumerate().filter_map(|(number, node)| Some((number, node.as_ref()?)));
+        let reports: Vec<NodeReport> = running
+            .filter_map(|(number, node)| self.world.look_into(&cluster::node_name(number), now, || node.report()))
+            .collect();
+        self.observer.look(now, &reports, &self.world.trace);
     }
 
     /// Processes that have ended themselves: of a node whose power went it was to be expected.
@@ -305,37 +338,55 @@ impl<'a> Run<'a> {
             }
             self.start(&name);
         }
+        (0..self.plan.gateways).for_each(|number| self.start(&cluster::gateway_name(number)));
         Ok(())
     }
 
     /// Ends a process, unless it has ended. Takes one step: the process closes its connections in it, unseen but for that.
     fn stop(&mut self, name: &str, how: Stop) -> Result<(), Violation> {
-        let Some(number) = node_number(name).filter(|_| self.sim.is_host_running(name)) else { return Ok(()) };
+        if !self.sim.is_host_running(name) {
+            if let (Stop::Wipe, Some(number)) = (how, node_number(name)) {
+                self.put_disk(number, SimulatedDisk::new());
+            }
+            return Ok(());
+        }
         // Without power nobody closes connections; so that none of it arrives, the links are gone for the moment.
         let silenced: Vec<String> = match how {
             Stop::Kill => Vec::new(),
-            Stop::PowerCut => self.unbroken_neighbours(name),
+            Stop::PowerCut | Stop::Wipe => self.unbroken_neighbours(name),
         };
         silenced.iter().for_each(|other| self.sim.partition(name, other.as_str()));
         // What is left on the disk is known before anything else writes to it.
+        let left = node_number(name).map(|number| (number, self.left_on_disk(number, how)));
+        self.world.host(name).kill();
+        // Nobody looks into a process that has ended.
+        let node = node_number(name).and_then(|number| self.nodes.borrow_mut()[number].take());
+        self.step()?;
+        // What it said of its end does not matter any more.
+        self.world.host(name).take_end();
+        self.sim.crash(name);
+        drop(node);
+        silenced.iter().for_each(|other| self.sim.repair(name, other.as_str()));
+        if let Some((number, left)) = left {
+            self.put_disk(number, left);
+        }
+        Ok(())
+    }
+
+    fn left_on_disk(&mut self, number: usize, how: Stop) -> SimulatedDisk {
         let disk = self.disks.borrow()[number].clone();
-        let left = match how {
+        match how {
             Stop::Kill => disk.process_killed(),
+            Stop::Wipe => SimulatedDisk::new(),
             Stop::PowerCut => {
                 self.power_cuts += 1;
                 disk.power_cut(self.plan.seed.wrapping_mul(31).wrapping_add(self.power_cuts))
             }
-        };
-        self.world.host(name).kill();
-        self.step()?;
-        // What it said of its end does not matter any more.
-        self.world.host(name).take_end();
-        let handle = self.nodes.borrow_mut()[number].take();
-        self.sim.crash(name);
-        drop(handle);
-        silenced.iter().for_each(|other| self.sim.repair(name, other.as_str()));
-        self.disks.borrow_mut()[number] = flawed(left, self.plan.flaw);
-        Ok(())
+        }
+    }
+
+    fn put_disk(&mut self, number: usize, disk: SimulatedDisk) {
+        self.disks.borrow_mut()[number] = flawed(disk, self.plan.flaw);
     }
 
     fn unbroken_neighbours(&self, name: &str) -> Vec<String> {

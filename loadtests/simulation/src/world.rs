@@ -30,6 +30,8 @@ pub struct World {
     hosts: Vec<Arc<Host>>,
     /// Which host runs on which runtime: a restarted host has a new one.
     runtimes: Mutex<Vec<(runtime::Id, usize)>>,
+    /// The host that is looked into between steps.
+    looked_into: Mutex<Option<Arc<Host>>>,
 }
 
 /// One machine: a name on the network, a clock, and a disk of some speed.
@@ -69,7 +71,7 @@ impl World {
             Arc::new(Host::new(name.clone(), seed, trace.clone()))
         };
         let hosts = names.iter().enumerate().map(host).collect();
-        Self { trace, hosts, runtimes: Mutex::default() }
+        Self { trace, hosts, runtimes: Mutex::default(), looked_into: Mutex::default() }
     }
 
     /// The host `name`, which must be one of this world.
@@ -91,12 +93,22 @@ impl World {
         self.hosts[number].sockets.lock().clear();
     }
 
-    /// The host whose task is running; `None` between steps.
-    fn running(&self) -> Option<&Arc<Host>> {
-        let id = runtime::Handle::try_current().ok()?.id();
+    /// Looks into a host between steps, `now` nanoseconds after the start: what asks for the time gets the host's.
+    pub fn look_into<T>(&self, name: &str, now: u64, look: impl FnOnce() -> T) -> T {
+        let host = self.host(name).clone();
+        host.newest_nanos.fetch_max(now, Ordering::Relaxed);
+        *self.looked_into.lock() = Some(host);
+        let seen = look();
+        *self.looked_into.lock() = None;
+        seen
+    }
+
+    /// The host whose task is running, or that is looked into.
+    fn running(&self) -> Option<Arc<Host>> {
+        let Ok(handle) = runtime::Handle::try_current() else { return self.looked_into.lock().clone() };
         let runtimes = self.runtimes.lock();
-        let number = runtimes.iter().rev().find(|(runtime, _)| *runtime == id)?.1;
-        self.hosts.get(number)
+        let number = runtimes.iter().rev().find(|(runtime, _)| *runtime == handle.id())?.1;
+        self.hosts.get(number).cloned()
     }
 }
 
@@ -162,6 +174,10 @@ impl Host {
             }
             None => self.newest_nanos.load(Ordering::Relaxed),
         }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.elapsed_nanos())
     }
 
     pub fn note(&self, what: fmt::Arguments<'_>, bytes: &[u8]) {

@@ -48,7 +48,7 @@ async fn what_a_cut_off_leader_had_in_flight_is_unknown_and_never_applied_twice(
     cluster.until("another leads", |cluster| cluster.leader_but(Some(0)).is_some()).await;
     let successor = cluster.leader_but(Some(0)).unwrap();
     for value in 2..=5 {
-        assert_eq!(cluster.ask(successor, Ask::increment("a")).await, Answered::counted(value, value as i128));
+        assert_eq!(cluster.ask(successor, Ask::increment("a")).await, Answered::counted(value, i128::from(value)));
     }
     cluster.rejoin(0);
     cluster.agree().await;

@@ -9,7 +9,7 @@ async fn commands_are_applied_by_every_member() {
     for size in [1, 3, 5] {
         let cluster = Cluster::led_by_the_first(size).await;
         for value in 1..=20 {
-            assert_eq!(cluster.ask(0, Ask::increment("a")).await, Answered::counted(value, value as i128));
+            assert_eq!(cluster.ask(0, Ask::increment("a")).await, Answered::counted(value, i128::from(value)));
         }
         cluster.agree().await;
         for place in cluster.running() {

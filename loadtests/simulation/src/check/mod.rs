@@ -1,5 +1,6 @@
 //! The promises, each checked by a file of its own: pure functions from what was recorded to what is wrong with it.
 
+mod agreement;
 mod durable;
 mod exactly_once;
 mod linearizable;
@@ -7,11 +8,20 @@ mod ordered;
 mod progress;
 #[cfg(test)]
 mod samples;
+mod single_writer;
 
 use crate::history::{History, Violation};
 
 /// Everything that is wrong with `history`.
 pub fn all(history: &History) -> Vec<Violation> {
-    let checks = [durable::check, exactly_once::check, linearizable::check, ordered::check, progress::check];
+    let checks = [
+        durable::check,
+        single_writer::check,
+        exactly_once::check,
+        linearizable::check,
+        ordered::check,
+        agreement::check,
+        progress::check,
+    ];
     checks.iter().flat_map(|check| check(history)).collect()
 }

@@ -64,7 +64,7 @@ pub(super) fn history(
     log: impl IntoIterator<Item = Event>,
 ) -> History {
     let logs = [(counter(), log.into_iter().collect())].into();
-    History { operations: operations.into_iter().collect(), logs, healed: 0 }
+    History { operations: operations.into_iter().collect(), logs, ..History::default() }
 }
 
 /// Of an account that was opened and got 100 cents, both during `written`.
@@ -83,5 +83,5 @@ pub(super) fn account_history(
         operation(account(), Call::Write(Write::Deposit { cents: 100 }), written, applied(2, 100)),
     ];
     let operations = begun.into_iter().chain(operations).collect();
-    History { operations, logs: [(account(), log.into())].into(), healed: 0 }
+    History { operations, logs: [(account(), log.into())].into(), ..History::default() }
 }
