@@ -120,7 +120,9 @@ fn millis(ms: u64) -> Duration {
 /// Rules G1 to G3: what the dead owner had executed is replayed by the next one, what it had not is executed once.
 #[tokio::test(start_paused = true)]
 async fn an_owner_dies_with_requests_in_flight_and_each_takes_effect_once() {
-    let mut cluster = Cluster::start().await;
+    let mut seams = Seams::simulated(1);
+    let frost = Frost::over(&mut seams);
+    let cluster = Cluster::start_on(seams, to_all()).await;
     cluster.nodes[0].does(Does::ServeAndHang(cluster.replicated.clone()));
     let executed = cluster.commands(30);
     cluster.sleep_ms(10).await;
@@ -128,12 +130,12 @@ async fn an_owner_dies_with_requests_in_flight_and_each_takes_effect_once() {
     let unexecuted = cluster.commands(30);
     cluster.sleep_ms(90).await;
     assert_eq!(cluster.nodes[0].asked(), 60);
-    cluster.nodes.remove(0);
+    frost.kill(FIRST);
     let late = cluster.commands(30);
     cluster.replicated.elect_nobody();
     cluster.sleep_ms(600).await;
     let owners = cluster.replicated.elect(SECOND, 2);
-    cluster.nodes[0].push(SHARDS, owners);
+    cluster.nodes[1].push(SHARDS, owners);
 
     let (slowest, replays) = all_good(executed).await;
     assert_eq!(replays, 30);
@@ -253,12 +255,13 @@ async fn three_seconds_without_an_owner_fail_nobody() {
 /// Rule G2, at the deadline: what was never sent was not applied, and of what was sent nothing is known.
 #[tokio::test(start_paused = true)]
 async fn six_seconds_without_an_owner_end_in_503_for_the_unsent_and_504_for_the_sent() {
-    let mut cluster = Cluster::start().await;
+    let mut seams = Seams::simulated(1);
+    let frost = Frost::over(&mut seams);
+    let cluster = Cluster::start_on(seams, to_all()).await;
     cluster.nodes[0].does(Does::ServeAndHang(cluster.replicated.clone()));
     let sent = [cluster.command(&[]), cluster.command(&[("idempotency-key", "mine")])];
     cluster.sleep_ms(10).await;
-    // What it holds is neither answered nor given up: its end is that of the connection.
-    let _dead = cluster.nodes.remove(0).handler.clone();
+    frost.kill(FIRST);
     cluster.replicated.elect_nobody();
     cluster.sleep_ms(10).await;
     let unsent = [cluster.command(&[]), cluster.command(&[("idempotency-key", "other")])];
@@ -277,7 +280,7 @@ async fn six_seconds_without_an_owner_end_in_503_for_the_unsent_and_504_for_the_
     // Whoever comes back with the key learns what became of the first one.
     cluster.sleep_ms(1000).await;
     let owners = cluster.replicated.elect(SECOND, 2);
-    cluster.nodes[0].push(SHARDS, owners);
+    cluster.nodes[1].push(SHARDS, owners);
     let (found, _) = cluster.command(&[("idempotency-key", "mine")]).await.unwrap();
     assert_eq!((found.status, found.headers.contains_key("idempotency-replayed")), (200, true));
     let (executed, _) = cluster.command(&[("idempotency-key", "other")]).await.unwrap();
