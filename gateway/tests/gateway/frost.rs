@@ -2,7 +2,6 @@
 //! or killed, so that their connections break and nobody can connect.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;

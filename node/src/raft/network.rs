@@ -240,7 +240,9 @@ impl<R: Runtime> Route<R> {
         let answer = answer.map_err(|error| match error {
             // The node is away, or has as much to do as it can: to try again at once would not help.
             CallError::NotSent(_) | CallError::Overloaded => RPCError::from(unreachable(error)),
-            CallError::Lost | CallError::DeadlinePassed { .. } | CallError::Abandoned => network_error(error).into(),
+            CallError::Lost | CallError::DeadlinePassed { .. } | CallError::Abandoned | CallError::GivenUp { .. } => {
+                network_error(error).into()
+            }
         })?;
         peer::decode(&answer).map_err(|error| network_error(format!("an answer does not decode: {error}")).into())
     }
