@@ -1,11 +1,19 @@
 //! What a node is configured with. Every key is documented in `config/node.toml`, with the same defaults.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_shared::config::{self, ByteSize, HumanDuration, Validate, allow, nested, within};
 use berth_shared::telemetry;
 use serde::{Deserialize, Serialize};
+
+use crate::cluster::bootstrap::{self, Settings};
+
+/// Most nodes that a cluster begins with.
+const SEEDS_MAX: usize = 100;
+/// Name and version of the program, as others see it.
+pub const SOFTWARE: &str = concat!("berth-node/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -30,12 +38,17 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// Clusters of different names refuse each other.
-    pub name: String,
-    /// Peer addresses of all nodes, this one included, alike on every node; empty: this node alone.
-    pub nodes: Vec<String>,
+    /// Peer addresses of the first nodes, alike on every node; empty: this node alone.
+    pub seeds: Vec<String>,
+    /// How many fresh nodes must be here before they become a cluster; absent: all seeds.
+    pub expect: Option<u16>,
     /// Hash partitions of all entities, fixed when the cluster first starts. 1 to 16,384.
     pub shards: u16,
+    /// Copies of every shard, fixed when the cluster first starts. 1, 3 or 5; a smaller cluster has as many as it has nodes.
+    pub replicas: u16,
+    /// The addresses that an operator makes a cluster of, from the command line only.
+    #[serde(skip)]
+    pub init: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,7 +111,7 @@ impl Default for Config {
 
 impl Default for ClusterConfig {
     fn default() -> Self {
-        Self { name: "berth".to_owned(), nodes: Vec::new(), shards: 64 }
+        Self { seeds: Vec::new(), expect: None, shards: 64, replicas: 3, init: None }
     }
 }
 
@@ -142,9 +155,18 @@ impl Config {
         self.advertise.as_ref().unwrap_or(&self.listen)
     }
 
-    /// Peer addresses of all nodes, this one included.
-    pub fn members(&self) -> Vec<String> {
-        if self.cluster.nodes.is_empty() { vec![self.address().to_owned()] } else { self.cluster.nodes.clone() }
+    /// What bootstrap needs to know.
+    pub fn bootstrap(&self) -> bootstrap::Config {
+        let ClusterConfig { seeds, expect, shards, replicas, init } = &self.cluster;
+        let seeds = if seeds.is_empty() { vec![self.address().to_owned()] } else { seeds.clone() };
+        let expect = expect.unwrap_or(seeds.len() as u16);
+        bootstrap::Config {
+            settings: Settings { shards: *shards, replicas: *replicas, expect },
+            seeds,
+            init: init.clone(),
+            credential: self.credential.clone(),
+            software: SOFTWARE.to_owned(),
+        }
     }
 }
 
@@ -166,9 +188,6 @@ impl Validate for Config {
             allow(!credential.is_empty(), "credential", "\"\"", "texts that are not empty")?;
         }
         nested("cluster", &self.cluster)?;
-        let listed = self.cluster.nodes.is_empty() || self.cluster.nodes.iter().any(|node| node == self.address());
-        let lists = format!("lists that contain this node's own address, {}", self.address());
-        allow(listed, "cluster.nodes", format!("{:?}", self.cluster.nodes), lists)?;
         nested("shard", &self.shard)?;
         nested("journal", &self.journal)?;
         nested("store", &self.store)?;
@@ -178,9 +197,20 @@ impl Validate for Config {
 
 impl Validate for ClusterConfig {
     fn validate(&self) -> Result<(), config::Error> {
-        allow(!self.name.is_empty(), "name", "an empty name", "names of at least one character")?;
         within("shards", self.shards, 1..=16_384)?;
-        self.nodes.iter().try_for_each(|node| config::address("nodes", node, 1))
+        // An even number of copies outlives no more failures than one copy fewer, and asks for one more acknowledgement.
+        allow([1, 3, 5].contains(&self.replicas), "replicas", self.replicas, "1, 3 and 5")?;
+        self.seeds.iter().try_for_each(|seed| config::address("seeds", seed, 1))?;
+        let distinct: BTreeSet<&String> = self.seeds.iter().collect();
+        let is_list = distinct.len() == self.seeds.len() && self.seeds.len() <= SEEDS_MAX;
+        let lists = format!("lists of at most {SEEDS_MAX} different addresses");
+        allow(is_list, "seeds", format!("{:?}", self.seeds), lists)?;
+        // Half of the seeds and the other half could become two clusters.
+        let seeds = self.seeds.len().max(1) as u16;
+        self.expect.map_or(Ok(()), |expect| {
+            let numbers = format!("numbers over half of the seeds up to all of them: {} to {seeds}", seeds / 2 + 1);
+            allow((seeds / 2 + 1..=seeds).contains(&expect), "expect", expect, numbers)
+        })
     }
 }
 
@@ -215,8 +245,6 @@ impl Validate for StoreConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use serde_json::Value;
 
     use super::*;
@@ -283,7 +311,8 @@ mod tests {
             &[
                 ("BERTH_LISTEN", "0.0.0.0:7400"),
                 ("BERTH_ADVERTISE", "b:2"),
-                ("BERTH_CLUSTER__NODES", "a:1, b:2"),
+                ("BERTH_CLUSTER__SEEDS", "a:1, b:2, c:3"),
+                ("BERTH_CLUSTER__EXPECT", "2"),
                 ("BERTH_CLUSTER__SHARDS", "8"),
                 ("BERTH_JOURNAL__CACHE_SIZE", "2MiB"),
                 ("BERTH_STORE__FLUSH_INTERVAL", "10ms"),
@@ -291,15 +320,26 @@ mod tests {
         );
         let config = config.unwrap();
         assert_eq!((config.listen.as_str(), config.address()), ("0.0.0.0:7400", "b:2"));
-        assert_eq!((config.members(), config.cluster.shards), (vec!["a:1".to_owned(), "b:2".to_owned()], 8));
+        let bootstrap = config.bootstrap();
+        assert_eq!(bootstrap.seeds, ["a:1", "b:2", "c:3"]);
+        assert_eq!(bootstrap.settings, Settings { shards: 8, replicas: 3, expect: 2 });
         assert_eq!(config.journal.cache_size, ByteSize::from_mib(2));
         assert_eq!(config.store.flush_interval, HumanDuration::from_millis(10));
     }
 
     #[test]
-    fn a_node_without_a_list_is_alone() {
-        assert_eq!(load("listen = \"a:1\"", &[]).unwrap().members(), ["a:1"]);
-        assert_eq!(load("advertise = \"b:2\"", &[]).unwrap().members(), ["b:2"]);
+    fn a_node_without_seeds_is_its_own_and_every_seed_is_expected() {
+        for (file, seeds, expect) in [
+            ("listen = \"a:1\"", vec!["a:1"], 1),
+            ("advertise = \"b:2\"", vec!["b:2"], 1),
+            ("listen = \"d:4\"\n[cluster]\nseeds = [\"a:1\", \"b:2\", \"c:3\"]", vec!["a:1", "b:2", "c:3"], 3),
+        ] {
+            let bootstrap = load(file, &[]).unwrap().bootstrap();
+            assert_eq!(
+                (bootstrap.seeds, bootstrap.settings.expect),
+                (seeds.iter().map(|s| (*s).to_owned()).collect(), expect)
+            );
+        }
     }
 
     #[test]
@@ -311,11 +351,14 @@ mod tests {
             ("advertise = \"a\"", ["advertise", "\"a\"", "addresses"]),
             ("admin_listen = \"a:65536\"", ["admin_listen", "\"a:65536\"", "addresses"]),
             ("data_dir = 5", ["data_dir", "5", "path"]),
-            ("cluster.name = \"\"", ["cluster.name", "empty", "at least one character"]),
             ("cluster.shards = 0", ["cluster.shards", "0", "1 to 16384"]),
             ("cluster.shards = 70000", ["cluster.shards", "70000", "0 to 65535"]),
-            ("cluster.nodes = [\"a:0\"]", ["cluster.nodes", "\"a:0\"", "addresses"]),
-            ("cluster.nodes = [\"a:1\"]", ["cluster.nodes", "a:1", "own address, 127.0.0.1:7400"]),
+            ("cluster.replicas = 2", ["cluster.replicas", "2", "1, 3 and 5"]),
+            ("cluster.seeds = [\"a:0\"]", ["cluster.seeds", "\"a:0\"", "addresses"]),
+            ("cluster.seeds = [\"a:1\", \"a:1\"]", ["cluster.seeds", "a:1", "different addresses"]),
+            ("cluster.seeds = [\"a:1\", \"b:1\"]\ncluster.expect = 1", ["cluster.expect", "1", "2 to 2"]),
+            ("cluster.seeds = [\"a:1\", \"b:1\", \"c:1\"]\ncluster.expect = 4", ["cluster.expect", "4", "2 to 3"]),
+            ("cluster.expect = 2", ["cluster.expect", "2", "1 to 1"]),
             ("shard.resident_bytes_max = \"1KiB\"", ["shard.resident_bytes_max", "1KiB", "1MiB to 1TiB"]),
             ("shard.mailbox_max = 0", ["shard.mailbox_max", "0", "1 to 1000000"]),
             ("shard.batches_in_flight_max = 65", ["shard.batches_in_flight_max", "65", "1 to 64"]),

@@ -27,6 +27,13 @@ struct Arguments {
     /// hold. Environment variables BERTH_… override keys.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Makes a cluster of exactly the nodes at the addresses in `--members`, in place of any that could not be completed: the
+    /// way out when a first start is stuck. Give it to one node, which must be among them. Refused where a cluster is seen.
+    #[arg(long, requires = "members")]
+    init: bool,
+    /// Peer addresses with commas between them, such as node-1:7400,node-2:7400,node-3:7400.
+    #[arg(long, requires = "init", value_delimiter = ',', value_name = "ADDRESSES")]
+    members: Option<Vec<String>>,
 }
 
 /// How long work that is left over may go on after the node has stopped, or has not started.
@@ -57,7 +64,11 @@ pub fn main_with(kinds: impl FnOnce() -> Result<Registry, registry::Error>) -> E
 fn run(arguments: &Arguments, kinds: impl FnOnce() -> Result<Registry, registry::Error>) -> anyhow::Result<()> {
     let registry = kinds()?;
     let file = arguments.config.clone().or_else(|| config::file_from_environment(config::PREFIX));
-    let config: Config = config::load(file.as_deref(), config::PREFIX)?;
+    let mut config: Config = config::load(file.as_deref(), config::PREFIX)?;
+    if let Some(members) = &arguments.members {
+        members.iter().try_for_each(|member| config::address("--members", member, 1))?;
+        config.cluster.init = Some(members.clone());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let served = runtime.block_on(serve(config, registry));
     runtime.shutdown_timeout(LEFT_OVER_MAX);
@@ -74,12 +85,14 @@ async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let node = app::start(config, registry, disk, seams, telemetry.tracing()).await?;
     tokio::select! {
+        biased;
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = node.ended() => {}
     }
-    node.shutdown().await;
+    let ended = node.shutdown().await;
     telemetry.shutdown(spawner).await?;
-    Ok(())
+    Ok(ended?)
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ async fn a_node_shows_the_cluster_and_explains_where_an_entity_is() {
         assert_eq!((problem["code"].as_str(), &problem["instance"]), (Some(code), &Value::from(path)), "{path}");
         assert_eq!(headers.contains("allow: GET, HEAD"), code == "method-not-allowed", "{headers}");
     }
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,5 +102,5 @@ async fn connections_of_the_admin_port_are_bounded_and_idle_ones_end() {
     let waited = seams.clock.now().since(started);
     assert!((Duration::from_secs(55)..Duration::from_secs(65)).contains(&waited), "{waited:?}");
     assert_eq!(idle[0].read(&mut [0; 1]).await.unwrap_or(0), 0, "closed");
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }

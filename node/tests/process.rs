@@ -156,7 +156,7 @@ fn a_bad_configuration_is_one_clear_line_and_a_failure() {
     let with = |name: &str, value: &str| refusal(program(&data).env(name, value));
     assert_one_clear_line(&with("BERTH_CLUSTER__SHARDS", "0"), &["1 to 16384", "BERTH_CLUSTER__SHARDS"]);
     assert_one_clear_line(&with("BERTH_COLOUR", "red"), &["colour is not a key", "BERTH_COLOUR"]);
-    assert_one_clear_line(&with("BERTH_CLUSTER__NODES", "a:1,b:2"), &["cluster.nodes", "own address, node-1:7400"]);
+    assert_one_clear_line(&with("BERTH_CLUSTER__SEEDS", "a:1,a:1"), &["cluster.seeds", "different addresses"]);
     assert_one_clear_line(&with("BERTH_CONFIG", "/nowhere.toml"), &["cannot read", "/nowhere.toml", "No such file"]);
     let message = refusal(program(&data).arg("--config").arg(&file));
     assert_one_clear_line(&message, &["bad.toml is not valid TOML"]);

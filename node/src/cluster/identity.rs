@@ -1,5 +1,9 @@
 //! Who a data directory belongs to: a node's id is made at random together with its directory and never used again, and
-//! the directory knows the cluster it is part of. A directory is never used for another cluster, shard count or member list.
+//! the directory remembers the one init record that the node has accepted and the one cluster that it has joined. A
+//! directory is never used for another cluster. Knows no network; every change is on disk before it counts.
+//!
+//! The address stays with the directory too: the plan names nodes by address, so one that changed it would be looked for in
+//! the wrong place, and answered for by whoever took it over.
 
 use std::io;
 
@@ -7,24 +11,38 @@ use berth_shared::ids::{ClusterId, NodeId};
 use berth_shared::seam::Random;
 use serde::{Deserialize, Serialize};
 
+use super::bootstrap::InitRecord;
+use super::written;
 use crate::disk::Disk;
 
 /// Name of the small file in the data directory.
-const FILE: &str = "identity.json";
-const LAYOUT_VERSION: u32 = 1;
+pub const FILE: &str = "identity.json";
+/// Version 1 was of the program that kept one copy of every shard.
+const LAYOUT_VERSION: u32 = 2;
 
 /// What the data directory remembers, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    pub layout_version: u32,
+    layout_version: u32,
+    #[serde(with = "written::node")]
     pub node: NodeId,
-    pub cluster: ClusterId,
-    /// Shards of the cluster, set once.
-    pub shards: u16,
-    /// Peer addresses of all nodes, sorted.
-    pub members: Vec<String>,
     /// This node's own peer address.
     pub address: String,
+    /// The record that this node has accepted. Once set it is replaced only by an operator's `--init`, and never once
+    /// `cluster` is set.
+    pub accepted: Option<InitRecord>,
+    /// The cluster that this node has joined. Once set it never changes.
+    #[serde(with = "written::optional_cluster")]
+    pub cluster: Option<ClusterId>,
+}
+
+/// What a node is in the cluster that it has joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// One of those that the cluster began with.
+    Member,
+    /// Came later, and has no place in the plan yet.
+    Joining,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +53,16 @@ pub enum Error {
     Damaged(#[from] serde_json::Error),
     #[error("{file} is there, but {FILE} is missing beside it: put it back, or start with an empty data directory")]
     Missing { file: String },
+    #[error(
+        "{file} is there, but {FILE} beside it says that this node has joined no cluster: put the right one back, or start \
+         with an empty data directory"
+    )]
+    Foreign { file: String },
+    #[error(
+        "the data directory has layout version 1, of the program that kept one copy of every shard: it cannot be taken over; \
+         start with an empty data directory"
+    )]
+    OneCopy,
     #[error("the data directory has layout version {0}, and this program knows only {LAYOUT_VERSION}")]
     LayoutVersion(u32),
     #[error(
@@ -44,48 +72,73 @@ pub enum Error {
     Changed { what: &'static str, stored: String, configured: String },
 }
 
+/// What every version of the file has.
+#[derive(Deserialize)]
+struct Layout {
+    layout_version: u32,
+}
+
 impl Identity {
     /// Takes up the identity of the data directory, or makes one for an empty one: where one of `data_files` lies without an
-    /// identity, that data is another node's.
-    pub fn open(
-        disk: &dyn Disk,
-        random: &dyn Random,
-        cluster_name: &str,
-        shards: u16,
-        members: &[String],
-        address: &str,
-        data_files: &[&str],
-    ) -> Result<Self, Error> {
-        let mut members = members.to_vec();
-        members.sort_unstable();
-        members.dedup();
-        let cluster = cluster_id(cluster_name);
-        let Some(bytes) = disk.read_small(FILE)? else {
+    /// identity that has joined a cluster, that data is another node's.
+    pub fn open(disk: &dyn Disk, random: &dyn Random, address: &str, data_files: &[&str]) -> Result<Self, Error> {
+        let data_file = || -> Result<Option<String>, io::Error> {
             for file in data_files {
                 if disk.holds(file)? {
-                    return Err(Error::Missing { file: disk.describe(file) });
+                    return Ok(Some(disk.describe(file)));
                 }
             }
-            let identity = Self {
-                layout_version: LAYOUT_VERSION,
-                node: NodeId(random.next_u64()),
-                cluster,
-                shards,
-                members,
-                address: address.to_owned(),
-            };
-            disk.write_small(FILE, &serde_json::to_vec_pretty(&identity)?)?;
+            Ok(None)
+        };
+        let Some(bytes) = disk.read_small(FILE)? else {
+            if let Some(file) = data_file()? {
+                return Err(Error::Missing { file });
+            }
+            let identity = Self::fresh(NodeId(random.next_u64()), address);
+            identity.write(disk)?;
             return Ok(identity);
         };
-        let stored: Self = serde_json::from_slice(&bytes)?;
-        if stored.layout_version != LAYOUT_VERSION {
-            return Err(Error::LayoutVersion(stored.layout_version));
+        match serde_json::from_slice::<Layout>(&bytes)?.layout_version {
+            LAYOUT_VERSION => {}
+            1 => return Err(Error::OneCopy),
+            other => return Err(Error::LayoutVersion(other)),
         }
-        unchanged("a cluster of id", &stored.cluster, &cluster)?;
-        unchanged("a cluster of this many shards:", &stored.shards, &shards)?;
-        unchanged("a cluster of the nodes", &stored.members.join(", "), &members.join(", "))?;
+        let stored: Self = serde_json::from_slice(&bytes)?;
         unchanged("the node at", &stored.address, &address.to_owned())?;
+        if stored.cluster.is_none()
+            && let Some(file) = data_file()?
+        {
+            return Err(Error::Foreign { file });
+        }
         Ok(stored)
+    }
+
+    /// A node that has accepted nothing.
+    pub(super) fn fresh(node: NodeId, address: &str) -> Self {
+        let address = address.to_owned();
+        Self { layout_version: LAYOUT_VERSION, node, address, accepted: None, cluster: None }
+    }
+
+    /// Replaces what the disk holds: all of it or nothing, and for good once this has returned. Blocks.
+    pub(super) fn write(&self, disk: &dyn Disk) -> Result<(), Error> {
+        Ok(disk.write_small(FILE, &serde_json::to_vec_pretty(self)?)?)
+    }
+
+    /// What this node is in its cluster; `None` while it has joined none.
+    pub fn role(&self) -> Option<Role> {
+        self.cluster.map(|_| if self.record().is_some() { Role::Member } else { Role::Joining })
+    }
+
+    /// What the cluster began with, if this node is one of those that it began with.
+    pub fn record(&self) -> Option<&InitRecord> {
+        self.accepted.as_ref().filter(|record| Some(record.cluster) == self.cluster)
+    }
+
+    /// Refuses a configuration that says something else than the cluster began with.
+    pub fn check_settings(&self, shards: u16, replicas: u16) -> Result<(), Error> {
+        let Some(record) = self.record() else { return Ok(()) };
+        unchanged("a cluster of this many shards:", &record.shards, &shards)?;
+        unchanged("a cluster with this many replicas of each shard:", &record.replicas, &replicas)
     }
 }
 
@@ -96,40 +149,81 @@ fn unchanged<T: PartialEq + ToString>(what: &'static str, stored: &T, configured
     Err(Error::Changed { what, stored: stored.to_string(), configured: configured.to_string() })
 }
 
-/// Nodes that share a cluster name agree on its id without talking.
-fn cluster_id(name: &str) -> ClusterId {
-    let hash = blake3::hash(name.as_bytes());
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash.as_bytes()[..16]);
-    ClusterId(u128::from_le_bytes(bytes))
-}
-
 #[cfg(test)]
 mod tests {
+    use berth_shared::report::Member;
     use berth_shared::seam::random::SeededRandom;
 
     use super::*;
     use crate::disk::SimulatedDisk;
 
+    fn open(disk: &SimulatedDisk, address: &str) -> Result<Identity, Error> {
+        Identity::open(disk, &SeededRandom::new(1), address, &["journal.redb"])
+    }
+
+    fn record(identity: &Identity) -> InitRecord {
+        let member = Member { node: identity.node, address: identity.address.clone() };
+        InitRecord { cluster: ClusterId(7), members: vec![member], shards: 64, replicas: 3 }
+    }
+
     #[test]
     fn an_identity_stays_with_its_directory_and_is_not_taken_elsewhere() {
         let disk = SimulatedDisk::new();
-        let random = SeededRandom::new(1);
-        let members = ["b:1".to_owned(), "a:1".to_owned()];
-        let open = |cluster, shards, members: &[String], address| {
-            Identity::open(&disk, &random, cluster, shards, members, address, &["journal.redb"])
-        };
-        let first = open("one", 64, &members, "a:1").unwrap();
-        assert_eq!(open("one", 64, &members, "a:1").unwrap(), first);
-        assert!(matches!(open("two", 64, &members, "a:1"), Err(Error::Changed { .. })));
-        assert!(matches!(open("one", 32, &members, "a:1"), Err(Error::Changed { .. })));
-        assert!(matches!(open("one", 64, &members[..1], "a:1"), Err(Error::Changed { .. })));
-        assert!(matches!(open("one", 64, &members, "b:1"), Err(Error::Changed { .. })));
+        let mut first = open(&disk, "a:1").unwrap();
+        assert_eq!(open(&disk, "a:1").unwrap(), first);
+        assert_eq!(first.role(), None);
+        let moved = open(&disk, "b:1").unwrap_err().to_string();
+        assert!(moved.contains("the node at a:1") && moved.contains("configuration says b:1"), "{moved}");
+        first.accepted = Some(record(&first));
+        first.cluster = Some(ClusterId(7));
+        first.write(&disk).unwrap();
+        assert_eq!(open(&disk, "a:1").unwrap(), first);
+        assert_eq!(first.role(), Some(Role::Member));
+        first.check_settings(64, 3).unwrap();
+        assert!(matches!(first.check_settings(32, 3), Err(Error::Changed { .. })));
+        assert!(matches!(first.check_settings(64, 5), Err(Error::Changed { .. })));
+        first.cluster = Some(ClusterId(8));
+        assert_eq!(first.role(), Some(Role::Joining), "it accepted a record of another cluster");
+    }
+
+    #[test]
+    fn data_without_its_identity_is_not_started_on() {
         let orphan = SimulatedDisk::new();
         orphan.open("journal.redb").unwrap();
-        let opened = Identity::open(&orphan, &random, "one", 64, &members, "a:1", &["journal.redb"]);
-        assert!(matches!(opened, Err(Error::Missing { .. })));
+        assert!(matches!(open(&orphan, "a:1"), Err(Error::Missing { .. })));
+        let disk = SimulatedDisk::new();
+        let identity = open(&disk, "a:1").unwrap();
+        disk.open("journal.redb").unwrap();
+        assert!(matches!(open(&disk, "a:1"), Err(Error::Foreign { .. })));
+        Identity { cluster: Some(ClusterId(1)), ..identity }.write(&disk).unwrap();
+        open(&disk, "a:1").unwrap();
         disk.write_small(FILE, b"{").unwrap();
-        assert!(matches!(open("one", 64, &members, "a:1"), Err(Error::Damaged(_))));
+        assert!(matches!(open(&disk, "a:1"), Err(Error::Damaged(_))));
+    }
+
+    #[test]
+    fn other_layouts_are_refused_with_a_clear_line() {
+        let disk = SimulatedDisk::new();
+        let one_copy = br#"{"layout_version":1,"node":5,"cluster":6,"shards":64,"members":["a:1"],"address":"a:1"}"#;
+        disk.write_small(FILE, one_copy).unwrap();
+        let line = open(&disk, "a:1").unwrap_err().to_string();
+        assert!(line.contains("one copy of every shard") && line.contains("empty data directory"), "{line}");
+        disk.write_small(FILE, br#"{"layout_version":3}"#).unwrap();
+        assert!(matches!(open(&disk, "a:1"), Err(Error::LayoutVersion(3))));
+    }
+
+    /// A stored sample: directories in use must stay readable.
+    #[test]
+    fn ids_are_written_as_logs_show_them() {
+        let disk = SimulatedDisk::new();
+        let mut identity = Identity::fresh(NodeId(0xab), "a:1");
+        identity.accepted = Some(record(&identity));
+        identity.cluster = Some(ClusterId(7));
+        identity.write(&disk).unwrap();
+        let text = String::from_utf8(disk.read_small(FILE).unwrap().unwrap()).unwrap();
+        let sample = r#"{"layout_version":2,"node":"00000000000000ab","address":"a:1","accepted":{"cluster":"00000000000000000000000000000007","members":[{"node":"00000000000000ab","address":"a:1"}],"shards":64,"replicas":3},"cluster":"00000000000000000000000000000007"}"#;
+        let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(parse(&text), parse(sample));
+        assert_eq!(serde_json::from_str::<Identity>(sample).unwrap(), identity);
     }
 }

@@ -1,6 +1,9 @@
-//! Who belongs to the cluster and which node owns which shard. Today the members are a fixed list in the configuration;
-//! the rooms are the ones that gossip and the replicated plan will fill.
+//! Who belongs to the cluster and which node hosts which shard. A node's [`identity`] stays with its data directory;
+//! [`bootstrap`] makes fresh nodes one cluster, once; [`plan`] spreads shards over members; [`system`] keeps the committed
+//! plan in a shard of its own. Safety rests on what is persisted here and on consensus, never on who answers quickly.
 
 pub mod bootstrap;
 pub mod identity;
 pub mod plan;
+pub mod system;
+mod written;

@@ -42,22 +42,36 @@ pub(super) struct View {
     pub(super) is_connected: bool,
 }
 
+/// Who stands first, as long as no leader was heard since the start.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Beginning {
+    /// This replica, as the planned owner of a new shard.
+    Ours,
+    /// The planned owner of a new shard, until then.
+    AnothersUntil(BootInstant),
+    /// Whoever comes first in order.
+    Open,
+}
+
 /// Decides for one replica.
 #[derive(Debug)]
 pub(super) struct Campaigner {
-    /// Rule R2, or the time that another replica has to stand first.
+    /// Rule R2.
     not_before: BootInstant,
+    beginning: Beginning,
     vote: Option<Vote>,
     /// An election that somebody has begun is left alone until then.
     hold_until: BootInstant,
-    jitter: Option<Duration>,
+    /// Since when nothing but the order of the replicas has kept this one from standing. What makes it free to stand may
+    /// become known late, and to all of them at once.
+    free_since: Option<BootInstant>,
     next_attempt: BootInstant,
 }
 
 impl Campaigner {
-    pub(super) fn new(not_before: BootInstant) -> Self {
+    pub(super) fn new(not_before: BootInstant, beginning: Beginning) -> Self {
         let start = BootInstant(0);
-        Self { not_before, vote: None, hold_until: start, jitter: None, next_attempt: start }
+        Self { not_before, beginning, vote: None, hold_until: start, free_since: None, next_attempt: start }
     }
 
     /// Whether to stand now; to be asked every few hundredths of a second. `rank` is this replica's place in the order.
@@ -67,15 +81,20 @@ impl Campaigner {
             self.hold_until = view.now + ELECTION_MIN + below(ELECTION_SPREAD, random());
         }
         let silence_max = if view.is_connected { ELECTION_TIMEOUT_MAX + PATIENCE } else { ELECTION_TIMEOUT_MAX };
-        let silent_from =
-            view.heard.filter(|_| view.vote.committed).map_or(BootInstant(0), |heard| heard + silence_max);
+        let silent_from = match (view.heard, self.beginning) {
+            (Some(heard), _) if view.vote.committed => heard + silence_max,
+            (None, Beginning::AnothersUntil(then)) => then,
+            _ => BootInstant(0),
+        };
         let from = silent_from.max(self.not_before).max(self.hold_until);
         if !view.may_stand || view.now < from {
-            self.jitter = None;
+            self.free_since = None;
             return false;
         }
-        let jitter = *self.jitter.get_or_insert_with(|| below(JITTER, random()));
-        if view.now < self.next_attempt || view.now < from + jitter + RANK_STEP * rank() {
+        let free_since = *self.free_since.get_or_insert_with(|| view.now + below(JITTER, random()));
+        let goes_first = view.heard.is_none() && matches!(self.beginning, Beginning::Ours);
+        let wait = if goes_first { Duration::ZERO } else { RANK_STEP * rank() };
+        if view.now < self.next_attempt || view.now < free_since + wait {
             return false;
         }
         self.next_attempt = view.now + RETRY;
@@ -112,6 +131,10 @@ mod tests {
         View { now, may_stand: true, vote: LEADER, heard: Some(HEARD), is_connected: false }
     }
 
+    fn fresh() -> Campaigner {
+        Campaigner::new(BootInstant(0), Beginning::Open)
+    }
+
     /// The first moment, in milliseconds after the leader was heard, at which a replica stands.
     fn first(campaigner: &mut Campaigner, rank: u32, look: impl Fn(u64) -> View) -> u64 {
         (0..10_000).find(|after| campaigner.is_due(&look(*after), || rank, || 0)).unwrap()
@@ -119,40 +142,53 @@ mod tests {
 
     #[test]
     fn a_replica_stands_once_the_leaders_lease_has_surely_ended() {
-        assert_eq!(first(&mut Campaigner::new(BootInstant(0)), 0, view), 600);
-        assert_eq!(first(&mut Campaigner::new(BootInstant(0)), 1, view), 750);
-        assert_eq!(first(&mut Campaigner::new(BootInstant(0)), 2, view), 900);
+        assert_eq!(first(&mut fresh(), 0, view), 600);
+        assert_eq!(first(&mut fresh(), 1, view), 750);
+        assert_eq!(first(&mut fresh(), 2, view), 900);
     }
 
     #[test]
     fn a_leader_whose_connection_stands_is_given_longer() {
         let look = |after| View { is_connected: true, ..view(after) };
-        assert_eq!(first(&mut Campaigner::new(BootInstant(0)), 0, look), 900);
+        assert_eq!(first(&mut fresh(), 0, look), 900);
+    }
+
+    #[test]
+    fn the_order_holds_too_when_it_is_late_that_the_connection_is_known_to_be_lost() {
+        let look = |after| View { is_connected: after < 850, ..view(after) };
+        assert_eq!(first(&mut fresh(), 0, look), 850);
+        assert_eq!(first(&mut fresh(), 1, look), 1000);
     }
 
     #[test]
     fn nobody_stands_before_its_time_or_without_a_right_to() {
-        let mut campaigner = Campaigner::new(HEARD + Duration::from_secs(2));
-        assert_eq!(first(&mut campaigner, 0, |after| View { heard: None, ..view(after) }), 2000);
-        let mut campaigner = Campaigner::new(BootInstant(0));
+        let later = HEARD + Duration::from_secs(2);
+        let unheard = |after| View { heard: None, ..view(after) };
+        assert_eq!(first(&mut Campaigner::new(later, Beginning::Open), 0, view), 2000);
+        let second = || Campaigner::new(BootInstant(0), Beginning::AnothersUntil(later));
+        assert_eq!(first(&mut second(), 0, unheard), 2000);
+        assert_eq!(first(&mut second(), 0, view), 600, "it gives way to a first leader only");
+        let mut planned = Campaigner::new(HEARD, Beginning::Ours);
+        assert_eq!(first(&mut planned, 2, unheard), 0, "the planned owner waits for nobody");
+        let mut campaigner = fresh();
         assert!(!campaigner.is_due(&View { may_stand: false, ..view(5000) }, || 0, || 0));
     }
 
     #[test]
     fn an_attempt_that_comes_to_nothing_is_repeated_shortly() {
-        let mut campaigner = Campaigner::new(BootInstant(0));
+        let mut campaigner = fresh();
         let due: Vec<u64> = (600..800).filter(|after| campaigner.is_due(&view(*after), || 0, || 0)).collect();
         assert_eq!(due, [600, 650, 700, 750]);
     }
 
     #[test]
     fn an_election_under_way_is_left_alone_for_a_while() {
-        let mut campaigner = Campaigner::new(BootInstant(0));
+        let mut campaigner = fresh();
         assert_eq!(first(&mut campaigner, 0, view), 600);
         let candidate = Vote { term: 4, node: NodeId(8), committed: false };
         let look = |after| View { vote: candidate, ..view(after + 650) };
         assert_eq!(first(&mut campaigner, 0, look), 300);
-        let mut other = Campaigner::new(BootInstant(0));
+        let mut other = fresh();
         assert!(!other.is_due(&view(10), || 0, || 0));
         assert!(!other.is_due(&look(0), || 0, || 299_000_000));
         let due = (1..1000).find(|after| other.is_due(&look(*after), || 0, || 299_000_000));

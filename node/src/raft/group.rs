@@ -23,7 +23,7 @@ use berth_shared::ids::{LogId, NodeId, ShardId, Term};
 use berth_shared::seam::{BootInstant, Seams};
 
 use super::arrival::{Arrivals, Arrived, Heard};
-use super::campaign::{Campaigner, View, rank};
+use super::campaign::{Beginning, Campaigner, View, rank};
 use super::leadership::Leadership;
 use super::message::Vote;
 use super::network::Network;
@@ -122,7 +122,11 @@ impl<R: Runtime> RaftGroup<R> {
         let is_alone = raft.voter_ids().eq([node.0]);
         // Rule R2, but for a replica that needs nobody's vote and gives none.
         let votes_from = if is_new || is_alone { started_at } else { started_at + ELECTION_TIMEOUT_MAX };
-        let stands_from = if is_new && !first_owner { started_at + FIRST_OWNER_AHEAD } else { votes_from };
+        let beginning = match (is_new, first_owner) {
+            (true, true) => Beginning::Ours,
+            (true, false) => Beginning::AnothersUntil(started_at + FIRST_OWNER_AHEAD),
+            (false, _) => Beginning::Open,
+        };
         let leadership = Arc::new(Leadership::new(node, &raft, sole_voter));
         let stopping = Arc::new(AtomicBool::new(false));
         leadership.clone().watch(id, &raft, blank, stopping.clone(), &seams);
@@ -130,7 +134,7 @@ impl<R: Runtime> RaftGroup<R> {
         let (of, heard_by) = (raft.clone(), heard.clone());
         let arrivals = Arrivals { shard: id, raft: of, votes_from, heard: heard_by, seams: seams.clone() };
         let inbox = arrivals.start();
-        let campaigner = Mutex::new(Campaigner::new(stands_from));
+        let campaigner = Mutex::new(Campaigner::new(votes_from, beginning));
         let group = Arc::new(Self {
             shard: id,
             node,

@@ -240,7 +240,7 @@ impl<R: Runtime> Route<R> {
         let answer = answer.map_err(|error| match error {
             // The node is away, or has as much to do as it can: to try again at once would not help.
             CallError::NotSent(_) | CallError::Overloaded => RPCError::from(unreachable(error)),
-            CallError::Lost | CallError::DeadlinePassed { .. } | CallError::Abandoned | CallError::GivenUp { .. } => {
+            CallError::Lost | CallError::DeadlinePassed { .. } | CallError::GivenUp { .. } | CallError::Abandoned => {
                 network_error(error).into()
             }
         })?;

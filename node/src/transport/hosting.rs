@@ -47,6 +47,12 @@ impl Hosting {
         self.table.load().iter().flatten().cloned().collect()
     }
 
+    /// From now on none is; returns those that were.
+    pub fn clear(&self) -> Vec<Arc<Hosted>> {
+        let none = (0..self.shards()).map(|_| None).collect();
+        self.table.swap(Arc::new(none)).iter().flatten().cloned().collect()
+    }
+
     /// From now on these are hosted too.
     pub fn add(&self, hosted: Vec<Hosted>) {
         let hosted: Vec<Arc<Hosted>> = hosted.into_iter().map(Arc::new).collect();

@@ -15,10 +15,12 @@ use bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{Instrument, Span};
 
+use crate::cluster::bootstrap::Answerer;
 use crate::entity::Registry;
 use crate::entity::erased::CommandError;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
+use crate::raft::Groups;
 use crate::record::{Fingerprint, RequestKey, Scope};
 use crate::report::Reporter;
 use crate::shard::command::{Answer, Command};
@@ -26,6 +28,7 @@ use crate::shard::reader::{self, Current};
 use crate::transport::backlog::{Backlog, Room};
 use crate::transport::hosting::{Hosted, Hosting};
 use crate::transport::owners::Owners;
+use crate::transport::wire::NodeRequest;
 
 /// Events per page, whatever is asked for.
 const EVENTS_MAX: u32 = 1000;
@@ -43,10 +46,17 @@ pub struct Service {
     /// Bounds the memory of commands that are not answered yet.
     pub backlog: Backlog,
     pub reporter: Arc<Reporter>,
+    /// The groups that other nodes have messages for.
+    pub groups: Groups,
+    /// Answers nodes that have not found the cluster yet.
+    pub answerer: Answerer,
 }
 
 impl Handler for Service {
     fn handle(&self, incoming: Incoming) {
+        if incoming.peer.role == Role::Node {
+            return self.handle_node(incoming);
+        }
         let Incoming { payload, deadline, reply, .. } = incoming;
         match peer::decode::<Request<'_>>(&payload) {
             Ok(Request::Execute(execute)) => self.execute(&execute, deadline, reply),
@@ -80,6 +90,23 @@ impl Handler for Service {
 }
 
 impl Service {
+    /// What other nodes ask.
+    fn handle_node(&self, incoming: Incoming) {
+        let Incoming { payload, peer, reply, .. } = incoming;
+        match peer::decode::<NodeRequest<'_>>(&payload) {
+            Ok(NodeRequest::Raft { to, shard, message }) => {
+                self.groups.handle(to, shard, payload.slice_ref(message), reply);
+            }
+            Ok(NodeRequest::Bootstrap(ask)) => self.answerer.answer(ask, peer.node, reply),
+            Ok(NodeRequest::Report) => match peer::encode(&self.reporter.report()) {
+                Ok(payload) => reply.send(payload),
+                Err(error) => tracing::error!(%error, "this node's report cannot be encoded"),
+            },
+            // Unanswered: there is no answer that every request has.
+            Err(error) => tracing::warn!(node = ?peer.node, %error, "a node sent a request that does not decode"),
+        }
+    }
+
     fn execute(&self, execute: &Execute<'_>, deadline: BootInstant, reply: Reply) {
         let Some((key, hosted)) = self.locate(execute.shard, execute.kind, execute.id) else {
             return self.refuse_unlocated(execute.shard, execute.kind, execute.id, reply);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use berth_node::report::{About, Reporter};
 use berth_node::shard::group::{Group, Status};
+use berth_node::transport::hosting::{Hosted, Hosting};
 use berth_node::transport::owners::Owners;
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
 use berth_shared::report::{Member, NodeState};
@@ -48,17 +49,22 @@ async fn a_node_names_itself_only_while_it_owns_and_another_by_the_address_it_kn
 #[tokio::test(start_paused = true)]
 async fn a_replica_is_reported_as_it_is_and_not_after_it_is_gone() {
     let stage = Stage::leading().await;
-    let reporter = Reporter::new(|| About {
+    let about = || About {
         node: US,
         cluster: ClusterId(7),
         address: "us:1".to_owned(),
         state: NodeState::Ready,
         plan_epoch: 3,
         members: vec![],
-    });
-    let group: Arc<dyn Group> = stage.group.clone();
-    reporter.host(&stage.shard, &group, stage.mailbox());
-    drop(group);
+    };
+    let hosting = Hosting::new(1);
+    let reporter = Reporter::new(about, hosting.clone());
+    hosting.add(vec![Hosted {
+        shard: stage.shard.clone(),
+        group: stage.group.clone(),
+        reader: stage.reader.clone(),
+        mailbox: stage.mailbox().clone(),
+    }]);
     stage.group.say_status(status(Some(US)));
     stage.run(Ask::increment("a")).await;
     let report = reporter.report();
@@ -71,8 +77,6 @@ async fn a_replica_is_reported_as_it_is_and_not_after_it_is_gone() {
 
     stage.group.lose_lease();
     assert!(!reporter.report().replicas[0].owns, "to lead without a lease is not to own");
-    let spawner = stage.seams.spawner;
-    drop(stage);
-    spawner.sleep(std::time::Duration::from_secs(1)).await;
+    hosting.clear();
     assert!(reporter.report().replicas.is_empty());
 }

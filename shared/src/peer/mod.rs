@@ -70,7 +70,7 @@ use crate::ids::{ClusterId, NodeId};
 
 pub use client::{CallError, Client, NotSent, Pushed};
 pub use handshake::{Refusal, RefusalCode};
-pub use server::{Handler, Incoming, PushSender, Reply, serve};
+pub use server::{Handler, Incoming, PushSender, Reply, serve, serve_on};
 
 /// Two sides of different versions refuse each other.
 pub const PROTOCOL_VERSION: u16 = 2;

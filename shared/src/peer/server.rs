@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Connection, Ended, Patience, Side};
@@ -195,26 +195,71 @@ pub async fn serve(
     handler: Arc<dyn Handler>,
     shutdown: CancellationToken,
 ) {
-    let shutdown = shutdown.child_token();
-    let _ends_with_this_future = shutdown.clone().drop_guard();
-    let server = Arc::new(Server { seams, config, identity, handler, shutdown });
-    let connections = TaskTracker::new();
-    while let Some(accepted) = server.shutdown.run_until_cancelled(listener.accept()).await {
-        match accepted {
-            Ok((stream, address)) if connections.len() < server.config.connections_max => {
-                let connection = server.clone().connection(stream, address);
-                server.seams.spawner.spawn(connections.track_future(connection));
-            }
-            Ok((stream, address)) => server.turn_away(stream, &address).await,
-            Err(error) => {
-                tracing::warn!("no connection could be accepted: {error}");
-                server.seams.spawner.sleep(ACCEPT_PAUSE).await;
+    let serving = Serving::new(seams, config, identity, handler, &shutdown);
+    serving.accept(&mut *listener).await;
+    // Who connects while the last requests are answered should try elsewhere at once.
+    drop(listener);
+    serving.drain().await;
+}
+
+/// [`serve`] on a listener that its holder needs again: who connects after `shutdown` waits until it is served once more.
+/// Every connection of this server is closed when the future ends, so that peers greet the next server anew.
+pub async fn serve_on(
+    seams: Seams,
+    config: Config,
+    listener: &mut dyn Listener,
+    identity: Identity,
+    handler: Arc<dyn Handler>,
+    shutdown: CancellationToken,
+) {
+    let serving = Serving::new(seams, config, identity, handler, &shutdown);
+    serving.accept(listener).await;
+    serving.drain().await;
+}
+
+/// A server and its connections.
+struct Serving {
+    server: Arc<Server>,
+    connections: TaskTracker,
+    _ends_with_this: DropGuard,
+}
+
+impl Serving {
+    fn new(
+        seams: Seams,
+        config: Config,
+        identity: Identity,
+        handler: Arc<dyn Handler>,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let shutdown = shutdown.child_token();
+        let guard = shutdown.clone().drop_guard();
+        let server = Arc::new(Server { seams, config, identity, handler, shutdown });
+        Self { server, connections: TaskTracker::new(), _ends_with_this: guard }
+    }
+
+    /// Takes connections until the shutdown.
+    async fn accept(&self, listener: &mut dyn Listener) {
+        let server = &self.server;
+        while let Some(accepted) = server.shutdown.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((stream, address)) if self.connections.len() < server.config.connections_max => {
+                    let connection = server.clone().connection(stream, address);
+                    server.seams.spawner.spawn(self.connections.track_future(connection));
+                }
+                Ok((stream, address)) => server.turn_away(stream, &address).await,
+                Err(error) => {
+                    tracing::warn!("no connection could be accepted: {error}");
+                    server.seams.spawner.sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
-    drop(listener);
-    connections.close();
-    connections.wait().await;
+
+    async fn drain(self) {
+        self.connections.close();
+        self.connections.wait().await;
+    }
 }
 
 struct Server {

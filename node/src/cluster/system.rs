@@ -1,0 +1,269 @@
+//! The system shard: one more group, hosted by the nodes that the cluster began with, whose only entity holds the committed
+//! plan. It runs on the same executor, journal and store as every other shard, with a registry of its own, so that no client
+//! can name its kind.
+//!
+//! Whichever node leads the group makes the first plan, once: the entity refuses a second one, and the command carries the
+//! same idempotency key wherever it comes from. All others read the plan from what their own replica has applied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_shared::ids::{RequestId, ShardId};
+use berth_shared::key::EntityKey;
+use berth_shared::message::{KeyOrigin, Precondition, Response};
+use berth_shared::report::Member;
+use berth_shared::seam::Seams;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::bootstrap::InitRecord;
+use super::plan::{MEMBERS_MAX, Plan};
+use crate::entity::{Context, Decision, Entity, Registry, Rejection, registry};
+use crate::record::{Fingerprint, RequestKey, Scope};
+use crate::shard::Shard;
+use crate::shard::command::{Answer, Command};
+use crate::shard::executor::Mailbox;
+use crate::shard::group::Group;
+
+/// No shard of a user has this number: they are counted from 0, and there are at most 16,384.
+pub const SYSTEM_SHARD: ShardId = ShardId(u16::MAX);
+
+/// The id of the only entity.
+const PLAN: &str = "plan";
+/// How often the replica is asked whether it has applied more. It costs a lock.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long one attempt at the first plan may take.
+const ATTEMPT_MAX: Duration = Duration::from_secs(5);
+/// Pause after an attempt that did not bring a plan.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// The kind of the only entity. Its state is the plan itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Cluster;
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Instruction {
+    /// Makes the first plan of the cluster that began with this record.
+    Initialise { record: InitRecord },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// The cluster has its first plan. It stands here as it was computed then, so that no later program computes another.
+    Initialised { plan: Plan },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the cluster has a plan already, of epoch {0}")]
+    AlreadyInitialised(u64),
+    #[error("a cluster begins with 1 to {MEMBERS_MAX} members, a shard and a replica")]
+    Unusable,
+}
+
+impl Entity for Cluster {
+    const KIND: &'static str = "cluster";
+    type State = Plan;
+    type Command = Instruction;
+    type Event = Event;
+    type Reply = ();
+    type Rejection = Refusal;
+
+    fn decide(&self, state: &Plan, command: &Instruction, _: &Context<'_>) -> Result<Decision<Event>, Refusal> {
+        let Instruction::Initialise { record } = command;
+        if state.epoch > 0 {
+            return Err(Refusal::AlreadyInitialised(state.epoch));
+        }
+        let counts = [record.members.len(), record.shards.into(), record.replicas.into()];
+        if counts.contains(&0) || record.members.len() > MEMBERS_MAX {
+            return Err(Refusal::Unusable);
+        }
+        let plan = Plan::first(&record.members, record.shards, record.replicas);
+        Ok(Decision::event(Event::Initialised { plan }))
+    }
+
+    fn evolve(state: &mut Plan, event: &Event) {
+        match event {
+            Event::Initialised { plan } => state.clone_from(plan),
+        }
+    }
+}
+
+impl Rejection for Refusal {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::AlreadyInitialised(_) => "already-initialised",
+            Self::Unusable => "unusable",
+        }
+    }
+}
+
+/// The kinds of the system shard: not those of the user.
+pub fn registry() -> Result<Registry, registry::Error> {
+    Registry::new().add(Cluster)
+}
+
+/// The plan as the local replica has applied it, newest last; `None` before the first. The task behind it ends with
+/// `shutdown`.
+pub fn follow(shard: Arc<Shard>, seams: &Seams, shutdown: CancellationToken) -> watch::Receiver<Option<Arc<Plan>>> {
+    let (sender, receiver) = watch::channel(None);
+    let task = Following { shard, seams: seams.clone(), sender, applied: None };
+    seams.spawner.spawn(shutdown.run_until_cancelled_owned(task.run()));
+    receiver
+}
+
+/// Has the first plan of `record`'s cluster made, if this node leads the system shard while there is none. Ends with the first
+/// plan, or with `shutdown`.
+pub async fn initialise(
+    record: InitRecord,
+    group: Arc<dyn Group>,
+    mailbox: Mailbox,
+    registry: Arc<Registry>,
+    mut plan: watch::Receiver<Option<Arc<Plan>>>,
+    seams: Seams,
+    shutdown: CancellationToken,
+) {
+    let (made, spawner) = (async { drop(plan.wait_for(Option::is_some).await) }, seams.spawner);
+    let mut leading = group.leading();
+    let try_again_and_again = async {
+        loop {
+            if leading.wait_for(Option::is_some).await.is_err() {
+                return;
+            }
+            submit(&record, &mailbox, &registry, &seams).await;
+            spawner.sleep(RETRY_PAUSE).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => {}
+        () = made => {}
+        () = try_again_and_again => {}
+    }
+}
+
+/// What the command carries, as JSON.
+#[derive(Serialize)]
+struct Body<'a> {
+    record: &'a InitRecord,
+}
+
+async fn submit(record: &InitRecord, mailbox: &Mailbox, registry: &Registry, seams: &Seams) {
+    let Some((command, answered)) = command(record, registry, seams) else { return };
+    if mailbox.try_send(command).is_err() {
+        return;
+    }
+    match answered.await {
+        Ok(None) => tracing::info!(cluster = %record.cluster, "the cluster has its first plan"),
+        Ok(Some(why)) => tracing::debug!("the first plan was not made by this node now: {why}"),
+        Err(_) => tracing::debug!("whether the first plan was made is not known"),
+    }
+}
+
+/// The command, and where its answer comes: nothing when it was executed, or why it was not.
+fn command(
+    record: &InitRecord,
+    registry: &Registry,
+    seams: &Seams,
+) -> Option<(Command, oneshot::Receiver<Option<String>>)> {
+    const NAME: &str = "initialise";
+    let kind = registry.get(Cluster::KIND)?.clone();
+    let key = EntityKey::new(Cluster::KIND, PLAN).ok()?;
+    let body = serde_json::to_vec(&Body { record }).ok()?;
+    let decoded = kind.decode(NAME, &body);
+    let decoded = decoded.inspect_err(|error| tracing::error!(%error, "an init record is no command")).ok()?;
+    let (sender, answered) = oneshot::channel();
+    let answer = Answer::new(move |response| {
+        let why = match response {
+            Response::Executed(_) => None,
+            Response::Refused(refusal) => Some(refusal.detail.to_owned()),
+            _ => Some("this node does not lead the system shard".to_owned()),
+        };
+        // Nobody listens any more once the plan is there.
+        let _ = sender.send(why);
+    });
+    let idempotency_key = format!("{NAME}-{}", record.cluster);
+    let command = Command {
+        request: RequestKey {
+            scope: Scope::new("", &key, &idempotency_key),
+            fingerprint: Fingerprint::new(NAME, &body, b""),
+            origin: KeyOrigin::Client,
+        },
+        key,
+        kind,
+        command: decoded,
+        precondition: Precondition::None,
+        principal: String::new(),
+        request_id: RequestId(seams.random.next_u128()),
+        // Another node may have sent it before.
+        attempt: 2,
+        wants_state: false,
+        deadline: seams.clock.now() + ATTEMPT_MAX,
+        answer,
+    };
+    Some((command, answered))
+}
+
+/// Follows one replica of the system shard.
+struct Following {
+    shard: Arc<Shard>,
+    seams: Seams,
+    sender: watch::Sender<Option<Arc<Plan>>>,
+    /// Up to which index the replica has been looked at.
+    applied: Option<u64>,
+}
+
+impl Following {
+    async fn run(mut self) {
+        let Ok(key) = EntityKey::new(Cluster::KIND, PLAN) else { return };
+        loop {
+            let applied = self.shard.seen().index;
+            if self.applied != Some(applied) {
+                match self.read(&key).await {
+                    Ok(plan) => {
+                        self.applied = Some(applied);
+                        self.publish(plan);
+                    }
+                    Err(error) => tracing::error!("the plan cannot be read: {error}"),
+                }
+            }
+            self.seams.spawner.sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// The plan, if there is one. It is that of the index that was read before, or of a later one.
+    async fn read(&self, key: &EntityKey) -> Result<Option<Plan>, String> {
+        let resident = match self.shard.resident(key) {
+            Some(resident) => Some(resident),
+            None => self.shard.load(vec![key.clone()]).await.map_err(|error| error.to_string())?.remove(key),
+        };
+        let Some(resident) = resident.filter(|resident| resident.version > 0) else { return Ok(None) };
+        let state = resident.state.ok_or("this program cannot fold its events")?;
+        let kind = self.shard.registry().get(Cluster::KIND).ok_or("the shard has other kinds")?;
+        let json = kind.state_json(&state).map_err(|error| error.to_string())?;
+        let plan: Plan = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
+        if plan.is_sound() { Ok(Some(plan)) } else { Err("it names members that it does not have".to_owned()) }
+    }
+
+    fn publish(&self, plan: Option<Plan>) {
+        let Some(plan) = plan else { return };
+        self.sender.send_if_modified(|known| {
+            let is_new = known.as_ref().is_none_or(|known| **known != plan);
+            if is_new {
+                let members: Vec<&Member> = plan.members().iter().collect();
+                tracing::info!(
+                    epoch = plan.epoch,
+                    shards = plan.shards(),
+                    members = members.len(),
+                    "a plan is in force"
+                );
+                *known = Some(Arc::new(plan));
+            }
+            is_new
+        });
+    }
+}
