@@ -74,7 +74,7 @@ impl Nodes for Scripted {
     }
 
     async fn until(&self, _key: &EntityKey, _reached: impl Fn(Option<&ShardOwner>) -> bool + Send + Sync) {
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 
     fn doubt(&self) {
