@@ -59,16 +59,16 @@ async fn exactly_one_cluster_comes_of_every_one_of_200_starts() {
         let mut starts: Vec<u64> = (0..count).map(|_| world.below(1_000)).collect();
         starts[late] = 3_000 + world.below(10_000);
         let mut kills: Vec<(u64, usize)> = Vec::new();
-        for victim in 0..count {
+        for (victim, start) in starts.iter().enumerate() {
             match world.below(3) {
                 0 => world.machines[victim].disk.cut_power_after(world.below(3)),
-                1 => kills.push((starts[victim] + world.below(1_500), victim)),
+                1 => kills.push((start + world.below(1_500), victim)),
                 _ => {}
             }
         }
         for tick in (0..20_000).step_by(10) {
-            for number in 0..count {
-                if (tick..tick + 10).contains(&starts[number]) {
+            for (number, start) in starts.iter().enumerate() {
+                if (tick..tick + 10).contains(start) {
                     world.start(number);
                 }
             }
