@@ -16,7 +16,7 @@ use openraft::raft::{ClientWriteResult, VoteRequest};
 use openraft::vote::RaftLeaderId;
 use openraft::{Raft, ReadPolicy, SnapshotPolicy, StepDownPolicy};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use berth_shared::ids::{LogId, NodeId, ShardId, Term};
@@ -29,7 +29,7 @@ use super::message::Vote;
 use super::network::Network;
 use super::{
     Callback, ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Error, HEARTBEAT, Member, Membership, Proposal, RaftOf,
-    Runtime, Types, encode_membership, from_raft, log, machine,
+    Runtime, Types, encode_membership, from_raft, log, machine, snapshot,
 };
 use crate::journal::{self, Journal};
 use crate::record::Batch;
@@ -54,6 +54,9 @@ const CONFIRM_MAX: Duration = Duration::from_secs(1);
 const APPLY_END_MAX: Duration = Duration::from_secs(5);
 /// How long a checkpoint of the store may take before its purpose is given up.
 const SNAPSHOT_MAX: Duration = Duration::from_secs(60);
+/// What a compaction leaves of a log, if that is less than a quarter of it: enough for a member that was away for some
+/// seconds to catch up without a snapshot.
+const LOG_KEPT_BYTES_MAX: u64 = 8 << 20;
 /// Messages that may wait for one group.
 const GROUP_QUEUE_MAX: u64 = 4096;
 
@@ -64,6 +67,7 @@ pub(super) struct Start<'a> {
     pub(super) journal: Journal,
     pub(super) peers: Peers,
     pub(super) seams: Seams,
+    pub(super) snapshot_turns: Arc<Semaphore>,
     /// Of a group that begins. One that has a log has its members in it.
     pub(super) voters: &'a [(NodeId, String)],
     pub(super) first_owner: bool,
@@ -74,6 +78,7 @@ pub(super) struct RaftGroup<R: Runtime> {
     node: NodeId,
     raft: RaftOf<R>,
     machine: Arc<Shard>,
+    journal: Journal,
     leadership: Arc<Leadership<R>>,
     heard: Arc<Heard>,
     campaigner: Mutex<Campaigner>,
@@ -101,7 +106,7 @@ pub(super) struct Started<R: Runtime> {
 
 impl<R: Runtime> RaftGroup<R> {
     pub(super) async fn start(start: Start<'_>) -> Result<Started<R>, Error> {
-        let Start { node, shard, journal, peers, seams, voters, first_owner } = start;
+        let Start { node, shard, journal, peers, seams, snapshot_turns, voters, first_owner } = start;
         let id = shard.id();
         let failed = |reason: String| Error::Start { shard: id, reason };
         check(&shard, &journal).map_err(failed)?;
@@ -112,11 +117,11 @@ impl<R: Runtime> RaftGroup<R> {
         }
         let (blank_sender, blank) = watch::channel(0);
         let (sole_voter, ended) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
-        let log = log::ShardLog::new(id, journal);
+        let log = log::ShardLog::new(id, journal.clone());
         let drop_guard = ended.clone().drop_guard();
         let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, sole_voter.clone(), drop_guard)
             .map_err(|error| failed(error.to_string()))?;
-        let network = Network { shard: id, peers, seams: seams.clone(), runtime: PhantomData };
+        let network = Network { shard: id, peers, seams: seams.clone(), snapshot_turns, runtime: PhantomData };
         let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
         let raft = Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
         let is_alone = raft.voter_ids().eq([node.0]);
@@ -132,21 +137,14 @@ impl<R: Runtime> RaftGroup<R> {
         leadership.clone().watch(id, &raft, blank, stopping.clone(), &seams);
         let heard = Arc::new(Heard::default());
         let (of, heard_by) = (raft.clone(), heard.clone());
-        let arrivals = Arrivals { shard: id, raft: of, votes_from, heard: heard_by, seams: seams.clone() };
+        let snapshots = snapshot::Receiver::new(shard.clone(), raft.clone(), seams.clone());
+        let arrivals = Arrivals { shard: id, raft: of, votes_from, heard: heard_by, snapshots, seams: seams.clone() };
         let inbox = arrivals.start();
         let campaigner = Mutex::new(Campaigner::new(votes_from, beginning));
-        let group = Arc::new(Self {
-            shard: id,
-            node,
-            raft,
-            machine: shard,
-            leadership,
-            heard,
-            campaigner,
-            seams,
-            stopping,
-            ended,
-        });
+        let machine = shard;
+        let group =
+            Self { shard: id, node, raft, machine, journal, leadership, heard, campaigner, seams, stopping, ended };
+        let group = Arc::new(group);
         Ok(Started { group, inbox })
     }
 
@@ -164,6 +162,9 @@ impl<R: Runtime> RaftGroup<R> {
     /// which members that were away shortly catch up.
     async fn make_room(&self) -> Result<(), openraft::errors::Fatal<Types<R>>> {
         let Some(applied) = self.machine.machine().head().applied else { return Ok(()) };
+        let sizes = self.journal.shard_sizes();
+        let log_bytes = sizes.iter().find(|size| size.shard == self.shard).map_or(0, |size| size.bytes);
+        let keep_bytes = (log_bytes / 4).min(LOG_KEPT_BYTES_MAX);
         self.raft.trigger().snapshot().await?;
         let mut metrics = self.raft.data_metrics();
         let taken = async {
@@ -177,7 +178,9 @@ impl<R: Runtime> RaftGroup<R> {
             tracing::warn!(shard = %self.shard, "the snapshot takes long; the log is purged after the next one");
             return Ok(());
         }
-        self.raft.trigger().purge_log(applied.index).await
+        let Some(upto) = self.journal.entries_to_purge(self.shard, keep_bytes) else { return Ok(()) };
+        // No further than the snapshot goes: the library sees to that, and to what a member is being sent just now.
+        self.raft.trigger().purge_log(upto).await
     }
 
     fn vote(&self) -> Vote {
@@ -233,9 +236,11 @@ impl<R: Runtime> RaftGroup<R> {
 /// Whether a shard and the journal belong together.
 fn check(shard: &Shard, journal: &Journal) -> Result<(), String> {
     let id = shard.id();
-    let (state, applied) = (journal.log_state(id), shard.machine().head().applied);
-    if applied > state.last || (applied.is_some() && journal.vote(id).is_none()) {
-        // A checkpoint waits for the journal, so this is another journal, or none: votes and entries are lost.
+    let head = shard.machine().head().clone();
+    let (state, applied) = (journal.log_state(id), head.applied);
+    if (applied > state.last && !head.is_as_installed()) || (applied.is_some() && journal.vote(id).is_none()) {
+        // A checkpoint waits for the journal, so this is another journal, or none: votes and entries are lost. Only a
+        // snapshot gets ahead of the log, which is purged up to it afterwards.
         return Err(format!("its store holds entries up to {applied:?}, and its journal ends at {:?}", state.last));
     }
     if state.last_purged > applied {

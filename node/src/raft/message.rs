@@ -35,7 +35,9 @@ pub(super) enum Request<'a> {
     PreVote(Campaign),
     /// Answered with [`Answer::Transfer`].
     Transfer(Transfer),
-    /// A part of a snapshot, answered with [`Answer::SnapshotPart`] or, the last one, with [`Answer::Installed`].
+    /// A part of a snapshot, answered with [`Answer::SnapshotPart`] once it is taken, and the last one with
+    /// [`Answer::Installed`] once all of it is the shard's durable content.
+    #[serde(borrow)]
     Snapshot(SnapshotPart<'a>),
 }
 
@@ -127,22 +129,13 @@ pub(super) enum Transferred {
     NotFlushed { expected: Option<LogId>, actual: Option<LogId> },
 }
 
-/// Parts of one snapshot carry the same number, which the sender makes at random, and count up from 0.
+/// Parts of one snapshot carry the same number, which the sender makes at random.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct SnapshotPart<'a> {
     pub(super) stream: u64,
-    pub(super) position: u32,
     pub(super) vote: Vote,
-    #[serde(borrow)]
-    pub(super) content: SnapshotContent<'a>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum SnapshotContent<'a> {
-    /// Rows, in the store's encoding.
-    Rows(&'a [u8]),
-    /// Ends the stream: the shard's head, in the store's encoding.
-    Head(&'a [u8]),
+    /// In the store's encoding, which numbers the chunks and says which one is the last.
+    pub(super) chunk: &'a [u8],
 }
 
 type RaftVote<R> = <Types<R> as openraft::RaftTypeConfig>::Vote;

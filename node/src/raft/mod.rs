@@ -16,6 +16,7 @@ mod machine;
 mod message;
 mod network;
 mod runtime;
+mod snapshot;
 #[cfg(test)]
 mod suite_test;
 
@@ -93,7 +94,7 @@ pub struct Member {
 /// Calls back when openraft answers a proposal; dropped uncalled when it never will.
 pub struct Callback<T>(Box<dyn FnOnce(T) + Send>);
 
-type SnapshotHandle = machine::SnapshotHandle;
+use snapshot::SnapshotHandle;
 type RaftOf<R> = Raft<Types<R>, machine::ShardMachine<R>>;
 
 #[derive(Debug, thiserror::Error)]

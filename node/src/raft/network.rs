@@ -2,6 +2,7 @@
 //! heartbeats and votes travel on connections of their own, so that no entry delays them.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,14 +17,14 @@ use openraft::raft::{
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use berth_shared::ids::{NodeId, ShardId};
 use berth_shared::peer::{self, CallError, Class};
 use berth_shared::seam::Seams;
 
 use super::message::{self, Answer, Append, Appended, Campaign, Request, Transfer};
-use super::{ELECTION_TIMEOUT_MIN, Member, RaftLogId, Runtime, SnapshotHandle, Types, to_raft};
+use super::{ELECTION_TIMEOUT_MIN, Member, RaftLogId, Runtime, SnapshotHandle, Types, snapshot, to_raft};
 use crate::transport::peers::Peers;
 use crate::transport::wire;
 
@@ -49,6 +50,8 @@ pub(super) struct Network<R> {
     pub(super) shard: ShardId,
     pub(super) peers: Peers,
     pub(super) seams: Seams,
+    /// Of the whole node.
+    pub(super) snapshot_turns: Arc<Semaphore>,
     pub(super) runtime: PhantomData<R>,
 }
 
@@ -148,12 +151,12 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for Link<R> {
 
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<Types<R>>,
-        _snapshot: SnapshotOf<Types<R>, SnapshotHandle>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: VoteOf<Types<R>>,
+        snapshot: SnapshotOf<Types<R>, SnapshotHandle>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> std::result::Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
-        Err(unreachable("the member is behind the leader's log").into())
+        snapshot::send(&self.route, vote, snapshot, cancel).await
     }
 
     async fn transfer_leader(
