@@ -72,13 +72,14 @@ async fn exactly_one_cluster_comes_of_every_one_of_200_starts() {
         for victim in 0..count {
             match world.below(3) {
                 0 => world.machines[victim].disk.cut_power_after(world.below(3)),
-                1 => kills.push((starts[victim] + world.below(1_500), victim)),
+                // Everything happens once the last one is there.
+                1 => kills.push((starts[late] + world.below(800), victim)),
                 _ => {}
             }
         }
         for tick in (0..20_000).step_by(10) {
-            for number in 0..count {
-                if (tick..tick + 10).contains(&starts[number]) {
+            for (number, start) in starts.iter().enumerate() {
+                if (tick..tick + 10).contains(start) {
                     world.start(number);
                 }
             }
@@ -229,6 +230,18 @@ async fn a_node_that_is_no_seed_begins_no_cluster() {
     assert!(world.joins_within(MINUTE).await);
     assert_eq!(world.machines[outsider].identity().unwrap().role(), Some(Role::Joining));
     assert_eq!(world.clusters().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seed_may_be_another_name_of_the_node_itself() {
+    let mut world = World::new(6, 2, 2);
+    world.rename(0, "alias-0:1");
+    for number in 0..2 {
+        world.machines[number].config.seeds = vec!["alias-0:1".to_owned(), address(1)];
+        world.start(number);
+    }
+    assert!(world.joins_within(MINUTE).await);
+    assert_eq!(world.common_record().members.len(), 2);
 }
 
 /// A disk whose writes wait until they are let through.
