@@ -121,11 +121,9 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for Link<R> {
     {
         Box::pin(async move {
             let (route, class) = (&self.route, self.class);
-            if class == Class::Data && !route.network.peers.reach(route.to, class).await {
-                return Err(unreachable("there is no connection to the node").into());
-            }
-            // Room is waited for in the order of the requests, and each is queued on the connection when its turn comes, so
-            // they arrive in order.
+            // Connection and room are waited for in the order of the requests, and each is queued on the connection when its
+            // turn comes, so they arrive in order. A failure is an item too: the library pauses before it makes a request,
+            // and never would if none was asked for.
             let sent = input.then(move |request| route.begin_append(request, class)).map(Sending::finish);
             let answers = sent.buffered(PIPELINE_MAX).scan(false, |over, answer| {
                 let this_one = (!*over).then_some(answer);
@@ -206,6 +204,10 @@ impl<R: Runtime> Route<R> {
     async fn begin_append(&self, request: AppendEntriesRequest<Types<R>>, class: Class) -> Sending<R> {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        if class == Class::Data && !self.network.peers.reach(self.to, class).await {
+            let payload = Err(unreachable("there is no connection to the node").into());
+            return Sending { route: self.clone(), class, payload, previous, last, _room: None };
+        }
         let payload = message::memberships::<R>(&request).map_err(|error| network_error(error).into());
         let payload =
             payload.and_then(|members| self.encode(&Request::Append(Append::from_raft::<R>(&request, &members))));

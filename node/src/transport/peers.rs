@@ -109,6 +109,9 @@ impl Peers {
     pub async fn reach(&self, node: NodeId, class: Class) -> bool {
         let Some(peer) = self.peer(node) else { return false };
         let client = self.shared.client_of(&peer, class);
+        if peer.stands(client) {
+            return true;
+        }
         let mut connected = client.connected();
         let wait = config(class).connection_wait;
         let _ = self.shared.seams.spawner.timeout(wait, connected.wait_for(|connected| *connected)).await;

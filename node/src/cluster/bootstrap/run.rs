@@ -172,8 +172,9 @@ impl Founding {
                 }
                 Decision::Propose { to, force, obstacles } => {
                     self.report(&obstacles);
-                    if self.propose(to, force).await? {
-                        // All have accepted, so the next round will show it.
+                    // All have accepted, so the next round will show it. Where force is used, another operator may use it
+                    // too, and pauses of different lengths keep the two from undoing each other's work for ever.
+                    if self.propose(to, force).await? && !force {
                         continue;
                     }
                 }
