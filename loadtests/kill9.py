@@ -100,7 +100,7 @@ class Cluster:
             places |= {"nodes": options.nodes, "peers": port + 10, "cap": options.resident_cap_text}
             return [(shlex.split(options.command.format(**places)), {})]
         peers = [f"127.0.0.1:{port + 10 + number}" for number in range(options.nodes)]
-        shape = Shape(programs, nodes=options.nodes, replicas=min(3, options.nodes), one_copy=options.one_copy)
+        shape = Shape(programs, nodes=options.nodes)
         nodes = [
             (
                 [f"{programs}/berth-node"],
@@ -547,7 +547,6 @@ def main():
     parser.add_argument("--programs", default=os.path.join(ROOT, "target", "release"), help="where the programs lie")
     parser.add_argument("--local", action="store_true", help=f"one process: {LOCAL}")
     parser.add_argument("--command", help="one process of another kind, with the same places to fill in")
-    parser.add_argument("--one-copy", action="store_true", help="programs that know only one copy of each shard")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="set for every process")
     parser.add_argument("--nodes", type=int, help="3, or 1 with --entities")
     parser.add_argument("--port", type=int, default=18580, help="of the gateway; the 50 above are used too")

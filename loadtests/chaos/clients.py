@@ -142,7 +142,7 @@ class Load:
         return operation
 
     def read_of(self, entity, consistency=None):
-        strict = not self.cluster.shape.one_copy and self.chance.random() < self.mix.strict
+        strict = self.chance.random() < self.mix.strict
         consistency = consistency or ("strict" if strict else "linearizable")
         return Operation(entity, consistency=consistency, gateway=self.some_gateway())
 

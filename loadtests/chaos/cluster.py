@@ -29,16 +29,17 @@ class Shape:
     nodes: int = 3
     gateways: int = 2
     shards: int = 64
-    replicas: int = 3
-    one_copy: bool = False
+    replicas: int = 3  # the factor; a smaller cluster has as many copies as it has nodes
     node_settings: dict = field(default_factory=dict)
     gateway_settings: dict = field(default_factory=dict)
 
+    @property
+    def copies(self):
+        return min(self.replicas, self.nodes)
+
 
 def cluster_settings(shape, peers):
-    """What tells a node of the cluster; `peers` are the addresses of all nodes of the first deployment."""
-    if shape.one_copy:
-        return {"BERTH_CLUSTER__NODES": ",".join(peers), "BERTH_CLUSTER__SHARDS": str(shape.shards)}
+    """What tells a node of the cluster; `peers` are the addresses of all nodes that it begins with."""
     return {
         "BERTH_CLUSTER__SEEDS": ",".join(peers),
         "BERTH_CLUSTER__EXPECT": str(len(peers)),

@@ -68,7 +68,7 @@ async def owner_wipe(options, network):
                 cells = failover_cells(report, trial, load, first, when)
                 cells |= {"start s": trial.started, "not ok": trial.must_succeed(load), "back s": back_after}
                 # The victim's replicas are gone, and what is at its address now is another node.
-                cells |= counts(await trial.verify(load, replicas=options.replicas - 1))
+                cells |= counts(await trial.verify(load, replicas=trial.cluster.shape.copies - 1))
         except Stuck as stuck:
             trial.add("stuck", str(stuck))
         trial.network.close()

@@ -58,7 +58,6 @@ def arguments():
     parser.add_argument("--node-env", action="append", default=[], metavar="NAME=VALUE", help="set for every node")
     parser.add_argument("--gateway-env", action="append", default=[], metavar="NAME=VALUE", help="set for every gateway")
     parser.add_argument("--namespaces", action="store_true", help="network namespaces also where nothing is cut")
-    parser.add_argument("--one-copy", action="store_true", help="programs that know only one copy of each shard")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of load, choices and moments")
     parser.add_argument("--place", help="where data and logs go; a new folder when not given")
     parser.add_argument("--keep", action="store_true", help="keep data and logs also when everything held")
@@ -88,8 +87,7 @@ def main():
             nodes=nodes or options.nodes,
             gateways=gateways or options.gateways,
             shards=shards or options.shards,
-            replicas=min(options.replicas, nodes or options.nodes),
-            one_copy=options.one_copy,
+            replicas=options.replicas,
             node_settings={**(node_settings or {}), **settings["node"]},
             gateway_settings=settings["gateway"],
         )

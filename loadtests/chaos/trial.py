@@ -52,8 +52,7 @@ class Trial:
     async def until_serving(self):
         """Seconds until every shard answers through every gateway."""
         begin = time.monotonic()
-        if not self.cluster.shape.one_copy:
-            await self.cluster.every_shard_owned()
+        await self.cluster.every_shard_owned()
         await self.cluster.answers()
         return time.monotonic() - begin
 
@@ -115,8 +114,7 @@ class Trial:
 
     def watch_hashes(self):
         """Compares replicas every second from now on, under whatever load there is."""
-        if not self.cluster.shape.one_copy:
-            self.watcher = asyncio.create_task(self.keep_watching())
+        self.watcher = asyncio.create_task(self.keep_watching())
 
     async def keep_watching(self):
         while True:
@@ -137,7 +135,7 @@ class Trial:
     async def until_hashes_agree(self, replicas=None, seconds=60):
         """Seconds until so many replicas of every shard were seen to agree on all that any of them had applied when this
         began. Under load replicas are asked at moments of their own, so shards may be seen one after the other."""
-        replicas, begin = replicas or self.cluster.shape.replicas, time.monotonic()
+        replicas, begin = replicas or self.cluster.shape.copies, time.monotonic()
         least, missing = None, set(range(self.cluster.shape.shards))
 
         async def ask():
@@ -167,9 +165,8 @@ class Trial:
         self.violations += found + histories.check_clusters(load.operations)
         self.violations += histories.check_growth(self.earlier, logs)
         self.earlier.update(logs)
-        if not self.cluster.shape.one_copy:
-            await self.until_hashes_agree(replicas, seconds)
-            self.check_disks()
+        await self.until_hashes_agree(replicas, seconds)
+        self.check_disks()
         self.cluster.check_alive()
         tally.compared, self.compared = self.compared, 0
         if load.held_back:

@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
-use berth_shared::message::{Event, Execute, Executed, KeyOrigin, Precondition, Refusal, Request as Question, Seen};
+use berth_shared::message::{
+    Consistency, Event, Execute, Executed, KeyOrigin, Precondition, Refusal, Request as Question, Seen,
+};
 use berth_shared::peer;
 use berth_shared::seam::BootInstant;
 use berth_shared::session::{Requirement, Token};
@@ -72,7 +74,7 @@ impl Nodes for Scripted {
     }
 
     async fn until(&self, _key: &EntityKey, _reached: impl Fn(Option<&ShardOwner>) -> bool + Send + Sync) {
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 
     fn doubt(&self) {
@@ -293,6 +295,39 @@ async fn reads_answer_what_the_node_says() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_read_is_as_consistent_as_it_asks_to_be() {
+    let api = api(content);
+    for (n, (query, asked)) in [
+        ("", Consistency::Linearizable),
+        ("?consistency=linearizable", Consistency::Linearizable),
+        ("?consistency=strict", Consistency::Strict),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(ask(&api, "GET", &format!("{ALICE}{query}"), &[], "").await.status, 200);
+        assert_eq!(ask(&api, "GET", &format!("{ALICE}/events{query}"), &[], "").await.status, 200);
+        api.forward.nodes().question(2 * n + 1, |_, question| {
+            assert!(matches!(question, Question::Read { consistency, .. } if consistency == asked), "{question:?}");
+        });
+        api.forward.nodes().question(2 * n + 2, |_, question| {
+            assert!(matches!(question, Question::Events { consistency, .. } if consistency == asked), "{question:?}");
+        });
+    }
+    for (query, allowed) in [
+        ("consistency=stale", "stale is not served yet; linearizable and strict are"),
+        ("consistency=weak", "consistency must be linearizable or strict"),
+    ] {
+        let answer = ask(&api, "GET", &format!("{ALICE}?{query}"), &[], "").await;
+        assert_eq!(answer.code(), "invalid-request");
+        assert!(answer.json()["detail"].as_str().unwrap().contains(allowed), "{query}");
+    }
+    // A command is always decided on the newest state.
+    assert_eq!(ask(&api, "POST", &format!("{ADD}?consistency=strict"), &[], "").await.status, 400);
+    assert_eq!(api.forward.nodes().asked(), 6);
+}
+
+#[tokio::test(start_paused = true)]
 async fn conditions_on_a_read_compare_with_its_version() {
     let api = api(content);
     for tags in ["\"3\"", "W/\"3\"", "\"1\", \"3--gzip\"", "*"] {
@@ -474,6 +509,8 @@ async fn another_owner_is_asked_at_once_with_the_same_request_id() {
 async fn an_attempt_that_was_not_executed_is_made_again_until_the_deadline() {
     let recovered = api(|question, n| if n < 4 { Err(CallError::NotExecuted) } else { content(question, n) });
     assert_eq!(ask(&recovered, "POST", ADD, &[], "").await.status, 200);
+
+    assert_eq!(recovered.forward.nodes().doubts.load(std::sync::atomic::Ordering::Relaxed), 3);
 
     let down = api(|_, _| Err(CallError::NotExecuted));
     let started = down.seams.clock.now();

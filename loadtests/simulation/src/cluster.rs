@@ -13,7 +13,7 @@ use crate::network::HTTP_PORT;
 
 pub const NODES: usize = 3;
 /// Whether there are as many copies as it takes to lose one for ever.
-pub const SURVIVES_A_LOST_DISK: bool = false;
+pub const SURVIVES_A_LOST_DISK: bool = true;
 /// Few shards, so that the entities of a run share them.
 const SHARDS: u16 = 4;
 const PEER_PORT: u16 = 7400;

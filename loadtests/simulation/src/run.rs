@@ -94,7 +94,7 @@ struct Run<'a> {
     world: Arc<World>,
     history: Arc<Mutex<History>>,
     disks: Slots<SimulatedDisk>,
-    nodes: Slots<Option<app::Handle>>,
+    nodes: Slots<Option<Rc<app::Handle>>>,
     gateways: Slots<Option<berth_gateway::Handle>>,
     cuts: Vec<Cut>,
     /// Draws of disks that lose power.
@@ -158,11 +158,20 @@ impl<'a> Run<'a> {
                 world.run_here(&name);
                 let process = async {
                     host.seams().spawner.sleep(machine.starts_at.saturating_sub(host.elapsed())).await;
-                    match cluster::start_node(number, disk.clone(), host.seams()).await {
-                        Ok(handle) => nodes.borrow_mut()[number] = Some(handle),
-                        Err(error) if disk.power_is_off() => host.abort(&format!("it could not start: {error}")),
-                        Err(error) => return Err(format!("{name} does not start: {error}").into()),
+                    let error = match cluster::start_node(number, disk.clone(), host.seams()).await {
+                        Ok(node) => {
+                            let node = Rc::new(node);
+                            nodes.borrow_mut()[number] = Some(node.clone());
+                            node.ended().await;
+                            nodes.borrow_mut()[number] = None;
+                            why(node).await
+                        }
+                        Err(error) => error.to_string(),
+                    };
+                    if !disk.power_is_off() {
+                        return Err(format!("{name} cannot go on: {error}").into());
                     }
+                    host.abort(&error);
                     std::future::pending().await
                 };
                 host.run_until_killed(process).await
@@ -431,6 +440,14 @@ impl<'a> Run<'a> {
 
     fn note(&self, what: &str) {
         self.world.trace.note(self.sim.elapsed().as_nanos() as u64, "simulation", format_args!("{what}"), &[]);
+    }
+}
+
+/// Why a node has ended.
+async fn why(node: Rc<app::Handle>) -> String {
+    match Rc::try_unwrap(node) {
+        Ok(node) => node.shutdown().await.map_or_else(|error| error.to_string(), |()| "it was shut down".to_owned()),
+        Err(_) => "somebody looks into it".to_owned(),
     }
 }
 

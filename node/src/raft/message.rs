@@ -254,14 +254,13 @@ impl<'a> Append<'a> {
 
     /// Checks every entry. `message` is what the request was decoded from; batches share its memory.
     pub(super) fn to_raft<R: Runtime>(&self, message: &Bytes) -> io::Result<AppendEntriesRequest<Types<R>>> {
-        let mut next = self.previous.map_or(0, |previous| previous.index + 1);
+        let first = self.previous.map_or(0, |previous| previous.index + 1);
         let mut entries = Vec::with_capacity(self.entries.len());
-        for entry in &self.entries {
-            if entry.index != next {
-                let gap = format!("entry {} is not the one after {:?}", entry.index, next.checked_sub(1));
+        for (expected, entry) in (first..).zip(&self.entries) {
+            if entry.index != expected {
+                let gap = format!("entry {} is not the one after {:?}", entry.index, expected.checked_sub(1));
                 return Err(io::Error::new(io::ErrorKind::InvalidData, gap));
             }
-            next += 1;
             let payload = match entry.payload {
                 Payload::Blank => EntryPayload::Blank,
                 Payload::Batch(bytes) => {

@@ -45,6 +45,8 @@
 mod answerer;
 mod decide;
 mod run;
+#[cfg(test)]
+mod tests;
 
 use berth_shared::ids::{ClusterId, NodeId};
 use berth_shared::report::Member;
