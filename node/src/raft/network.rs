@@ -23,6 +23,7 @@ use berth_shared::ids::{NodeId, ShardId};
 use berth_shared::peer::{self, CallError, Class};
 use berth_shared::seam::Seams;
 
+use super::gather::Gathered;
 use super::message::{self, Answer, Append, Appended, Campaign, Request, Transfer};
 use super::{ELECTION_TIMEOUT_MIN, Member, RaftLogId, Runtime, SnapshotHandle, Types, snapshot, to_raft};
 use crate::transport::peers::Peers;
@@ -127,7 +128,8 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for Link<R> {
             // Connection and room are waited for in the order of the requests, and each is queued on the connection when its
             // turn comes, so they arrive in order. A failure is an item too: the library pauses before it makes a request,
             // and never would if none was asked for.
-            let sent = input.then(move |request| route.begin_append(request, class)).map(Sending::finish);
+            let requests = Gathered::<_, R>::new(input, route.network.seams.spawner);
+            let sent = requests.then(move |request| route.begin_append(request, class)).map(Sending::finish);
             let answers = sent.buffered(PIPELINE_MAX).scan(false, |over, answer| {
                 let this_one = (!*over).then_some(answer);
                 *over = !matches!(this_one, Some(Ok(Ok(_))));
