@@ -92,29 +92,45 @@ async fn a_snapshot_of_many_chunks_arrives_while_commands_go_on() {
 /// is left to do, and a snapshot from its first byte to its last.
 async fn run_tasks(times: usize) {
     for time in 0..times {
-        if time % 20 == 0 {
+        if time.is_multiple_of(20) {
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         tokio::task::yield_now().await;
     }
 }
 
-/// The receiver is killed at one moment after the other, from before the first chunk until after the last.
-#[tokio::test(start_paused = true)]
-async fn a_member_killed_while_it_takes_a_snapshot_starts_again() {
-    let mut was_installed = 0;
-    for moment in (0..1200).step_by(40) {
-        let mut cluster = one_is_far_behind().await;
-        cluster.run(2).await;
-        run_tasks(moment).await;
-        was_installed += usize::from(cluster.log_begins(2) > 0);
-        cluster.kill(2);
-        cluster.run(2).await;
-        cluster.increment("a", 1).await;
-        cluster.agree().await;
-        assert_eq!(cluster.applied(2, "a").await, Some(206), "killed at moment {moment}");
+/// Kills the receiver of a snapshot at some moment and starts it again. Returns whether its log was purged before, which is
+/// the last step.
+async fn killed_at(moment: usize) -> bool {
+    let mut cluster = one_is_far_behind().await;
+    cluster.run(2).await;
+    run_tasks(moment).await;
+    let was_taken = cluster.log_begins(2) > 0;
+    cluster.kill(2);
+    cluster.run(2).await;
+    cluster.increment("a", 1).await;
+    cluster.agree().await;
+    assert_eq!(cluster.applied(2, "a").await, Some(206), "killed at moment {moment}");
+    was_taken
+}
+
+/// It is killed at moments from before the first chunk until after the last, and at each one between the first steps of
+/// putting the snapshot in the shard's place and the last.
+#[test]
+fn a_member_killed_while_it_takes_a_snapshot_starts_again() {
+    // With this interval the test has its turn after every step of every task.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).event_interval(1).build().unwrap();
+    let killed_at = |moment| runtime.block_on(killed_at(moment));
+    let (mut before, mut after) = (0, 20_000);
+    assert!(killed_at(after));
+    while after - before > 1 {
+        let moment = before.midpoint(after);
+        *(if killed_at(moment) { &mut after } else { &mut before }) = moment;
     }
-    assert!((1..30).contains(&was_installed), "{was_installed} of 30 were killed after the end");
+    for moment in before.saturating_sub(25)..after + 5 {
+        killed_at(moment);
+    }
 }
 
 #[tokio::test(start_paused = true)]
