@@ -9,6 +9,7 @@ It is no part of the product. A checker counts as working only after it has caug
 """
 
 import argparse
+import base64
 import datetime
 import json
 import os
@@ -33,6 +34,15 @@ FLAWS = {
     "server-error": "answers one request in 200 with 500",
     "slow": "takes two seconds for one request in 15",
 }
+# The names of events where they are not those of commands.
+EVENTS = {
+    "add": "added", "open": "opened", "deposit": "deposited", "withdraw": "withdrawn", "close": "closed",
+    "add-item": "item-added", "remove-item": "item-removed", "checkout": "checked-out", "merge": "merged", "patch": "patched",
+}
+
+
+# Of the layout that tokens have: version, checksum, cluster, flags, and one entry of a shard, incarnation and index.
+TOKEN = base64.urlsafe_b64encode(bytes([1, *[0] * 4, *[0] * 16, 0, 1, *[0] * 14])).decode().rstrip("=")
 
 
 class Refused(Exception):
@@ -223,7 +233,8 @@ class Model:
                 raise Refused(404, "not-found")
             events = [event for event in entity["events"] if event["version"] > after]
             following = events[limit - 1]["version"] if len(events) > limit else None
-            return {"kind": kind, "id": entity_id, "events": events[:limit], "next": following}
+            events = [{**event, "type": EVENTS.get(event["type"], event["type"])} for event in events[:limit]]
+            return {"kind": kind, "id": entity_id, "events": events, "next": following}
 
 
 def problem(refused):
@@ -282,14 +293,14 @@ class Handler(BaseHTTPRequestHandler):
             status, answer, replayed = self.model.execute(kind, entity_id, parts[4], raw, self.headers)
             more = [("Idempotency-Replayed", "true")] if replayed else []
             tag = [("ETag", f'"{answer["version"]}"')] if status == 200 else []
-            return self.answer(status, answer, [*tag, ("Berth-Session", "s"), *more])
+            return self.answer(status, answer, [*tag, ("Berth-Session", TOKEN), *more])
         if parts[4:] == ["events"]:
             answer = self.model.events(kind, entity_id, int(query.get("after", 0)), int(query.get("limit", 100)))
             return self.answer(200, answer)
         answer = self.model.read(kind, entity_id)
         if self.headers.get("If-None-Match") == f'"{answer["version"]}"':
             return self.answer(304, None)
-        return self.answer(200, answer, [("ETag", f'"{answer["version"]}"'), ("Berth-Session", "s")])
+        return self.answer(200, answer, [("ETag", f'"{answer["version"]}"'), ("Berth-Session", TOKEN)])
 
     def do_GET(self):
         self.serve("GET")

@@ -14,8 +14,11 @@ Every write carries a value that no other write has, so that it can be found in 
    there exactly once, and the answer names the version under which it is.
 3. An acknowledged write that is retried with its key is answered with its first version and changes nothing.
 4. A write answered 429 or 503 was not applied.
-5. Versions are 1, 2, 3 … without a gap, and the state is what the events add up to.
-6. A read never shows less than what was acknowledged before it began.
+5. Versions are 1, 2, 3 … without a gap, and every state that was answered is what the events add up to at its version.
+6. Reads and writes are in an order that contradicts no real time: what began later saw what had ended.
+
+The checks are those of the chaos scenarios (chaos/histories.py), which fail the cluster piece by piece; this one also runs
+against the whole cluster in one process, and measures memory.
 
 kill -9 leaves the page cache alone: this proves recovery, not that bytes reached the disk.
 
@@ -32,15 +35,16 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.parse
-from dataclasses import dataclass, field
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from chaos import clients, histories
+from chaos.cluster import ROOT, Process, Shape, cluster_settings
+from chaos.histories import FAILED, OK, REFUSED, UNKNOWN, UNSENT, Operation
+from chaos.wire import Answer, NotAnswered, NotSent, entity_path
+
 LOCAL = (
     "{programs}/berth --data {data} --nodes {nodes} --gateway-port {port} --admin-port {admin} --node-port {peers} "
     "--resident-cap {cap}"
@@ -73,17 +77,16 @@ class Cluster:
     """The processes of a cluster, started from command lines, ended all at once."""
 
     def __init__(self, options, data):
-        self.options, self.data, self.processes, self.log = options, data, [], None
+        self.options, self.data, self.processes = options, data, []
+        self.log_path = os.path.join(data, "..", "cluster.log")
 
     def start(self):
         """Gives the seconds until every shard answers."""
         begin = time.monotonic()
-        self.log = open(os.path.join(self.data, "..", "cluster.log"), "ab")
-        for words, settings in self.commands():
-            environment = {**os.environ, **settings, **dict(pair.split("=", 1) for pair in self.options.env)}
-            process = subprocess.Popen(
-                words, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
-            )
+        everywhere = dict(pair.split("=", 1) for pair in self.options.env)
+        for number, (words, settings) in enumerate(self.commands()):
+            process = Process(f"process-{number}", words, {**settings, **everywhere}, self.log_path)
+            process.start()
             self.processes.append(process)
         self.wait()
         return time.monotonic() - begin
@@ -97,6 +100,7 @@ class Cluster:
             places |= {"nodes": options.nodes, "peers": port + 10, "cap": options.resident_cap_text}
             return [(shlex.split(options.command.format(**places)), {})]
         peers = [f"127.0.0.1:{port + 10 + number}" for number in range(options.nodes)]
+        shape = Shape(programs, nodes=options.nodes)
         nodes = [
             (
                 [f"{programs}/berth-node"],
@@ -104,7 +108,7 @@ class Cluster:
                     "BERTH_DATA_DIR": os.path.join(self.data, f"node-{number}"),
                     "BERTH_LISTEN": peer,
                     "BERTH_ADMIN_LISTEN": f"127.0.0.1:{port + 40 + number}",
-                    "BERTH_CLUSTER__NODES": ",".join(peers),
+                    **cluster_settings(shape, peers),
                     **options.node_settings,
                 },
             )
@@ -125,18 +129,18 @@ class Cluster:
         why = "nothing"
         while waiting:
             for process in self.processes:
-                if process.poll() is not None:
-                    raise SystemExit(f"a process ended by itself with {process.returncode}; see {self.log.name}")
+                if (status := process.ended_by_itself()) is not None:
+                    raise SystemExit(f"a process ended by itself with {status}; see {self.log_path}")
             try:
-                status, _, answer = client.request("GET", entity_path("counter", waiting[-1]))
-                if status in (200, 404):
+                answer = client.request("GET", entity_path(("counter", waiting[-1])))
+                if answer.status in (200, 404):
                     waiting.pop()
                     continue
-                why = f"{status} {answer}"
+                why = f"{answer.status} {answer.raw[:500]}"
             except OSError as error:
                 why = repr(error)
             if time.monotonic() > deadline:
-                raise SystemExit(f"not ready after {self.options.start_timeout} s: {why}; see {self.log.name}")
+                raise SystemExit(f"not ready after {self.options.start_timeout} s: {why}; see {self.log_path}")
             time.sleep(0.02)
 
     def kill(self):
@@ -144,19 +148,16 @@ class Cluster:
         order = list(self.processes)
         random.shuffle(order)
         for process in order:
-            # The process leads a group of its own, in which there is nobody else's.
-            os.killpg(process.pid, signal.SIGKILL)
+            process.signal(signal.SIGKILL)
         for process in order:
-            process.wait()
+            process.kill()
         self.processes = []
-        if self.log:
-            self.log.close()
 
     def memory(self):
         """Resident bytes of the node with the most: all, and those that are not the cache of a file."""
         most = (0, 0)
         for process in self.processes[: self.options.nodes]:
-            with open(f"/proc/{process.pid}/status", encoding="ascii") as status:
+            with open(f"/proc/{process.child.pid}/status", encoding="ascii") as status:
                 text = status.read()
             total, anonymous = (int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) * 1024 for name in ("VmRSS", "RssAnon"))
             most = max(most, (anonymous, total))
@@ -173,28 +174,24 @@ class Client:
         self.port, self.timeout, self.connection = port, timeout, None
 
     def request(self, method, path, body=None, headers=None):
-        """Status, headers (in lower case) and parsed body. OSError when the outcome did not arrive."""
+        """The answer, or NotSent, or NotAnswered."""
         if self.connection is None:
             self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.timeout)
             try:
                 self.connection.connect()
                 self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError:
+            except OSError as error:
                 self.connection = None
-                raise
+                raise NotSent(repr(error)) from error
         try:
             text = None if body is None else json.dumps(body)
             self.connection.request(method, path, text, {"Content-Type": "application/json", **(headers or {})})
             response = self.connection.getresponse()
             raw = response.read()
-            names = {name.lower(): value for name, value in response.getheaders()}
-            return response.status, names, json.loads(raw) if raw else None
-        except (http.client.HTTPException, ValueError) as error:
+            return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, raw)
+        except (http.client.HTTPException, OSError) as error:
             self.close()
-            raise ConnectionError(f"broken answer: {error!r}") from error
-        except OSError:
-            self.close()
-            raise
+            raise NotAnswered(repr(error)) from error
 
     def close(self):
         if self.connection is not None:
@@ -202,35 +199,15 @@ class Client:
             self.connection = None
 
 
-def entity_path(kind, entity_id):
-    return f"/v1/entities/{kind}/{urllib.parse.quote(entity_id, safe='')}"
-
-
 # ---- The load
 
 
-@dataclass
-class Write:
-    entity: tuple
-    marker: int
-    key: str
-    outcome: str = "unknown"  # acknowledged, unknown, or refused
-    version: int = 0
-
-    def send(self, client, retry=False):
-        kind, entity_id = self.entity
-        name, body = ("add", {"by": self.marker}) if kind == "counter" else ("put", {"value": {"marker": self.marker}})
-        headers = {"Idempotency-Key": self.key, "Prefer": "wait=10" if retry else "wait=5"}
-        return client.request("POST", f"{entity_path(kind, entity_id)}/{name}", body, headers)
-
-
 class Load:
-    """Writes from many threads until it is told to stop. Every write has a marker of its own."""
+    """Requests from many threads until it is told to stop. Every write has a marker of its own."""
 
-    def __init__(self, options, run, violations):
-        self.options, self.run, self.violations = options, run, violations
-        self.lock, self.next_marker, self.writes = threading.Lock(), 1, []
-        self.acknowledged = {}  # entity → highest acknowledged version
+    def __init__(self, options, run):
+        self.options, self.run = options, run
+        self.lock, self.next_marker, self.operations, self.retries = threading.Lock(), 1, [], []
         self.stopping = threading.Event()
 
     def entity(self, chance):
@@ -258,55 +235,68 @@ class Load:
     def work(self, chance):
         client = Client(self.options.port)
         while not self.stopping.is_set():
-            with self.lock:
-                write = Write(self.entity(chance), self.next_marker, f"{self.run}-{self.next_marker}")
-                self.next_marker += 1
-                self.writes.append(write)
-            try:
-                self.record(write, *write.send(client))
-                if chance.random() < 0.2:
-                    self.read(client, write.entity)
-            except OSError:
-                # The write under way stays unknown. Nobody listens any more, or not yet again.
+            operation = self.next_write(self.entity(chance))
+            self.send(client, operation)
+            if operation.outcome in (UNKNOWN, UNSENT):
+                # Nobody listens any more, or not yet again.
                 self.stopping.wait(0.05)
-            except Exception as error:  # An answer that does not read as one is no reason to stop looking.
-                self.violations.add(f"{write} was answered with something else than the contract says: {error!r}")
+            elif chance.random() < 0.2:
+                self.read(client, operation.entity)
         client.close()
 
-    def record(self, write, status, _headers, answer):
-        if status == 200:
-            write.outcome, write.version = "acknowledged", answer["version"]
-            with self.lock:
-                known = self.acknowledged.get(write.entity, 0)
-                self.acknowledged[write.entity] = max(known, write.version)
-        elif status in (429, 503):
-            write.outcome = "refused"
-        elif status != 504:
-            self.violations.add(f"{write} was answered with {status} {answer}")
+    def next_write(self, entity):
+        with self.lock:
+            marker = self.next_marker
+            self.next_marker += 1
+        return Operation(entity, "add" if entity[0] == "counter" else "put", marker, f"{self.run}-{marker}")
 
     def read(self, client, entity):
+        operation = Operation(entity)
+        self.send(client, operation)
+        return operation
+
+    def send(self, client, operation):
         with self.lock:
-            least = self.acknowledged.get(entity, 0)
-        status, _, answer = client.request("GET", entity_path(*entity))
-        if status == 200 and answer["version"] < least:
-            self.violations.add(f"{entity} was read at version {answer['version']} after {least} was acknowledged")
-        elif status not in (200, 404, 429, 503, 504) or (status == 404 and least):
-            self.violations.add(f"reading {entity} at version {least} or above was answered with {status} {answer}")
+            self.operations.append(operation)
+        clients_turn(client, operation)
+
+    def count(self, outcome):
+        return sum(operation.outcome == outcome and operation.command is not None for operation in self.operations)
+
+
+def clients_turn(client, operation, wait=5):
+    """Sends one request and notes what came of it, as the clients of the chaos scenarios do."""
+    path, headers, body = entity_path(operation.entity), {"Prefer": f"wait={wait}"}, None
+    if operation.command:
+        path += f"/{operation.command}"
+        headers["Idempotency-Key"] = operation.key
+        body = {"by": operation.marker} if operation.command == "add" else {"value": {"marker": operation.marker}}
+    operation.invoked = time.monotonic()
+    try:
+        answer = client.request("POST" if operation.command else "GET", path, body, headers)
+    except NotSent:
+        operation.outcome = UNSENT
+    except NotAnswered:
+        return  # Unknown, without an end.
+    else:
+        clients.note(operation, answer)
+    operation.completed = time.monotonic()
 
 
 # ---- The check
 
 
 def history(client, entity):
-    """All events, or None for an entity without any."""
+    """All events; none for an entity without any."""
     events, after = [], 0
     while True:
-        path = f"{entity_path(*entity)}/events?after={after}&limit=1000"
-        status, _, page = retried(lambda path=path: client.request("GET", path))
-        if status == 404:
-            return None
-        if status != 200:
-            raise Unexpected(f"GET {path} was answered with {status} {page}")
+        path = f"{entity_path(entity)}/events?after={after}&limit=1000"
+        answer = retried(lambda path=path: client.request("GET", path))
+        if answer.status == 404:
+            return []
+        if answer.status != 200:
+            raise Unexpected(f"GET {path} was answered with {answer.status} {answer.raw[:500]}")
+        page = answer.document()
         events += page["events"]
         if page.get("next") is None:
             return events
@@ -319,28 +309,12 @@ def retried(call, patience=30):
     while True:
         try:
             answer = call()
-            if answer[0] not in (409, 429, 503, 504) or time.monotonic() > deadline:
+            if answer.status not in (409, 429, 503, 504) or time.monotonic() > deadline:
                 return answer
         except OSError:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.05)
-
-
-def marker_of(entity, event):
-    data = event["data"]
-    return data.get("by") if entity[0] == "counter" else (data.get("value") or {}).get("marker")
-
-
-@dataclass
-class Tally:
-    acknowledged: int = 0
-    unknown: int = 0
-    unknown_applied: int = 0
-    refused: int = 0
-    retried: int = 0
-    events: int = 0
-    entities: set = field(default_factory=set)
 
 
 class Check:
@@ -350,24 +324,17 @@ class Check:
         self.options, self.load, self.violations = options, load, violations
 
     def run(self, chance):
-        tally = Tally()
-        by_entity = {}
-        for write in self.load.writes:
-            by_entity.setdefault(write.entity, []).append(write)
-        # First half: as the restart left it. Second half: after some writes were retried.
-        work = list(by_entity.items())
-        self.in_parallel(work, lambda client, item: self.compare(client, *item, tally))
-        again = [write for write in self.load.writes if self.is_retried(write, chance)]
-        self.in_parallel(again, lambda client, write: self.retry(client, write))
-        touched = {write.entity for write in again}
-        self.in_parallel([i for i in work if i[0] in touched], lambda client, item: self.compare(client, *item, None))
-        tally.retried = len(again)
-        return tally
+        """Once as the restart left it, and once after some writes were retried. Gives the first tally, and how many were."""
+        tally = self.compare()
+        again = [operation for operation in list(self.load.operations) if self.is_retried(operation, chance)]
+        self.in_parallel(again, self.retry)
+        self.compare()
+        return tally, len(again)
 
     @staticmethod
-    def is_retried(write, chance):
+    def is_retried(operation, chance):
         """Half of the unknown ones, so that the others stay a test of at most once, and some acknowledged ones."""
-        return chance.random() < {"unknown": 0.5, "acknowledged": 0.05, "refused": 0.0}[write.outcome]
+        return operation.command and chance.random() < {UNKNOWN: 0.5, OK: 0.05}.get(operation.outcome, 0)
 
     def in_parallel(self, items, work):
         items, lock, failures = list(items), threading.Lock(), []
@@ -394,62 +361,31 @@ class Check:
         if failures:
             raise failures[0]
 
-    def compare(self, client, entity, writes, tally):
-        events = history(client, entity) or []
-        wrong = self.violations.add
-        versions = [event["version"] for event in events]
-        if versions != list(range(1, len(events) + 1)):
-            at = next(i for i, version in enumerate(versions) if version != i + 1)
-            wrong(f"{entity}: after version {at} comes {versions[at]}")
-        places = {}
-        for event in events:
-            places.setdefault(marker_of(entity, event), []).append(event["version"])
-        for write in writes:
-            found = places.pop(write.marker, [])
-            if len(found) > 1:
-                wrong(f"{write} is there {len(found)} times, as versions {found}")
-            elif write.outcome == "acknowledged" and found != [write.version]:
-                wrong(f"{write} is lost" if not found else f"{write} is there as version {found[0]}")
-            elif write.outcome == "refused" and found:
-                wrong(f"{write} was called not applied, but is there as version {found[0]}")
-            if tally is not None:
-                with self.load.lock:
-                    tally.acknowledged += write.outcome == "acknowledged"
-                    tally.refused += write.outcome == "refused"
-                    tally.unknown += write.outcome == "unknown"
-                    tally.unknown_applied += write.outcome == "unknown" and bool(found)
-        if places:
-            wrong(f"{entity}: has events that nobody wrote: {list(places.items())[:3]}")
-        self.compare_state(client, entity, events)
-        if tally is not None:
-            with self.load.lock:
-                tally.events += len(events)
-                tally.entities.add(entity)
+    def compare(self):
+        logs = {}
 
-    def compare_state(self, client, entity, events):
-        status, _, answer = retried(lambda: client.request("GET", entity_path(*entity)))
-        if not events:
-            if status != 404:
-                self.violations.add(f"{entity} has no events, but is answered with {status}")
-            return
-        if entity[0] == "counter":
-            expected = {"value": sum(marker_of(entity, event) for event in events)}
+        def fetch(client, entity):
+            read = self.load.read(client, entity)
+            if read.outcome not in (OK, FAILED):
+                raise Unexpected(str(read))
+            logs[entity] = history(client, entity)
+
+        self.in_parallel({operation.entity for operation in self.load.operations}, fetch)
+        found, tally = histories.check(self.load.operations, logs, self.load.retries)
+        for violation in found:
+            self.violations.add(f"{violation.check}: {violation.text}")
+        return tally
+
+    def retry(self, client, first):
+        again = Operation(first.entity, first.command, first.marker, first.key)
+        for _ in range(4):
+            clients_turn(client, again, wait=10)
+            if again.outcome not in (UNKNOWN, UNSENT, REFUSED):
+                break
         else:
-            expected = {"marker": marker_of(entity, events[-1])}
-        if status != 200 or answer["version"] != events[-1]["version"] or answer["state"] != expected:
-            self.violations.add(f"{entity}: events give {expected}, a read gives {status} {answer}")
-
-    def retry(self, client, write):
-        status, headers, answer = retried(lambda: write.send(client, retry=True))
-        if status != 200:
-            self.violations.add(f"{write} was retried and answered with {status} {answer}")
-            return
-        if write.outcome == "acknowledged":
-            if headers.get("idempotency-replayed") != "true":
-                self.violations.add(f"{write} was retried and executed again")
-            if answer["version"] != write.version:
-                self.violations.add(f"{write} was retried and answered with version {answer['version']}")
-        write.outcome, write.version = "acknowledged", answer["version"]
+            raise Unexpected(f"a retry was answered with {again}")
+        with self.load.lock:
+            self.load.retries.append((first, again))
 
 
 # ---- Rounds
@@ -459,7 +395,7 @@ def rounds(options, data):
     violations = Violations()
     chance = random.Random(options.seed)
     cluster = Cluster(options, data)
-    load = Load(options, f"k{options.seed}", violations)
+    load = Load(options, f"k{options.seed}")
     check = Check(options, load, violations)
     print(f"seed {options.seed}; {options.clients} clients, {options.spread} entities of each kind and a hot one")
     print("round   load s  start s   acked  unknown  of these applied  refused  retried  events  violations", flush=True)
@@ -467,19 +403,20 @@ def rounds(options, data):
         first = cluster.start()
         print(f"first start: {first:.2f} s")
         for number in range(1, options.rounds + 1):
-            before = sum(write.outcome == "acknowledged" for write in load.writes)
+            before = load.count(OK)
             load.start(f"{options.seed}-{number}")
             seconds = chance.uniform(*options.load_seconds)
             time.sleep(seconds)
             cluster.kill()
             load.stop()
-            if sum(write.outcome == "acknowledged" for write in load.writes) == before:
+            if load.count(OK) == before:
                 violations.add(f"round {number}: nothing was acknowledged before the kill, so that nothing was tested")
             started = cluster.start()
-            tally = check.run(chance)
+            tally, retries = check.run(chance)
+            by = tally.by_outcome
             print(
-                f"{number:5} {seconds:8.2f} {started:8.2f} {tally.acknowledged:7} {tally.unknown:8} {tally.unknown_applied:17} "
-                f"{tally.refused:8} {tally.retried:8} {tally.events:7} {len(violations):11}",
+                f"{number:5} {seconds:8.2f} {started:8.2f} {by[OK]:7} {by[UNKNOWN]:8} {tally.unknown_applied:17} "
+                f"{by[REFUSED] + by[UNSENT]:8} {retries:8} {tally.events:7} {len(violations):11}",
                 flush=True,
             )
             if violations and not options.keep_going:
@@ -512,7 +449,7 @@ def document_of(number):
 def memory(options, data):
     violations = Violations()
     cluster = Cluster(options, data)
-    helper = Check(options, Load(options, "memory", violations), violations)
+    helper = Check(options, Load(options, "memory"), violations)
     # What else a node keeps in memory is set low, so that the entities are what is seen.
     options.node_settings = {
         "BERTH_SHARD__RESIDENT_BYTES_MAX": options.resident_cap_text,
@@ -533,12 +470,12 @@ def memory(options, data):
         begin = time.monotonic()
 
         def write(client, number):
-            path = f"{entity_path('document', f'memory-{number}')}/put"
+            path = f"{entity_path(('document', f'memory-{number}'))}/put"
             # Without a key, because keys are kept in memory for a day; putting the same value again writes no event.
             body, headers = {"value": document_of(number)}, {"Prefer": "return=minimal"}
-            status, _, answer = retried(lambda: client.request("POST", path, body, headers))
-            if status != 200 or answer["version"] != 1:
-                violations.add(f"writing memory-{number} was answered with {status} {answer}")
+            answer = retried(lambda: client.request("POST", path, body, headers))
+            if answer.status != 200 or answer.document()["version"] != 1:
+                violations.add(f"writing memory-{number} was answered with {answer.status} {answer.raw[:200]}")
 
         helper.in_parallel(range(options.entities), write)
         print(f"written in {time.monotonic() - begin:.0f} s; {' '.join(report(cluster))}", flush=True)
@@ -560,9 +497,10 @@ def sample_reads(options, cluster, helper, violations):
     def read(client, _):
         while time.monotonic() < stop:
             number = chance.randrange(options.entities)
-            status, _, answer = retried(lambda n=number: client.request("GET", entity_path("document", f"memory-{n}")))
-            if status != 200 or answer["state"] != document_of(number) or answer["version"] != 1:
-                violations.add(f"reading memory-{number} was answered with {status} {str(answer)[:200]}")
+            answer = retried(lambda n=number: client.request("GET", entity_path(("document", f"memory-{n}"))))
+            told = answer.document() if answer.status == 200 else {}
+            if told.get("state") != document_of(number) or told.get("version") != 1:
+                violations.add(f"reading memory-{number} was answered with {answer.status} {answer.raw[:200]}")
             reads[0] += 1
 
     worker = threading.Thread(target=helper.in_parallel, args=(range(8), read))

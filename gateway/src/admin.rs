@@ -1,23 +1,28 @@
-//! The admin port: whether the process lives, whether it is ready, and its metrics. Not for clients.
+//! The admin port: whether the process lives, whether it is ready, its metrics, and what the nodes report of the cluster.
+//! Not for clients.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use berth_shared::key::EntityKey;
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::{self, Traceparent};
+use serde::Serialize;
 
 use crate::api::problem::Problem;
+use crate::nodes::Connections;
 use crate::readiness::Readiness;
 
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: telemetry::Metrics,
+    pub(crate) connections: Arc<Connections>,
     pub(crate) seams: Seams,
 }
 
@@ -26,17 +31,22 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/cluster/shards", get(shards))
+        .route("/v1/cluster/hashes", get(hashes))
+        .route("/v1/cluster/explain/{kind}/{id}", get(explain))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::new(admin))
 }
 
-/// Ready when requests for every entity can be routed, and until a shutdown begins.
+/// Ready when requests for every entity can be routed, until all nodes are lost or a shutdown begins.
 async fn ready(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
     if admin.readiness.is_ready() {
         return "ready\n".into_response();
     }
-    admin.problem(Problem::new(Code::Unavailable, "not ready: no owner is known of some shard, or of any"), &uri)
+    let detail = "not ready: no owner is known of some shard, or no node is connected";
+    admin.problem(Problem::new(Code::Unavailable, detail), &uri)
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
@@ -47,6 +57,35 @@ async fn metrics(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
             admin.problem(Problem::new(Code::Unavailable, "metrics cannot be shown"), &uri)
         }
     }
+}
+
+async fn cluster(State(admin): State<Arc<Admin>>) -> Response {
+    json(&admin.connections.gather().await.cluster())
+}
+
+async fn shards(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
+    let Some(shards) = admin.connections.shards() else { return admin.unmapped(&uri) };
+    json(&admin.connections.gather().await.shards(shards))
+}
+
+async fn hashes(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
+    let Some(shards) = admin.connections.shards() else { return admin.unmapped(&uri) };
+    json(&admin.connections.gather().await.hashes(shards))
+}
+
+async fn explain(State(admin): State<Arc<Admin>>, Path((kind, id)): Path<(String, String)>, uri: Uri) -> Response {
+    let key = match EntityKey::new(&kind, &id) {
+        Ok(key) => key,
+        Err(error) => return admin.problem(Problem::invalid(error.to_string()), &uri),
+    };
+    let Some(shards) = admin.connections.shards() else { return admin.unmapped(&uri) };
+    json(&admin.connections.gather().await.explain(&key, shards))
+}
+
+fn json(view: &impl Serialize) -> Response {
+    // Text, numbers and lists always serialize.
+    let body = serde_json::to_vec(view).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 async fn unknown_path(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
@@ -64,6 +103,10 @@ async fn wrong_method(State(admin): State<Arc<Admin>>, method: Method, uri: Uri)
 }
 
 impl Admin {
+    fn unmapped(&self, uri: &Uri) -> Response {
+        self.problem(Problem::new(Code::Unavailable, "no node has said yet how many shards there are"), uri)
+    }
+
     fn problem(&self, problem: Problem, uri: &Uri) -> Response {
         let trace_id = Traceparent::start(&*self.seams.random).trace_id();
         problem.into_response(uri.path(), trace_id).map(axum::body::Body::new)

@@ -26,6 +26,11 @@ const ADMIN_CONNECTIONS_MAX: usize = 256;
 /// Longest pause between two attempts to connect to a node, for which its clients wait.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
 
+/// A node that was stopped or cut off leaves its connection up and silent. It is pinged after a short silence, and given up
+/// soon enough that what was in flight can be asked again of the next owner well within a request's default deadline.
+const PING_AFTER: Duration = Duration::from_millis(500);
+const SILENCE_MAX: Duration = Duration::from_millis(1500);
+
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -54,12 +59,12 @@ pub async fn start(
     let admission = Admission::new(config.in_flight_max);
     let metrics = Arc::new(Metrics::new(metrics, &admission));
     let connections = Connections::start(nodes_config(&config), seams.clone(), metrics.clone());
-    let readiness = Readiness::new(connections.completeness());
+    let readiness = Readiness::new(connections.routable());
     observe(&connections, &metrics);
 
     let attempt_timeout = config.attempt_timeout.0;
     let api = Arc::new(Api {
-        forward: Forward::new(connections, seams.clone(), attempt_timeout, metrics.clone()),
+        forward: Forward::new(connections.clone(), seams.clone(), attempt_timeout, metrics.clone()),
         admission,
         body_timeout: config.body_timeout.0,
         seams: seams.clone(),
@@ -71,7 +76,12 @@ pub async fn start(
         async move { api.answer(request).await }
     };
     let admin_registry = metrics.registry().clone();
-    let router = admin::router(Admin { readiness: readiness.clone(), metrics: admin_registry, seams: seams.clone() });
+    let router = admin::router(Admin {
+        readiness: readiness.clone(),
+        metrics: admin_registry,
+        connections,
+        seams: seams.clone(),
+    });
     let answer_admin = move |request: Request<Incoming>| {
         let router = router.clone();
         async move { router.oneshot(request).await.unwrap_or_else(|never| match never {}) }
@@ -103,12 +113,12 @@ impl Handle {
         self.admin.address()
     }
 
-    /// Whether an owner of every shard is known.
+    /// Whether requests can be routed: an owner of every shard is known, and not all nodes are lost.
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
     }
 
-    /// Waits until an owner of every shard is known.
+    /// Waits until requests can be routed.
     pub async fn ready(&self) {
         // It ends early only with the gateway itself, which this handle keeps up.
         self.readiness.ready().await;
@@ -129,12 +139,18 @@ async fn listen(address: &str, seams: &Seams) -> Result<Box<dyn berth_shared::se
 }
 
 fn nodes_config(config: &Config) -> nodes::Config {
-    let in_flight_max = config.in_flight_per_node_max;
+    let client = peer::client::Config {
+        in_flight_max: config.in_flight_per_node_max,
+        backoff_max: RECONNECT_PAUSE_MAX,
+        ping_after: PING_AFTER,
+        silence_max: SILENCE_MAX,
+        ..Default::default()
+    };
     nodes::Config {
         seeds: config.nodes.clone(),
         nodes_max: config.nodes_max,
         credential: config.credential.clone(),
-        client: peer::client::Config { in_flight_max, backoff_max: RECONNECT_PAUSE_MAX, ..Default::default() },
+        client,
     }
 }
 

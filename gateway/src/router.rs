@@ -29,22 +29,32 @@ impl Table {
         Some((shard, map.owner(shard)))
     }
 
-    /// Takes in what a node says; says whether it was news.
-    pub(crate) fn learn(&mut self, shards: u16, owners: Vec<ShardOwner>) -> Result<bool, Error> {
+    /// Takes in what a node says; says of which shards it was news.
+    pub(crate) fn learn(&mut self, shards: u16, owners: Vec<ShardOwner>) -> Result<Vec<ShardId>, Error> {
         if shards == 0 {
             return Err(Error::NoShards);
         }
-        let first = self.map.is_none();
         let map = self.map.get_or_insert_with(|| ShardMap::new(shards));
         if map.shards() != shards {
             return Err(Error::OtherShards { known: map.shards(), said: shards });
         }
-        Ok(owners.into_iter().fold(first, |news, owner| map.learn(owner) | news))
+        Ok(owners.into_iter().filter_map(|owner| Some(owner.shard).filter(|_| map.learn(owner))).collect())
     }
 
     /// Takes in one owner; says whether it was news.
     pub(crate) fn learn_owner(&mut self, owner: ShardOwner) -> bool {
         self.map.as_mut().is_some_and(|map| map.learn(owner))
+    }
+
+    /// Whether `owner` would be no news.
+    pub(crate) fn knows(&self, owner: &ShardOwner) -> bool {
+        let known = self.map.as_ref().and_then(|map| map.owner(owner.shard));
+        known.is_some_and(|known| (known.term, known.index) >= (owner.term, owner.index))
+    }
+
+    /// How many shards there are, once a node has said so.
+    pub(crate) fn shards(&self) -> Option<u16> {
+        self.map.as_ref().map(ShardMap::shards)
     }
 
     /// Whether an owner of every shard is known.
@@ -72,7 +82,7 @@ mod tests {
     fn a_key_goes_to_the_owner_of_its_shard() {
         let mut table = Table::default();
         let owners = (0..64).map(|shard| owner(shard, u64::from(shard), 1)).collect();
-        assert_eq!(table.learn(64, owners), Ok(true));
+        assert_eq!(table.learn(64, owners).map(|news| news.len()), Ok(64));
         for (kind, id, shard) in [("counter", "a", 46), ("cart", "alice", 19), ("document", "ü/∞", 25)] {
             let key = EntityKey::new(kind, id).unwrap();
             let (placed, owner) = table.place(&key).unwrap();
@@ -90,7 +100,9 @@ mod tests {
         let key = EntityKey::new("cart", "alice").unwrap();
         assert!(table.place(&key).is_none());
         assert!(!table.learn_owner(owner(19, 1, 1)));
-        assert_eq!(table.learn(64, vec![]), Ok(true));
+        assert_eq!(table.shards(), None);
+        assert_eq!(table.learn(64, vec![]), Ok(vec![]));
+        assert_eq!(table.shards(), Some(64));
         assert_eq!(table.place(&key), Some((ShardId(19), None)));
         assert!(!table.is_complete());
     }
@@ -98,7 +110,7 @@ mod tests {
     #[test]
     fn another_number_of_shards_is_refused_and_changes_nothing() {
         let mut table = Table::default();
-        assert_eq!(table.learn(2, vec![owner(0, 1, 1), owner(1, 1, 1)]), Ok(true));
+        assert_eq!(table.learn(2, vec![owner(0, 1, 1), owner(1, 1, 1)]), Ok(vec![ShardId(0), ShardId(1)]));
         assert_eq!(table.learn(4, vec![owner(0, 2, 9)]), Err(Error::OtherShards { known: 2, said: 4 }));
         assert_eq!(table.learn(0, vec![]), Err(Error::NoShards));
         assert!(table.is_complete());
@@ -108,8 +120,10 @@ mod tests {
     #[test]
     fn only_newer_knowledge_is_news() {
         let mut table = Table::default();
-        assert_eq!(table.learn(1, vec![owner(0, 1, 2)]), Ok(true));
-        assert_eq!(table.learn(1, vec![owner(0, 2, 1)]), Ok(false));
+        assert_eq!(table.learn(1, vec![owner(0, 1, 2)]), Ok(vec![ShardId(0)]));
+        assert_eq!(table.learn(1, vec![owner(0, 2, 1)]), Ok(vec![]));
+        assert!(table.knows(&owner(0, 2, 1)) && table.knows(&owner(0, 1, 2)) && !table.knows(&owner(0, 2, 3)));
         assert!(table.learn_owner(owner(0, 2, 3)));
+        assert!(table.knows(&owner(0, 2, 3)));
     }
 }

@@ -83,25 +83,16 @@ async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     // Listened for before the start, so that a signal during it is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
-    let started = app::start(config, registry, disk, seams, telemetry.tracing());
-    // A first start waits for other nodes for as long as it takes; a node that is given up before leaves what a crash would.
-    let node = tokio::select! {
-        biased;
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        started = started => Some(started?),
-    };
-    let Some(node) = node else {
-        tracing::info!("the node has stopped before it had started");
-        return Ok(telemetry.shutdown(spawner).await?);
-    };
+    let node = app::start(config, registry, disk, seams, telemetry.tracing()).await?;
     tokio::select! {
+        biased;
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = node.ended() => {}
     }
-    node.shutdown().await;
+    let ended = node.shutdown().await;
     telemetry.shutdown(spawner).await?;
-    Ok(())
+    Ok(ended?)
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ async fn nothing_that_is_not_durable_is_shown() {
     assert_eq!((refusal.code, refusal.current_version), (Code::VersionMismatch, Some(2)));
     let overflow = overflow.await.unwrap();
     assert!(matches!(decode(&overflow), Response::Refused(refusal) if refusal.reason == Some("overflow")));
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,5 +122,5 @@ async fn commands_of_a_hot_entity_share_commits_and_keep_their_order() {
     // A commit takes at least two syncs and a few writes, so one commit per command would be thousands of operations.
     let operations = disk.operations() - operations;
     assert!(operations < COMMANDS as u64, "{operations} disk operations");
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }

@@ -44,7 +44,7 @@ async fn a_command_is_answered_read_and_listed() {
     assert_eq!((events.len(), events[0].version, next), (1, 1, None));
 
     assert_eq!(refused(&decode(&caller.read("counter", "none").await.unwrap())), Code::NotFound);
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,10 +62,10 @@ async fn a_retry_returns_the_first_outcome_and_changes_nothing_also_after_a_rest
     caller.execute(&Call::new("account", "a", "deposit", r#"{"amountCents":900}"#, "k-more")).await.unwrap();
 
     check_retries(&caller, &first, &deposit, &withdraw).await;
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
     let node = start(config(), disk, &seams).await;
     check_retries(&Caller::new(&seams, 64), &first, &deposit, &withdraw).await;
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }
 
 async fn check_retries(caller: &Caller, first: &Bytes, deposit: &Call<'_>, withdraw: &Call<'_>) {
@@ -100,7 +100,7 @@ async fn preconditions_hold_or_nothing_is_written() {
     assert_eq!((refusal.code, refusal.current_version), (Code::VersionMismatch, Some(1)));
     let matching = add("4", Precondition::Versions(vec![7, 1]));
     assert!(matches!(decode(&caller.execute(&matching).await.unwrap()), Response::Executed(_)));
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +133,7 @@ async fn the_journal_drops_what_the_store_holds_and_nothing_is_missing_after_a_r
         seams.spawner.sleep(Duration::from_millis(20)).await;
     }
     assert!(live_bytes_most < 3 << 20, "{live_bytes_most} of the 3 MB written were live at once");
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 
     let node = start(small, disk, &seams).await;
     let caller = Caller::new(&seams, 2);
@@ -143,7 +143,7 @@ async fn the_journal_drops_what_the_store_holds_and_nothing_is_missing_after_a_r
         let Response::Events { events, .. } = decode(&events) else { panic!("{:?}", decode(&events)) };
         assert_eq!(events.len(), wanted);
     }
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,7 +157,7 @@ async fn a_node_with_a_credential_answers_only_those_who_share_it() {
     }
     let caller = Caller::with_credential(&seams, 64, Some("secret".to_owned()));
     assert_eq!(refused(&decode(&caller.read("counter", "a").await.unwrap())), Code::NotFound);
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +168,7 @@ async fn a_store_without_its_journal_or_data_without_its_identity_is_not_started
     let node = start(config(), open(), &seams).await;
     let caller = Caller::new(&seams, 64);
     caller.execute(&Call::new("counter", "a", "add", "{}", "k")).await.unwrap();
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
     for (missing, reason) in
         [("identity.json", "identity.json is missing"), ("journal.redb", "its journal ends at None")]
     {
@@ -177,14 +177,19 @@ async fn a_store_without_its_journal_or_data_without_its_identity_is_not_started
         #[expect(clippy::disallowed_methods, reason = "somebody loses a file")]
         std::fs::remove_file(&file).unwrap();
         let started = app::start(config(), Registry::built_in(), open(), seams.clone(), Tracing::OFF).await;
-        let error = berth_shared::cause::in_one_line(&started.unwrap_err());
+        let refused = match started {
+            Ok(node) => {
+                node.ended().await;
+                node.shutdown().await.unwrap_err()
+            }
+            Err(error) => error,
+        };
+        let error = berth_shared::cause::in_one_line(&refused);
         assert!(error.contains(reason), "{error}");
-        // What the start had begun ends by itself; a program would have ended with it.
-        seams.spawner.sleep(Duration::from_secs(5)).await;
         std::fs::copy(folder.path().join("aside"), &file).unwrap();
     }
     let node = start(config(), open(), &seams).await;
     let caller = Caller::new(&seams, 64);
     assert!(matches!(decode(&caller.read("counter", "a").await.unwrap()), Response::State { version: 1, .. }));
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }

@@ -93,6 +93,6 @@ async fn versions_never_go_back_while_entities_come_and_go() {
         let passivated = metrics.lines().find(|line| line.starts_with("berth_node_passivated_entities")).unwrap();
         let passivated: f64 = passivated.rsplit(' ').next().unwrap().parse().unwrap();
         assert!(passivated > 500.0, "only {passivated} entities were passivated");
-        node.shutdown().await;
+        node.shutdown().await.unwrap();
     }
 }

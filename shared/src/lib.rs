@@ -3,6 +3,7 @@
 //! It knows no HTTP framework, no storage engine and no consensus library.
 
 pub mod cause;
+pub mod cluster_view;
 pub mod config;
 pub mod ids;
 pub mod key;

@@ -17,12 +17,23 @@ pub enum Request<'a> {
     Execute(Execute<'a>),
     /// The state at the owner. `traceparent` is W3C trace context, empty when there is none.
     Read { shard: ShardId, kind: &'a str, id: &'a str, consistency: Consistency, traceparent: &'a str },
-    /// One page of an entity's history: at most `limit` events after version `after`.
-    Events { shard: ShardId, kind: &'a str, id: &'a str, after: Version, limit: u32, traceparent: &'a str },
+    /// One page of an entity's history, at the owner: at most `limit` events after version `after`.
+    Events {
+        shard: ShardId,
+        kind: &'a str,
+        id: &'a str,
+        after: Version,
+        limit: u32,
+        consistency: Consistency,
+        traceparent: &'a str,
+    },
     /// The kinds that this node runs, with their schemas; answered with [`Response::Kinds`].
     Kinds,
     /// What the node says of itself and its replicas; answered with [`Response::Report`].
     Report,
+    /// Who leads the shards that this node has replicas of, as far as it knows; answered with [`Response::Owners`]. What a
+    /// gateway asks when the owner that it knows does not answer.
+    Owners,
 }
 
 /// What a read promises. Both see everything that was acknowledged before the read began.
@@ -102,6 +113,11 @@ pub enum Response<'a> {
         json: &'a [u8],
     },
     Report(Box<NodeReport>),
+    /// Owners this node knows; see [`Push::Owners`]. One that was named by another node may still be on its way to own.
+    Owners {
+        shards: u16,
+        owners: Vec<ShardOwner>,
+    },
     Refused(Refusal<'a>),
     /// This node does not own the shard: not applied. Carries the owner, if this node knows it.
     WrongOwner {

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use berth_node::app;
-use berth_node::cluster::identity;
-use berth_node::disk::DirectoryDisk;
+use berth_node::disk::{DirectoryDisk, Disk};
 use berth_node::entity::Registry;
+use berth_shared::cause::in_one_line;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::{Metrics, Tracing};
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{Arguments, NODES_MAX};
@@ -38,15 +39,16 @@ impl Cluster {
         tracing: Tracing,
         given_up: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        let names = Names::over(seams.network.clone());
+        let disks = open_disks(arguments.nodes, data, seams).await?;
+        let names = Names::over(seams.network.clone(), (0..arguments.nodes).map(name));
         let seams = Seams { network: Arc::new(names.clone()), ..seams.clone() };
         let mut nodes = Vec::with_capacity(arguments.nodes.into());
         let gateway = async {
-            for number in 0..arguments.nodes {
+            for (number, disk) in (0..).zip(disks) {
                 if given_up.is_cancelled() {
                     return Ok(None);
                 }
-                let node = start_node(number, arguments, data, &seams, tracing).await?;
+                let node = start_node(number, arguments, disk, &seams, tracing).await?;
                 names.set(&name(number), node.address());
                 nodes.push(node);
             }
@@ -95,8 +97,10 @@ Ctrl-C stops.",
 }
 
 async fn shutdown_nodes(nodes: Vec<app::Handle>) {
-    for node in nodes {
-        node.shutdown().await;
+    for ended in join_all(nodes.into_iter().map(app::Handle::shutdown)).await {
+        if let Err(error) = ended {
+            eprintln!("berth: a node could not go on: {}", in_one_line(&error));
+        }
     }
 }
 
@@ -112,17 +116,15 @@ fn loopback(port: u16) -> String {
 async fn start_node(
     number: u16,
     arguments: &Arguments,
-    data: &Path,
+    disk: Arc<dyn Disk>,
     seams: &Seams,
     tracing: Tracing,
 ) -> anyhow::Result<app::Handle> {
-    let folder = data.join(format!("node-{}", number + 1));
     let (peer, admin) = match arguments.node_port {
         0 => (0, 0),
         first => (first + number, first + number + ADMIN_PORT_DISTANCE),
     };
     let mut config = berth_node::config::Config {
-        data_dir: folder.clone(),
         listen: loopback(peer),
         advertise: Some(name(number)),
         admin_listen: loopback(admin),
@@ -130,17 +132,22 @@ async fn start_node(
     };
     config.cluster.seeds = (0..arguments.nodes).map(name).collect();
     config.shard.resident_bytes_max = arguments.resident_cap;
-    let disk = seams.spawner.blocking(move || DirectoryDisk::open(&folder)).await?;
-    let started = app::start(config, Registry::built_in(), Arc::new(disk), seams.clone(), tracing).await;
-    started.map_err(|error| match error {
-        // Of all that an identity holds, the command line changes only the number of nodes.
-        app::Error::Identity(error @ identity::Error::Changed { .. }) => anyhow::Error::new(error).context(format!(
-            "the data in {} was not made with --nodes {}",
-            data.display(),
-            arguments.nodes
-        )),
-        error => anyhow::Error::new(error).context(format!("node {}", number + 1)),
-    })
+    let started = app::start(config, Registry::built_in(), disk, seams.clone(), tracing).await;
+    started.with_context(|| format!("node {}", number + 1))
+}
+
+/// The folders of all nodes, locked. A cluster keeps the number of nodes that it was made with.
+async fn open_disks(nodes: u16, data: &Path, seams: &Seams) -> anyhow::Result<Vec<Arc<dyn Disk>>> {
+    let folder = |number: u16| data.join(format!("node-{number}"));
+    let made_with = (1..=NODES_MAX).rev().find(|number| folder(*number).exists());
+    if let Some(made_with) = made_with.filter(|made_with| *made_with != nodes) {
+        bail!("the data in {} was made with --nodes {made_with}, not with --nodes {nodes}", data.display());
+    }
+    // The last one first, so that an end in between leaves the right number.
+    let folders: Vec<_> = (1..=nodes).rev().map(folder).collect();
+    let open = move || folders.into_iter().map(|folder| DirectoryDisk::open(&folder)).collect::<Result<Vec<_>, _>>();
+    let disks = seams.spawner.blocking(open).await?;
+    Ok(disks.into_iter().rev().map(|disk| Arc::new(disk) as Arc<dyn Disk>).collect())
 }
 
 /// A gateway that knows the owners of all shards, unless it is given up.

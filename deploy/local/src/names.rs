@@ -14,17 +14,20 @@ use parking_lot::RwLock;
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
     network: Arc<dyn Network>,
-    addresses: Arc<RwLock<HashMap<String, String>>>,
+    /// `None` until the node listens.
+    addresses: Arc<RwLock<HashMap<String, Option<String>>>>,
 }
 
 impl Names {
-    pub(crate) fn over(network: Arc<dyn Network>) -> Self {
-        Self { network, addresses: Arc::default() }
+    /// `names` lead nowhere yet.
+    pub(crate) fn over(network: Arc<dyn Network>, names: impl IntoIterator<Item = String>) -> Self {
+        let addresses = names.into_iter().map(|name| (name, None)).collect();
+        Self { network, addresses: Arc::new(RwLock::new(addresses)) }
     }
 
     /// From now on `name` leads to `address`.
     pub(crate) fn set(&self, name: &str, address: &str) {
-        self.addresses.write().insert(name.to_owned(), address.to_owned());
+        self.addresses.write().insert(name.to_owned(), Some(address.to_owned()));
     }
 }
 
@@ -32,7 +35,12 @@ impl Network for Names {
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
         Box::pin(async move {
             let named = self.addresses.read().get(address).cloned();
-            self.network.connect(named.as_deref().unwrap_or(address)).await
+            match named {
+                None => self.network.connect(address).await,
+                Some(Some(address)) => self.network.connect(&address).await,
+                // Not asked of the system, which may look for such a name for seconds.
+                Some(None) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the node does not listen yet")),
+            }
         })
     }
 
@@ -49,8 +57,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_leads_to_where_its_node_listens_now() {
-        let names = Names::over(Arc::new(MemoryNetwork::default()));
-        assert!(names.connect("node-1:7400").await.is_err());
+        let names = Names::over(Arc::new(MemoryNetwork::default()), ["node-1:7400".to_owned()]);
+        let refused = names.connect("node-1:7400").await.err().unwrap();
+        assert_eq!(refused.to_string(), "the node does not listen yet");
         for _ in 0..2 {
             let mut listener = names.listen("127.0.0.1:0").await.unwrap();
             let address = listener.local_address().unwrap();

@@ -201,14 +201,14 @@ impl<N: Nodes> Api<N> {
     }
 
     async fn state(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
-        query::state(parts.uri.query())?;
+        let consistency = query::state(parts.uri.query())?;
         header::check_accept(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         let if_match = condition::entity_tags(&parts.headers, &names::IF_MATCH)?;
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
-        let read = self.forward.read(key, traceparent, preferences.deadline, |shard, reply| match reply {
+        let read = self.forward.read(key, consistency, traceparent, preferences.deadline, |shard, reply| match reply {
             Reply::State { version, state, seen } => {
                 if if_match.is_some_and(|tags| !tags.match_version(version)) {
                     return Err(Problem::version_mismatch(version));
@@ -232,16 +232,13 @@ impl<N: Nodes> Api<N> {
         let preferences = Preferences::parse(&parts.headers)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
-        let read =
-            self.forward.events(key, page.after, page.limit, traceparent, preferences.deadline, |shard, reply| {
-                match reply {
-                    Reply::Events { events, next, seen } => {
-                        let session = session.after(self.forward.nodes().cluster(), shard, seen);
-                        Ok(answer::events(key, &events, next, session))
-                    }
-                    reply => Err(unread(&reply)),
-                }
-            });
+        let read = self.forward.events(key, page, traceparent, preferences.deadline, |shard, reply| match reply {
+            Reply::Events { events, next, seen } => {
+                let session = session.after(self.forward.nodes().cluster(), shard, seen);
+                Ok(answer::events(key, &events, next, session))
+            }
+            reply => Err(unread(&reply)),
+        });
         let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
         Ok(uncached(response))
     }

@@ -1,27 +1,20 @@
 //! The query parameters of reads. Whatever is not served is refused by name, never silently ignored. Pure.
 
-use berth_shared::ids::Version;
+use berth_shared::message::Consistency;
 
 use super::path;
 use super::problem::Problem;
+use crate::forward::Page;
 
 /// Events on a history page when the client does not say.
 const LIMIT_DEFAULT: u32 = 100;
 /// Most events on a history page.
 const LIMIT_MAX: u32 = 1000;
 
-/// Which part of an entity's history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Page {
-    /// The page starts after this version.
-    pub(crate) after: Version,
-    pub(crate) limit: u32,
-}
-
 /// The parameters of a history page: `after`, `limit` and `consistency`.
 pub(crate) fn page(query: Option<&str>) -> Result<Page, Problem> {
     let [after, limit, consistency] = parameters(query, ["after", "limit", "consistency"])?;
-    check_consistency(consistency.as_deref())?;
+    let consistency = parse_consistency(consistency.as_deref())?;
     let after = match after {
         None => 0,
         Some(text) => {
@@ -35,13 +28,13 @@ pub(crate) fn page(query: Option<&str>) -> Result<Page, Problem> {
             _ => return Err(Problem::invalid("limit must be 1 to 1000")),
         },
     };
-    Ok(Page { after, limit })
+    Ok(Page { after, limit, consistency })
 }
 
 /// The parameters of a read of the current state: `consistency`.
-pub(crate) fn state(query: Option<&str>) -> Result<(), Problem> {
+pub(crate) fn state(query: Option<&str>) -> Result<Consistency, Problem> {
     let [consistency] = parameters(query, ["consistency"])?;
-    check_consistency(consistency.as_deref())
+    parse_consistency(consistency.as_deref())
 }
 
 /// A resource without parameters.
@@ -49,11 +42,15 @@ pub(crate) fn none(query: Option<&str>) -> Result<(), Problem> {
     parameters(query, []).map(|[]| ())
 }
 
-fn check_consistency(consistency: Option<&str>) -> Result<(), Problem> {
+fn parse_consistency(consistency: Option<&str>) -> Result<Consistency, Problem> {
     match consistency {
-        None | Some("linearizable") => Ok(()),
-        Some("strict" | "session" | "stale") => Err(Problem::invalid("of consistency only linearizable is served yet")),
-        Some(_) => Err(Problem::invalid("consistency must be linearizable")),
+        None | Some("linearizable") => Ok(Consistency::Linearizable),
+        Some("strict") => Ok(Consistency::Strict),
+        Some(weaker @ ("session" | "stale")) => {
+            let detail = format!("the consistency {weaker} is not served yet; linearizable and strict are");
+            Err(Problem::invalid(detail))
+        }
+        Some(_) => Err(Problem::invalid("consistency must be linearizable or strict")),
     }
 }
 
@@ -90,7 +87,7 @@ fn number(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn page_of(query: &str) -> Result<(Version, u32), &'static str> {
+    fn page_of(query: &str) -> Result<(u64, u32), &'static str> {
         page(Some(query)).map(|page| (page.after, page.limit)).map_err(|problem| problem.code())
     }
 
@@ -118,18 +115,33 @@ mod tests {
     }
 
     #[test]
+    fn a_read_is_linearizable_unless_it_asks_for_more() {
+        for (query, consistency) in [
+            (None, Consistency::Linearizable),
+            (Some("consistency=linearizable"), Consistency::Linearizable),
+            (Some("consistency=strict"), Consistency::Strict),
+        ] {
+            assert_eq!(state(query).ok(), Some(consistency));
+            assert_eq!(page(query).map(|page| page.consistency).ok(), Some(consistency));
+        }
+        assert_eq!(state(Some("consistency=strict&consistency=strict")).unwrap_err().code(), "invalid-request");
+    }
+
+    #[test]
     fn what_is_not_served_is_refused_by_name() {
         for (query, named) in [
             ("version=3", "version"),
             ("at=2026-01-01T00:00:00Z", "at"),
-            ("consistency=stale", "consistency"),
+            ("consistency=stale", "stale is not served yet; linearizable and strict are"),
+            ("consistency=session", "session is not served yet"),
+            ("consistency=Strict", "must be linearizable or strict"),
+            ("consistency=", "must be linearizable or strict"),
             ("limit=3", "limit"),
         ] {
             let problem = state(Some(query)).unwrap_err();
             assert!(format!("{problem:?}").contains(named), "{query}");
         }
         assert!(page(Some("wait=5")).is_err());
-        assert!(state(Some("consistency=linearizable")).is_ok());
         assert!(state(Some("x=y")).is_err());
         assert!(none(Some("")).is_ok());
         assert!(none(Some("x")).is_err());

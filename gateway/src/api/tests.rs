@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
-use berth_shared::message::{Event, Execute, Executed, KeyOrigin, Precondition, Refusal, Request as Question, Seen};
+use berth_shared::message::{
+    Consistency, Event, Execute, Executed, KeyOrigin, Precondition, Refusal, Request as Question, Seen,
+};
 use berth_shared::peer;
 use berth_shared::seam::BootInstant;
 use berth_shared::session::{Requirement, Token};
@@ -31,6 +33,8 @@ struct Scripted {
     script: Script,
     /// Address and payload of every call.
     asked: Mutex<Vec<(String, Bytes)>>,
+    /// How often the map was doubted.
+    doubts: std::sync::atomic::AtomicUsize,
 }
 
 impl Scripted {
@@ -69,7 +73,21 @@ impl Nodes for Scripted {
         Some(CLUSTER)
     }
 
-    async fn call(&self, address: &str, payload: Bytes, _deadline: BootInstant) -> Result<Bytes, CallError> {
+    async fn until(&self, _key: &EntityKey, _reached: impl Fn(Option<&ShardOwner>) -> bool + Send + Sync) {
+        std::future::pending::<()>().await;
+    }
+
+    fn doubt(&self) {
+        self.doubts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    async fn call(
+        &self,
+        address: &str,
+        payload: Bytes,
+        _deadline: BootInstant,
+        _given_up: impl Future<Output = ()> + Send,
+    ) -> Result<Bytes, CallError> {
         let n = {
             let mut asked = self.asked.lock();
             asked.push((address.to_owned(), payload.clone()));
@@ -87,7 +105,8 @@ fn owner(shard: u16, node: u64, term: u64) -> ShardOwner {
 fn api_with(in_flight_max: usize, script: Script) -> Api<Scripted> {
     let mut table = Table::default();
     table.learn(64, (0..64).map(|shard| owner(shard, 1, 1)).collect()).unwrap();
-    let nodes = Arc::new(Scripted { table: Mutex::new(Arc::new(table)), script, asked: Mutex::default() });
+    let (asked, doubts) = (Mutex::default(), std::sync::atomic::AtomicUsize::new(0));
+    let nodes = Arc::new(Scripted { table: Mutex::new(Arc::new(table)), script, asked, doubts });
     let seams = Seams::simulated(1);
     let admission = Admission::new(in_flight_max);
     let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission));
@@ -140,7 +159,7 @@ fn content(question: &Question<'_>, _n: usize) -> Result<Bytes, CallError> {
             reply(&Reply::Events { events: vec![event], next: Some(after + 1), seen: SEEN })
         }
         Question::Kinds => reply(&Reply::Kinds { json: br#"[{"kind":"cart"},{"kind":"counter","commands":{}}]"# }),
-        Question::Report => unreachable!("nobody asks for a report"),
+        Question::Report | Question::Owners => unreachable!("nobody asks for this here"),
     }
 }
 
@@ -273,6 +292,39 @@ async fn reads_answer_what_the_node_says() {
     assert_eq!(kinds.json(), json!({"kinds": [{"kind": "cart"}, {"kind": "counter", "commands": {}}]}));
     assert_eq!(ask(&api, "GET", "/v1/kinds/counter", &[], "").await.json(), json!({"kind": "counter", "commands": {}}));
     assert_eq!(ask(&api, "GET", "/v1/kinds/wallet", &[], "").await.code(), "unknown-kind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_is_as_consistent_as_it_asks_to_be() {
+    let api = api(content);
+    for (n, (query, asked)) in [
+        ("", Consistency::Linearizable),
+        ("?consistency=linearizable", Consistency::Linearizable),
+        ("?consistency=strict", Consistency::Strict),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(ask(&api, "GET", &format!("{ALICE}{query}"), &[], "").await.status, 200);
+        assert_eq!(ask(&api, "GET", &format!("{ALICE}/events{query}"), &[], "").await.status, 200);
+        api.forward.nodes().question(2 * n + 1, |_, question| {
+            assert!(matches!(question, Question::Read { consistency, .. } if consistency == asked), "{question:?}");
+        });
+        api.forward.nodes().question(2 * n + 2, |_, question| {
+            assert!(matches!(question, Question::Events { consistency, .. } if consistency == asked), "{question:?}");
+        });
+    }
+    for (query, allowed) in [
+        ("consistency=stale", "stale is not served yet; linearizable and strict are"),
+        ("consistency=weak", "consistency must be linearizable or strict"),
+    ] {
+        let answer = ask(&api, "GET", &format!("{ALICE}?{query}"), &[], "").await;
+        assert_eq!(answer.code(), "invalid-request");
+        assert!(answer.json()["detail"].as_str().unwrap().contains(allowed), "{query}");
+    }
+    // A command is always decided on the newest state.
+    assert_eq!(ask(&api, "POST", &format!("{ADD}?consistency=strict"), &[], "").await.status, 400);
+    assert_eq!(api.forward.nodes().asked(), 6);
 }
 
 #[tokio::test(start_paused = true)]
@@ -457,6 +509,8 @@ async fn another_owner_is_asked_at_once_with_the_same_request_id() {
 async fn an_attempt_that_was_not_executed_is_made_again_until_the_deadline() {
     let recovered = api(|question, n| if n < 4 { Err(CallError::NotExecuted) } else { content(question, n) });
     assert_eq!(ask(&recovered, "POST", ADD, &[], "").await.status, 200);
+
+    assert_eq!(recovered.forward.nodes().doubts.load(std::sync::atomic::Ordering::Relaxed), 3);
 
     let down = api(|_, _| Err(CallError::NotExecuted));
     let started = down.seams.clock.now();

@@ -13,6 +13,7 @@ use berth_shared::message::{Consistency, Execute, Precondition, Request, Respons
 use berth_shared::peer;
 use berth_shared::problem::Code;
 use berth_shared::seam::{BootInstant, Seams};
+use berth_shared::shard_map::ShardOwner;
 use bytes::Bytes;
 
 use crate::metrics::{CallResult, Metrics};
@@ -23,6 +24,8 @@ use verdict::{Attempt, History, Operation, Verdict};
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_millis(160);
+/// No attempt is begun with less time than this left: it could only end as unknown.
+const ATTEMPT_TIME_MIN: Duration = Duration::from_millis(5);
 /// What an encoded request has besides its body.
 const REQUEST_BYTES: usize = 512;
 
@@ -47,6 +50,15 @@ pub(crate) struct Command<'a> {
     pub(crate) key_given: bool,
     pub(crate) wants_state: bool,
     pub(crate) traceparent: &'a str,
+}
+
+/// Which part of an entity's history, and how surely the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// The page starts after this version.
+    pub(crate) after: Version,
+    pub(crate) limit: u32,
+    pub(crate) consistency: Consistency,
 }
 
 /// To whom a request goes.
@@ -106,15 +118,13 @@ impl<N: Nodes> Forward<N> {
     pub(crate) async fn read<T>(
         &self,
         key: &EntityKey,
+        consistency: Consistency,
         traceparent: &str,
         time: Duration,
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
         let (kind, id) = (key.kind(), key.id());
-        let encode = |shard, _| {
-            let consistency = Consistency::Linearizable;
-            peer::encode(&Request::Read { shard, kind, id, consistency, traceparent }).ok()
-        };
+        let encode = |shard, _| peer::encode(&Request::Read { shard, kind, id, consistency, traceparent }).ok();
         let fits = |response: &Response<'_>| matches!(response, Response::State { .. });
         self.attempt(Operation::Read, Target::Owner(key), time, encode, fits, deliver).await
     }
@@ -123,14 +133,15 @@ impl<N: Nodes> Forward<N> {
     pub(crate) async fn events<T>(
         &self,
         key: &EntityKey,
-        after: Version,
-        limit: u32,
+        page: Page,
         traceparent: &str,
         time: Duration,
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
         let (kind, id) = (key.kind(), key.id());
-        let encode = |shard, _| peer::encode(&Request::Events { shard, kind, id, after, limit, traceparent }).ok();
+        let Page { after, limit, consistency } = page;
+        let encode =
+            |shard, _| peer::encode(&Request::Events { shard, kind, id, after, limit, consistency, traceparent }).ok();
         let fits = |response: &Response<'_>| matches!(response, Response::Events { .. });
         self.attempt(Operation::Read, Target::Owner(key), time, encode, fits, deliver).await
     }
@@ -160,74 +171,83 @@ impl<N: Nodes> Forward<N> {
         let mut history = History::new(operation);
         let mut attempts = 0;
         let mut pauses = 0;
-        loop {
+        while deadline.since(self.seams.clock.now()) >= ATTEMPT_TIME_MIN {
             attempts += 1;
-            let verdict = match self.call(target, attempts, deadline, &mut encode).await {
-                Err(attempt) => {
-                    self.metrics.count_call(call_result(attempt));
-                    history.judge(attempt)
-                }
-                Ok((shard, address, frame)) => {
-                    let response = peer::decode::<Response<'_>>(&frame).ok();
-                    let attempt = self.classify(response.as_ref(), target, &address, &fits);
-                    self.metrics.count_call(call_result(attempt));
-                    match (history.judge(attempt), response) {
-                        (Verdict::Deliver, Some(response)) => return Ok(deliver(shard, response)),
-                        (verdict, _) => verdict,
-                    }
-                }
+            let Call { shard, asked, result } = self.call(target, attempts, deadline, &mut encode).await;
+            let response = result.as_ref().ok().map(|frame| peer::decode::<Response<'_>>(frame).ok());
+            let attempt = match (&response, &result) {
+                (Some(response), _) => self.classify(response.as_ref(), &fits),
+                (None, Err(attempt)) => *attempt,
+                (None, Ok(_)) => Attempt::MaybeExecuted,
             };
-            match verdict {
-                Verdict::GiveUp(code) => return Err(code),
-                Verdict::RetryAtOnce if self.seams.clock.now() < deadline => {}
-                Verdict::RetryAtOnce => return Err(history.expired()),
+            self.metrics.count_call(call_result(attempt));
+            let owner = self.owner(target);
+            let moved = owner.as_ref().is_some_and(|owner| Some(&owner.address) != asked.as_ref());
+            match (history.judge(attempt, moved), response.flatten()) {
+                (Verdict::Deliver, Some(response)) => return Ok(deliver(shard, response)),
+                (Verdict::GiveUp(code), _) => return Err(code),
+                (Verdict::RetryAtOnce, _) => {}
                 // An answer that cannot be read is never to be delivered.
-                Verdict::RetryAfterPause | Verdict::Deliver => {
+                (Verdict::RetryAfterPause | Verdict::Deliver, _) => {
                     let pause = pause(pauses, self.seams.random.next_u64());
                     pauses += 1;
-                    if self.seams.clock.now() + pause >= deadline {
-                        return Err(history.expired());
-                    }
-                    self.seams.spawner.sleep(pause).await;
+                    let left = deadline.since(self.seams.clock.now());
+                    self.pause(target, attempt, owner.as_ref(), pause.min(left)).await;
                 }
             }
         }
+        Err(history.expired())
     }
 
-    /// One call: the shard, who was asked, and the answer's frame.
+    /// One call: who was asked, and the answer's frame.
     async fn call(
         &self,
         target: Target<'_>,
         attempt: u32,
         deadline: BootInstant,
         encode: &mut impl FnMut(ShardId, u32) -> Option<Bytes>,
-    ) -> Result<(ShardId, String, Bytes), Attempt> {
-        let (shard, address) = match target {
-            Target::Owner(key) => {
-                let table = self.nodes.table();
-                let (shard, owner) = table.place(key).ok_or(Attempt::NoOwner)?;
-                (shard, owner.ok_or(Attempt::NoOwner)?.address.clone())
-            }
-            Target::Anyone => (ShardId(0), self.nodes.anyone(attempt).ok_or(Attempt::NoOwner)?),
+    ) -> Call {
+        let (shard, asked) = match target {
+            Target::Owner(key) => match self.nodes.table().place(key) {
+                Some((shard, owner)) => (shard, owner.map(|owner| owner.address.clone())),
+                None => (ShardId(0), None),
+            },
+            Target::Anyone => (ShardId(0), self.nodes.anyone(attempt)),
         };
-        let payload = encode(shard, attempt).ok_or(Attempt::NotExecuted)?;
+        let result = match &asked {
+            None => Err(Attempt::NoOwner),
+            Some(address) => match encode(shard, attempt) {
+                None => Err(Attempt::NotExecuted),
+                Some(payload) => self.send(target, address, payload, deadline).await,
+            },
+        };
+        Call { shard, asked, result }
+    }
+
+    /// Sends a request to `address` and waits for the answer; no longer than an attempt may take, and not after another node
+    /// has become the owner: the one that was asked may be silent for long.
+    async fn send(
+        &self,
+        target: Target<'_>,
+        address: &str,
+        payload: Bytes,
+        deadline: BootInstant,
+    ) -> Result<Bytes, Attempt> {
         let until = deadline.min(self.seams.clock.now() + self.attempt_timeout);
-        match self.nodes.call(&address, payload, until).await {
-            Ok(frame) => Ok((shard, address, frame)),
-            Err(CallError::Busy) => Err(Attempt::NodeBusy),
-            Err(CallError::NotExecuted) => Err(Attempt::NotExecuted),
-            Err(CallError::MaybeExecuted) => Err(Attempt::MaybeExecuted),
-        }
+        let has_moved = |owner: Option<&ShardOwner>| owner.is_some_and(|owner| owner.address != address);
+        let sent = match target {
+            Target::Owner(key) => self.nodes.call(address, payload, until, self.nodes.until(key, has_moved)).await,
+            Target::Anyone => self.nodes.call(address, payload, until, std::future::pending()).await,
+        };
+        sent.map_err(|error| match error {
+            CallError::Busy => Attempt::NodeBusy,
+            CallError::NotExecuted => Attempt::NotExecuted,
+            CallError::MaybeExecuted => Attempt::MaybeExecuted,
+        })
     }
 
     /// What an answer means for the request; learns the owner that it may name.
-    fn classify(
-        &self,
-        response: Option<&Response<'_>>,
-        target: Target<'_>,
-        asked: &str,
-        fits: impl Fn(&Response<'_>) -> bool,
-    ) -> Attempt {
+    fn classify(&self, response: Option<&Response<'_>>, fits: impl Fn(&Response<'_>) -> bool) -> Attempt {
         match response {
             Some(Response::Refused(refusal)) => {
                 Attempt::Refused { code: refusal.code, decided: refusal.seen.is_some() || refusal.replayed }
@@ -236,19 +256,45 @@ impl<N: Nodes> Forward<N> {
                 if let Some(owner) = owner {
                     self.nodes.learn(owner.clone());
                 }
-                Attempt::WrongOwner { learnt: self.another_is_owner(target, asked) }
+                Attempt::WrongOwner
             }
             Some(response) if fits(response) => Attempt::Answered,
             _ => Attempt::MaybeExecuted,
         }
     }
 
-    /// Whether by now another node than `asked` is known as the owner.
-    fn another_is_owner(&self, target: Target<'_>, asked: &str) -> bool {
-        let Target::Owner(key) = target else { return false };
-        let table = self.nodes.table();
-        let owner = table.place(key).and_then(|(_, owner)| owner);
-        owner.is_some_and(|owner| owner.address != asked)
+    /// Waits, until something else is known of the owner than `known`. Only those who wait for this shard are woken by that,
+    /// and they are no more than the gateway admits.
+    async fn pause(&self, target: Target<'_>, after: Attempt, known: Option<&ShardOwner>, pause: Duration) {
+        let Target::Owner(key) = target else { return self.seams.spawner.sleep(pause).await };
+        if casts_doubt(after) {
+            self.nodes.doubt();
+        }
+        let news = self.nodes.until(key, |owner| owner != known);
+        self.seams.spawner.timeout(pause, news).await;
+    }
+
+    fn owner(&self, target: Target<'_>) -> Option<ShardOwner> {
+        let Target::Owner(key) = target else { return None };
+        self.nodes.table().place(key).and_then(|(_, owner)| owner.cloned())
+    }
+}
+
+/// What came of one call.
+struct Call {
+    shard: ShardId,
+    /// Who was asked, if anybody was.
+    asked: Option<String>,
+    /// The answer's frame.
+    result: Result<Bytes, Attempt>,
+}
+
+/// Whether an attempt ended in a way that another owner would explain. A node that is busy is there.
+fn casts_doubt(attempt: Attempt) -> bool {
+    match attempt {
+        Attempt::NoOwner | Attempt::WrongOwner | Attempt::NotExecuted | Attempt::MaybeExecuted => true,
+        Attempt::Refused { code, .. } => code == Code::Unavailable,
+        Attempt::Answered | Attempt::NodeBusy => false,
     }
 }
 
@@ -264,7 +310,7 @@ fn call_result(attempt: Attempt) -> CallResult {
     match attempt {
         Attempt::Answered => CallResult::Answered,
         Attempt::Refused { .. } => CallResult::Refused,
-        Attempt::WrongOwner { .. } => CallResult::WrongOwner,
+        Attempt::WrongOwner => CallResult::WrongOwner,
         Attempt::NoOwner => CallResult::NoOwner,
         Attempt::NodeBusy => CallResult::NodeBusy,
         Attempt::NotExecuted => CallResult::NotExecuted,

@@ -1,5 +1,7 @@
 //! The whole gateway over its two protocols, HTTP on one side and the peer protocol on the other, on a network in memory.
 
+mod failover;
+mod frost;
 mod process;
 mod twin;
 

@@ -29,6 +29,17 @@ impl CpuTime {
         Self::read(&format!("/proc/{id}/stat"))
     }
 
+    /// Of several processes together.
+    pub(crate) fn of_processes(ids: &[u32]) -> Result<Self> {
+        ids.iter().try_fold(Self::default(), |sum, id| {
+            let one = Self::of_process(*id)?;
+            Ok(Self {
+                user_seconds: sum.user_seconds + one.user_seconds,
+                kernel_seconds: sum.kernel_seconds + one.kernel_seconds,
+            })
+        })
+    }
+
     /// Name and CPU time of every thread of a process.
     pub(crate) fn of_threads(id: u32) -> Result<Vec<(u32, String, Self)>> {
         let mut threads = Vec::new();

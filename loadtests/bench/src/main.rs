@@ -17,7 +17,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
-use processes::{Berth, Constant};
+use machine::CpuTime;
+use processes::{Berth, Constant, Programs};
 use report::{Case, Report};
 
 #[global_allocator]
@@ -44,17 +45,17 @@ struct Options {
     #[arg(long, default_value_t = 1_000)]
     counters: u32,
     /// Nodes of the cluster.
-    #[arg(long, default_value_t = 3)]
-    nodes: u32,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
+    nodes: u16,
     /// Port of the gateway. Its admin port is the next one, the constant handler's the one after; nodes start 10 above.
     #[arg(long, default_value_t = 18_480)]
     port: u16,
     /// Where data, scripts and the report go. The disk it is on is the one that is measured.
     #[arg(long, default_value = "loadtests/bench/out")]
     out: PathBuf,
-    /// The cluster's program; built first when it is not given.
+    /// The folder with the programs of node and gateway; built first when it is not given.
     #[arg(long)]
-    program: Option<PathBuf>,
+    programs: Option<PathBuf>,
     /// Measure only these cases.
     #[arg(long, value_enum, value_delimiter = ',')]
     cases: Vec<Case>,
@@ -92,17 +93,14 @@ fn measure(options: &Options) -> Result<bool> {
         bail!("--seconds, --rounds and --counters must be above 0, and --connections at least --threads");
     }
     let out = prepare(&options.out)?;
-    let program = match &options.program {
-        Some(program) => program.clone(),
-        None => processes::build()?,
-    };
+    let programs = Programs::find(options.programs.as_deref())?;
     let machine = machine::describe(&out)?;
     println!("{machine}");
     let flush = machine::fdatasync_latency(&out)?;
     println!("{flush}\n");
 
     let constant = Constant::start(options.port + 2)?;
-    let berth = Berth::start(&program, options.nodes, options.port, &out)?;
+    let berth = Berth::start(&programs, options.nodes, options.port, &out)?;
     client::create_counters(options.port, options.counters)?;
     println!(
         "{} nodes, {} counters; {} rounds of {} s",
@@ -111,10 +109,13 @@ fn measure(options: &Options) -> Result<bool> {
 
     let cases = if options.cases.is_empty() { Case::ALL.to_vec() } else { options.cases.clone() };
     let mut report = Report::new(machine, flush, options.connections, options.threads, options.seconds);
+    let idle = idle_share(&berth)?;
+    println!("idle: {:.1} % of one core per node", idle * 100.0);
+    report.idle(idle);
     for round in 1..=options.rounds {
         for case in &cases {
-            let server = if *case == Case::Constant { constant.id() } else { berth.id() };
-            let measured = wrk::run(options, *case, server, &out)?;
+            let server = if *case == Case::Constant { constant.processes() } else { berth.processes() };
+            let measured = wrk::run(options, *case, &server, &out)?;
             println!("round {round}: {:<9} {measured}", case.name());
             report.add(*case, measured);
         }
@@ -123,8 +124,8 @@ fn measure(options: &Options) -> Result<bool> {
     report.flush_after(after);
     if options.profile {
         for case in &cases {
-            let server = if *case == Case::Constant { constant.id() } else { berth.id() };
-            report.add_profile(*case, profile::take(options, *case, server, &out)?);
+            let server = if *case == Case::Constant { constant.processes() } else { berth.processes() };
+            report.add_profile(*case, profile::take(options, *case, &server, &out)?);
         }
     }
     let text = report.render();
@@ -132,6 +133,20 @@ fn measure(options: &Options) -> Result<bool> {
     write(&out.join("report.md"), &text)?;
     println!("written to {}", out.join("report.md").display());
     Ok(report.is_clean())
+}
+
+/// How long an idle cluster is looked at, and left alone before.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(10);
+const SETTLE: std::time::Duration = std::time::Duration::from_secs(6);
+
+/// The share of one core that a node takes when nothing is asked of it, as the mean over the nodes.
+fn idle_share(berth: &Berth) -> Result<f64> {
+    pause(SETTLE);
+    let nodes = berth.nodes();
+    let before = CpuTime::of_processes(&nodes)?;
+    pause(IDLE);
+    let spent = CpuTime::of_processes(&nodes)?.since(before);
+    Ok(spent.total_seconds() / IDLE.as_secs_f64() / nodes.len() as f64)
 }
 
 /// Makes the output folder and gives its whole path.

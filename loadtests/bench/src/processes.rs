@@ -1,4 +1,4 @@
-//! The two servers that are compared, each a process of its own, which ends when its handle is dropped.
+//! The two servers that are compared, in processes that end when their handle is dropped.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,10 +8,18 @@ use anyhow::{Context, Result, bail};
 
 use crate::client::Connection;
 
-/// A whole cluster in one process.
+/// A cluster as it is run in earnest: every node and the gateway a process of its own.
 pub(crate) struct Berth {
-    child: Child,
+    nodes: Vec<Child>,
+    gateway: Child,
     data: PathBuf,
+}
+
+/// Where the programs of nodes and gateways are.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) node: PathBuf,
+    pub(crate) gateway: PathBuf,
 }
 
 /// The handler that answers a constant.
@@ -21,53 +29,85 @@ pub(crate) struct Constant {
 
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Builds the cluster's program as `cargo run --release` does, and gives its path.
-pub(crate) fn build() -> Result<PathBuf> {
+impl Programs {
+    /// Those in `folder`; built as `cargo build --release` does when none is named.
+    pub(crate) fn find(folder: Option<&Path>) -> Result<Self> {
+        let folder = match folder {
+            Some(folder) => folder.to_owned(),
+            None => build()?,
+        };
+        Ok(Self { node: folder.join("berth-node"), gateway: folder.join("berth-gateway") })
+    }
+}
+
+fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo).args(["build", "--release", "-p", "berth-local"]).status();
+    let status = Command::new(cargo).args(["build", "--release", "-p", "berth-node", "-p", "berth-gateway"]).status();
     if !status.context("cannot run cargo")?.success() {
-        bail!("cargo could not build berth-local");
+        bail!("cargo could not build berth-node and berth-gateway");
     }
     // This program lies in the same folder, unless it was built without --release.
     let own = std::env::current_exe()?;
     let target = own.parent().and_then(Path::parent).context("this program lies in no target folder")?;
-    Ok(target.join("release").join("berth"))
+    Ok(target.join("release"))
 }
 
 impl Berth {
-    pub(crate) fn start(program: &Path, nodes: u32, port: u16, out: &Path) -> Result<Self> {
-        // Not --ephemeral: the data must lie on the disk whose flushes are measured, and not in memory.
+    /// Starts `nodes` nodes, whose peer ports begin 10 above `port` and admin ports 50 above, and a gateway on `port`.
+    pub(crate) fn start(programs: &Programs, nodes: u16, port: u16, out: &Path) -> Result<Self> {
+        // On the disk whose flushes are measured, and not in memory.
         let data = out.join("data");
         if data.exists() {
             std::fs::remove_dir_all(&data).with_context(|| format!("cannot empty {}", data.display()))?;
         }
-        let log = std::fs::OpenOptions::new().create(true).write(true).truncate(true).open(out.join("berth.log"))?;
-        let child = Command::new(program)
-            .arg("--data")
-            .arg(&data)
-            .args(["--nodes", &nodes.to_string()])
-            .args(["--gateway-port", &port.to_string()])
-            .args(["--admin-port", &(port + 1).to_string()])
-            .args(["--node-port", &(port + 10).to_string()])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut berth = Self { child, data };
-        wait_until_answering(&mut berth.child, port, "/v1/kinds")
-            .with_context(|| format!("the cluster did not start; see {}", out.join("berth.log").display()))?;
+        let addresses: Vec<String> = (0..nodes).map(|number| format!("127.0.0.1:{}", port + 10 + number)).collect();
+        let seeds = addresses.join(",");
+        let mut children = Vec::with_capacity(nodes.into());
+        for (number, address) in (0..nodes).zip(&addresses) {
+            let admin = format!("127.0.0.1:{}", port + 50 + number);
+            let folder = data.join(format!("node-{}", number + 1));
+            let settings = [
+                ("BERTH_DATA_DIR", folder.to_string_lossy().into_owned()),
+                ("BERTH_LISTEN", address.clone()),
+                ("BERTH_ADMIN_LISTEN", admin),
+                ("BERTH_CLUSTER__SEEDS", seeds.clone()),
+            ];
+            children.push(start(&programs.node, &settings, &out.join(format!("node-{}.log", number + 1)))?);
+        }
+        let admin_port = port + 1;
+        let settings = [
+            ("BERTH_LISTEN", format!("127.0.0.1:{port}")),
+            ("BERTH_ADMIN_LISTEN", format!("127.0.0.1:{admin_port}")),
+            ("BERTH_NODES", seeds),
+        ];
+        let gateway = start(&programs.gateway, &settings, &out.join("gateway.log"))?;
+        let mut berth = Self { nodes: children, gateway, data };
+        wait_until_answering(&mut berth.gateway, admin_port, "/readyz")
+            .with_context(|| format!("the cluster did not start; see the logs in {}", out.display()))?;
         Ok(berth)
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+    /// Every process of it, the gateway last.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        self.nodes().into_iter().chain([self.gateway.id()]).collect()
     }
+
+    pub(crate) fn nodes(&self) -> Vec<u32> {
+        self.nodes.iter().map(Child::id).collect()
+    }
+}
+
+fn start(program: &Path, settings: &[(&str, String)], log: &Path) -> Result<Child> {
+    let log = std::fs::OpenOptions::new().create(true).write(true).truncate(true).open(log)?;
+    let mut command = Command::new(program);
+    command.env_clear().envs(settings.iter().map(|(name, value)| (name, value)));
+    let started = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+    started.with_context(|| format!("cannot start {}", program.display()))
 }
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        end(&mut self.child);
+        self.nodes.iter_mut().chain([&mut self.gateway]).for_each(end);
         // What was written has served its purpose; a folder left behind is emptied by the next run.
         let _ = std::fs::remove_dir_all(&self.data);
     }
@@ -83,8 +123,8 @@ impl Constant {
         Ok(constant)
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        vec![self.child.id()]
     }
 }
 

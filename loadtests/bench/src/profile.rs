@@ -27,16 +27,19 @@ pub(crate) struct Profile {
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// Runs the case once more and looks at the server meanwhile.
-pub(crate) fn take(options: &Options, case: Case, server: u32, out: &Path) -> Result<Profile> {
+pub(crate) fn take(options: &Options, case: Case, server: &[u32], out: &Path) -> Result<Profile> {
     let mut load = wrk::command(options, case, out)?.stdout(Stdio::null()).spawn().context("cannot run wrk")?;
     // Connections are open and threads are running by then: what is sampled is the load itself.
     crate::pause(SETTLE);
-    let before = CpuTime::of_threads(server)?;
+    let threads =
+        || server.iter().map(|id| CpuTime::of_threads(*id)).collect::<Result<Vec<_>>>().map(|all| all.concat());
+    let before = threads()?;
     let samples = out.join("perf.data");
+    let processes = server.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let perf = Command::new("perf")
         .args(["record", "-q", "-F", "1999", "-o"])
         .arg(&samples)
-        .args(["-p", &server.to_string(), "--", "sleep", &options.seconds.saturating_sub(1).max(1).to_string()])
+        .args(["-p", &processes, "--", "sleep", &options.seconds.saturating_sub(1).max(1).to_string()])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
@@ -44,7 +47,7 @@ pub(crate) fn take(options: &Options, case: Case, server: u32, out: &Path) -> Re
         eprintln!("perf is not installed: the profile has threads only (Debian package linux-perf)");
         crate::pause(Duration::from_secs(u64::from(options.seconds.saturating_sub(1).max(1))));
     }
-    let mut profile = by_thread(&before, &CpuTime::of_threads(server)?);
+    let mut profile = by_thread(&before, &threads()?);
     if perf.is_ok_and(|status| status.success()) {
         (profile.parts, profile.symbols) = by_part(&samples)?;
     }

@@ -28,6 +28,8 @@ pub(crate) struct Report {
     flush_before: FlushLatency,
     flush_after: Option<FlushLatency>,
     load: String,
+    /// Share of one core per idle node.
+    idle: Option<f64>,
     runs: Vec<(Case, Measured)>,
     profiles: Vec<(Case, Profile)>,
 }
@@ -58,11 +60,23 @@ impl Report {
     pub(crate) fn new(machine: String, flush: FlushLatency, connections: u32, threads: u32, seconds: u32) -> Self {
         let load =
             format!("wrk with {connections} connections on {threads} threads, {seconds} s per run, same machine");
-        Self { machine, flush_before: flush, flush_after: None, load, runs: Vec::new(), profiles: Vec::new() }
+        Self {
+            machine,
+            flush_before: flush,
+            flush_after: None,
+            load,
+            idle: None,
+            runs: Vec::new(),
+            profiles: Vec::new(),
+        }
     }
 
     pub(crate) fn add(&mut self, case: Case, measured: Measured) {
         self.runs.push((case, measured));
+    }
+
+    pub(crate) fn idle(&mut self, share: f64) {
+        self.idle = Some(share);
     }
 
     pub(crate) fn flush_after(&mut self, flush: FlushLatency) {
@@ -82,6 +96,9 @@ impl Report {
         let mut text = format!("{}\n{}\n{}", self.machine, self.load, self.flush_before);
         if let Some(after) = &self.flush_after {
             let _ = write!(text, "; after the runs: p50 {:.0} µs, p99 {:.0} µs", after.p50_micros, after.p99_micros);
+        }
+        if let Some(idle) = self.idle {
+            let _ = write!(text, "\nAn idle node takes {:.1} % of one core.", idle * 100.0);
         }
         text.push_str("\n\n| case | requests/s | min – max | of constant | p50 µs | p99 µs | server CPU µs (user + kernel) | errors |\n");
         text.push_str("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");

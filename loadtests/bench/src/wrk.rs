@@ -20,7 +20,7 @@ pub(crate) struct Measured {
     pub(crate) max_micros: f64,
     /// Answers with a status of 400 or above, failed connections, reads and writes, and time-outs.
     pub(crate) errors: u64,
-    /// CPU time of the server per request, in microseconds.
+    /// CPU time of the server's processes per request, in microseconds.
     pub(crate) server_user_micros: f64,
     pub(crate) server_kernel_micros: f64,
 }
@@ -33,10 +33,10 @@ pub(crate) fn check_installed() -> Result<()> {
     }
 }
 
-pub(crate) fn run(options: &Options, case: Case, server: u32, out: &Path) -> Result<Measured> {
-    let before = CpuTime::of_process(server)?;
+pub(crate) fn run(options: &Options, case: Case, server: &[u32], out: &Path) -> Result<Measured> {
+    let before = CpuTime::of_processes(server)?;
     let output = command(options, case, out)?.output().context("cannot run wrk")?;
-    let spent = CpuTime::of_process(server)?.since(before);
+    let spent = CpuTime::of_processes(server)?.since(before);
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         bail!("wrk failed: {text}{}", String::from_utf8_lossy(&output.stderr));

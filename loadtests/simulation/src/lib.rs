@@ -1,1 +1,52 @@
-//! Whole clusters in one deterministic run.
+//! Whole clusters (three nodes, gateways, clients) in one deterministic run from a seed: simulated network, time, disks and
+//! faults, real code. The same seed gives the same trace. After each run the promises are checked on what clients were told
+//! and what the logs hold.
+//!
+//! Every host is a tokio runtime of its own with paused time, stepped by turmoil a millisecond at a time; turmoil seeds the
+//! runtimes and the network. What else could differ between two runs goes through the seams, which are given here.
+
+pub mod check;
+pub mod client;
+pub mod cluster;
+pub mod history;
+pub mod network;
+pub mod observer;
+pub mod plan;
+pub mod run;
+pub mod trace;
+pub mod world;
+
+mod model;
+
+use std::thread;
+
+use plan::Plan;
+use run::Report;
+
+/// Room for deep polls of unoptimised code.
+const STACK_BYTES: usize = 32 << 20;
+
+/// Runs a seed on a thread of its own, so that nothing of earlier runs is left on it. A panic in the cluster is an error.
+pub fn simulate(seed: u64, keeps_trace: bool) -> Result<Report, String> {
+    simulate_plan(Plan::new(seed), keeps_trace)
+}
+
+/// The same for a plan of one's own.
+pub fn simulate_plan(plan: Plan, keeps_trace: bool) -> Result<Report, String> {
+    let name = format!("seed {}", plan.seed);
+    #[expect(clippy::disallowed_methods, reason = "the simulation's own thread is outside of what is simulated")]
+    let running = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || run::run(&plan, keeps_trace));
+    match running.map_err(|error| error.to_string())?.join() {
+        Ok(report) => Ok(report),
+        Err(panic) => {
+            let message = panic.downcast_ref::<String>().cloned();
+            let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(format!("panicked: {}", message.unwrap_or_default()))
+        }
+    }
+}
+
+/// How a seed is run again.
+pub fn command(seed: u64) -> String {
+    format!("cargo run -p berth-simulation -- --seeds {seed}..{}", seed + 1)
+}

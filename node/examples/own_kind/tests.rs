@@ -56,7 +56,7 @@ async fn a_node_runs_the_kind_and_knows_it_again_after_a_restart() {
     run(&caller, "hold", "bob", "4").await.unwrap();
     let sold = run(&caller, "buy", "bob", "5").await.unwrap();
     assert_eq!(sold, (3, serde_json::json!({ "held": null, "soldTo": "bob" })));
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 
     let (node, caller) = start(&disk, &seams).await;
     let answer = caller.read("seat", SEAT).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_node_runs_the_kind_and_knows_it_again_after_a_restart() {
     let answer = caller.events("seat", SEAT, 0).await.unwrap();
     let Response::Events { events, .. } = decode(&answer) else { panic!("{:?}", decode(&answer)) };
     assert_eq!(events.iter().map(|event| event.event_type).collect::<Vec<_>>(), ["held", "held", "sold"]);
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,5 +78,5 @@ async fn a_node_describes_the_kind_next_to_the_built_in_ones() {
     let names: Vec<String> =
         json(kinds).as_array().unwrap().iter().map(|kind| kind["kind"].as_str().unwrap().to_owned()).collect();
     assert_eq!(names, ["account", "cart", "counter", "document", "seat"]);
-    node.shutdown().await;
+    node.shutdown().await.unwrap();
 }

@@ -300,6 +300,12 @@ impl Journal {
         self.shared.state.lock().shard_sizes()
     }
 
+    /// Up to which entry a shard's log can be purged so that its newest entries stay, no fewer than come to `keep_bytes`, but
+    /// no more than that needs. `None` when all of them are needed.
+    pub fn entries_to_purge(&self, shard: ShardId, keep_bytes: u64) -> Option<LogIndex> {
+        self.shared.state.lock().entries_to_purge(shard, keep_bytes)
+    }
+
     /// Writes what is queued and closes the file. Other handles only get errors from then on.
     pub async fn close(self) {
         self.shared.state.lock().close();

@@ -173,6 +173,18 @@ impl State {
         sizes
     }
 
+    /// The last entry before the newest ones that come to `keep_bytes`.
+    pub(super) fn entries_to_purge(&self, shard: ShardId, keep_bytes: u64) -> Option<LogIndex> {
+        let log = self.shards.get(&shard)?;
+        let mut left = log.bytes;
+        // From the oldest on, so that over the life of a log each entry is looked at about once.
+        let too_many = log.rows.iter().take_while(|row| {
+            left = left.saturating_sub(u64::from(row.bytes));
+            left >= keep_bytes
+        });
+        (too_many.count() as u64).checked_sub(1).map(|place| log.first + place)
+    }
+
     /// Fails when the journal is closed or its file is lost.
     pub(super) fn check_writable(&self) -> io::Result<()> {
         match &self.failed {

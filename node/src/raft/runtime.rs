@@ -10,6 +10,7 @@ use openraft::{AsyncRuntime, OptionalSend};
 use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioWatch};
 
 use berth_shared::seam::clock::{BootInstant, system_now};
+use berth_shared::seam::simulation;
 
 /// What [`super::Types`] asks of a runtime.
 pub trait Runtime: AsyncRuntime + Copy + Default + Ord + Send + Sync + fmt::Debug {}
@@ -28,7 +29,8 @@ pub trait Source:
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct System;
 
-/// tokio's clock, which tests and simulations pause, and a generator seeded by the task's tokio clock.
+/// The clock and the seed of the simulation that the thread is in. Outside of one, as in unit tests: tokio's clock, which
+/// they pause, and generators seeded one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Simulated;
 
@@ -56,9 +58,9 @@ impl Source for System {
 }
 
 thread_local! {
-    /// What the simulated clock counts from: the first look at it on this thread, on which a simulation runs.
-    static SIMULATION_START: tokio::time::Instant = tokio_now();
-    static SIMULATION_DRAWS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    /// What the paused clock counts from: the first look at it on this thread.
+    static PAUSED_START: tokio::time::Instant = tokio_now();
+    static DRAWS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is openraft's side of the seam")]
@@ -70,12 +72,18 @@ impl Source for Simulated {
     type Rng = rand::rngs::StdRng;
 
     fn now() -> BootInstant {
-        let elapsed = SIMULATION_START.with(|start| tokio_now().saturating_duration_since(*start));
+        if let Some(world) = simulation::current() {
+            return world.now();
+        }
+        let elapsed = PAUSED_START.with(|start| tokio_now().saturating_duration_since(*start));
         BootInstant(1_000_000_000_000 + elapsed.as_nanos() as u64)
     }
 
     fn rng() -> Self::Rng {
-        let draw = SIMULATION_DRAWS.with(|draws| draws.replace(draws.get() + 1));
+        if let Some(world) = simulation::current() {
+            return rand::SeedableRng::seed_from_u64(world.next_u64());
+        }
+        let draw = DRAWS.with(|draws| draws.replace(draws.get() + 1));
         rand::SeedableRng::seed_from_u64(draw)
     }
 }

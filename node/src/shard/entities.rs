@@ -156,6 +156,15 @@ impl Entities {
         Some(slot.weight)
     }
 
+    /// Passivates all, because the store holds something else now. What is being read from it may be neither.
+    pub fn clear(&mut self) {
+        self.residents.clear();
+        self.bytes = 0;
+        for loads in self.loads.values_mut() {
+            loads.changes += 1;
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }

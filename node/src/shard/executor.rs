@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +41,8 @@ const BATCH_BYTES_MAX: usize = 512 * 1024;
 const BATCH_STATE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Outcomes that may wait for batches in flight before no more commands are decided.
 const WAITING_MAX: usize = 4096;
+/// How often an owner whose batches do not come back looks whether a quorum still answers it.
+const LEASE_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Attempts that may wait for one running request.
 const JOINED_MAX: usize = 64;
 
@@ -131,7 +134,7 @@ impl Executor {
     }
 
     async fn run(mut self) {
-        let mut received = Vec::with_capacity(BATCH_RECORDS_MAX);
+        let (mut received, spawner) = (Vec::with_capacity(BATCH_RECORDS_MAX), self.seams.spawner);
         self.leadership_changed();
         loop {
             let may_decide = self.term.is_none()
@@ -152,6 +155,7 @@ impl Executor {
                     if count == 0 { return }
                     self.decide_next(&mut received).await;
                 }
+                () = spawner.sleep(LEASE_LOOK_INTERVAL), if !may_decide => self.look_at_lease(),
             }
         }
     }
@@ -212,13 +216,27 @@ impl Executor {
         }
     }
 
-    async fn decide_next(&mut self, received: &mut Vec<Command>) {
-        let Some(term) = self.term else {
-            let refused = self.again.drain(..).chain(received.drain(..));
-            refused.for_each(|command| command.answer.send(Response::WrongOwner { owner: None }));
+    /// An owner that is cut off from its quorum refuses what it has not decided: waiting for a batch that cannot be applied
+    /// would leave callers in doubt about commands that nobody has looked at.
+    fn look_at_lease(&mut self) {
+        if self.term.is_some_and(|term| self.group.holds_lease(term)) {
             return;
-        };
+        }
+        while let Ok(command) = self.mailbox.try_recv() {
+            self.again.push_back(command);
+        }
+        self.refuse_undecided();
+    }
+
+    fn refuse_undecided(&mut self) {
+        self.again.drain(..).for_each(|command| command.answer.send(Response::WrongOwner { owner: None }));
+    }
+
+    async fn decide_next(&mut self, received: &mut Vec<Command>) {
         self.again.extend(received.drain(..));
+        let Some(term) = self.term.filter(|term| self.group.holds_lease(*term)) else {
+            return self.refuse_undecided();
+        };
         let count = self.again.len().min(BATCH_RECORDS_MAX);
         let loaded = match self.load(count).await {
             Ok(loaded) => loaded,

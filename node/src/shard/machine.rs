@@ -79,6 +79,14 @@ impl Machine {
         &self.head
     }
 
+    /// Begins anew where a snapshot ends. Whatever was in memory belongs to the past.
+    pub fn reset(&mut self, head: ShardHead, window: Window) {
+        self.head = head;
+        self.window = window;
+        self.entities.clear();
+        self.expected.clear();
+    }
+
     /// Hands over what the owner computed for a batch it is about to propose.
     pub fn expect(&mut self, batch: Arc<Batch>, after: Vec<Option<After>>) {
         self.expected.push_back((batch, after));

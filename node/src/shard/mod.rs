@@ -30,7 +30,7 @@ use berth_shared::seam::Seams;
 
 use crate::entity::Registry;
 use crate::record::Batch;
-use crate::store::{self, Changes, OutcomeRow, Store};
+use crate::store::{self, Changes, OutcomeRow, SnapshotReader, Staging, Store};
 use entities::{LoadTicket, Resident};
 use machine::{Applied, Machine, rehydrate};
 use residency::Residency;
@@ -214,6 +214,28 @@ impl Shard {
         let mut machine = self.machine();
         let changes = machine.apply_membership(log_id, membership);
         self.hand_over(changes)
+    }
+
+    /// The shard as the store holds it, to be sent to another replica.
+    pub async fn snapshot(&self) -> Result<SnapshotReader, store::Error> {
+        self.store.snapshot(self.id).await
+    }
+
+    /// Begins to receive the shard as another replica holds it; see [`Self::install`].
+    pub async fn stage(&self) -> Result<Staging, store::Error> {
+        self.store.stage(self.id).await
+    }
+
+    /// Puts a snapshot that was received as a whole in the place of all that the shard holds. Until the store has it on disk
+    /// everything stays as it was; then store, head, window and residents change at one moment, and what was being loaded is
+    /// loaded anew, so that nobody sees some of both. Who applies must wait until this has returned.
+    pub async fn install(&self, staging: Staging) -> Result<(), store::Error> {
+        let mut installed = staging.commit().await?;
+        let window = installed.take_outcomes().into_iter().collect();
+        let mut machine = self.machine();
+        machine.reset(installed.publish(), window);
+        self.report(&machine);
+        Ok(())
     }
 
     /// Makes everything that is applied durable in the store.

@@ -1,12 +1,13 @@
-//! Reads at the owner: from memory, under a lease that is checked again after the read (rule R1).
+//! Reads at the owner: from memory, under a lease that is checked again after the read (rule R1), or after a quorum has
+//! confirmed that this node still leads (rule R4, ReadIndex), which rests on no clock.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use berth_shared::ids::Version;
+use berth_shared::ids::{Term, Version};
 use berth_shared::key::EntityKey;
-use berth_shared::message::Seen;
+use berth_shared::message::{Consistency, Seen};
 
 use crate::entity::Registry;
 use crate::shard::Shard;
@@ -35,6 +36,8 @@ pub struct Current {
 pub enum Error {
     #[error("this node does not own the shard")]
     NotOwner,
+    #[error("no quorum confirmed in time that this node owns the shard")]
+    Unconfirmed,
     #[error("the entity has no events")]
     NotFound,
     #[error("the entity was deleted")]
@@ -45,45 +48,78 @@ pub enum Error {
     Store(#[from] store::Error),
 }
 
+/// What a read of one term rests on.
+#[derive(Clone, Copy, Debug)]
+enum Warrant {
+    /// No other node can lead while the lease lasts, which must still do so after the read.
+    Lease(Term),
+    /// A quorum has confirmed this term after the read was asked for, and what was committed by then is applied. What is
+    /// read from here on cannot be too old, whoever leads by then; that the term is still ours is only the cheap proof that
+    /// the replica was not replaced under the read.
+    Quorum(Term),
+}
+
 impl Reader {
     /// The state, if the entity is in memory; `None` when it must be loaded.
     pub fn try_read(&self, key: &EntityKey) -> Option<Result<Current, Error>> {
-        let term = match self.leased_term() {
-            Ok(term) => term,
+        let warrant = match self.lease() {
+            Ok(warrant) => warrant,
             Err(error) => return Some(Err(error)),
         };
         let resident = self.shard.resident(key)?;
-        Some(self.answer(term, key, resident))
+        Some(self.answer(warrant, key, resident))
     }
 
     pub async fn read(&self, key: &EntityKey) -> Result<Current, Error> {
         if let Some(answer) = self.try_read(key) {
             return answer;
         }
-        let term = self.leased_term()?;
-        let mut loaded = self.shard.load(vec![key.clone()]).await?;
-        let resident = loaded.remove(key).ok_or(Error::NotFound)?;
-        self.answer(term, key, resident)
+        let warrant = self.lease()?;
+        self.load(warrant, key).await
+    }
+
+    /// The state, read after a quorum has confirmed that this node leads.
+    pub async fn read_strict(&self, key: &EntityKey) -> Result<Current, Error> {
+        let warrant = self.quorum().await?;
+        match self.shard.resident(key) {
+            Some(resident) => self.answer(warrant, key, resident),
+            None => self.load(warrant, key).await,
+        }
     }
 
     /// At most `limit` events after `after`, and how much of the shard's history they include.
-    pub async fn events(&self, key: &EntityKey, after: Version, limit: usize) -> Result<(EventsPage, Seen), Error> {
-        let term = self.leased_term()?;
+    pub async fn events(
+        &self,
+        key: &EntityKey,
+        after: Version,
+        limit: usize,
+        consistency: Consistency,
+    ) -> Result<(EventsPage, Seen), Error> {
+        let warrant = match consistency {
+            Consistency::Linearizable => self.lease()?,
+            Consistency::Strict => self.quorum().await?,
+        };
         let page = self.shard.events(key, after, limit).await?;
         // After the page, so that it never says less than the page shows.
         let seen = self.shard.seen();
-        self.confirm(term)?;
+        self.check(warrant)?;
         Ok((page.ok_or(Error::NotFound)?, seen))
     }
 
-    fn answer(&self, term: u64, key: &EntityKey, resident: Resident) -> Result<Current, Error> {
+    async fn load(&self, warrant: Warrant, key: &EntityKey) -> Result<Current, Error> {
+        let mut loaded = self.shard.load(vec![key.clone()]).await?;
+        let resident = loaded.remove(key).ok_or(Error::NotFound)?;
+        self.answer(warrant, key, resident)
+    }
+
+    fn answer(&self, warrant: Warrant, key: &EntityKey, resident: Resident) -> Result<Current, Error> {
         let seen = self.shard.seen();
         if resident.version == 0 {
-            self.confirm(term)?;
+            self.check(warrant)?;
             return Err(Error::NotFound);
         }
         if resident.deleted {
-            self.confirm(term)?;
+            self.check(warrant)?;
             return Err(Error::Deleted);
         }
         let state = match resident.json {
@@ -96,17 +132,26 @@ impl Reader {
                 json
             }
         };
-        self.confirm(term)?;
+        self.check(warrant)?;
         Ok(Current { version: resident.version, state, seen })
     }
 
-    fn leased_term(&self) -> Result<u64, Error> {
-        let term = self.group.term().ok_or(Error::NotOwner)?;
-        self.confirm(term)?;
-        Ok(term)
+    fn lease(&self) -> Result<Warrant, Error> {
+        let warrant = Warrant::Lease(self.group.term().ok_or(Error::NotOwner)?);
+        self.check(warrant)?;
+        Ok(warrant)
     }
 
-    fn confirm(&self, term: u64) -> Result<(), Error> {
-        if self.group.holds_lease(term) { Ok(()) } else { Err(Error::NotOwner) }
+    async fn quorum(&self) -> Result<Warrant, Error> {
+        let term = self.group.term().ok_or(Error::NotOwner)?;
+        if self.group.confirm(term).await { Ok(Warrant::Quorum(term)) } else { Err(Error::Unconfirmed) }
+    }
+
+    fn check(&self, warrant: Warrant) -> Result<(), Error> {
+        let holds = match warrant {
+            Warrant::Lease(term) => self.group.holds_lease(term),
+            Warrant::Quorum(term) => self.group.term() == Some(term),
+        };
+        if holds { Ok(()) } else { Err(Error::NotOwner) }
     }
 }

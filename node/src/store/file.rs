@@ -1,5 +1,6 @@
 //! The store's file: its tables, reading rows out of a transaction and writing a layer into one. Blocking, and without any
-//! notion of when: callers decide that. With [`super::gate`] the only place of the store that names the storage engine.
+//! notion of when: callers decide that. With [`super::generation`], [`super::snapshot`] and [`super::gate`] the only place
+//! of the store that names the storage engine.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -18,13 +19,13 @@ use super::layout::{self, EntityHead, RowError};
 use super::model::{Lane, OutcomeRow, ShardHead, Snapshot, StoredEvent};
 use super::{Config, Error};
 
-type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-const SHARDS: Definition = Definition::new("shards");
-const ENTITIES: Definition = Definition::new("entities");
-const SNAPSHOTS: Definition = Definition::new("snapshots");
-const EVENTS: Definition = Definition::new("events");
-const OUTCOMES: Definition = Definition::new("outcomes");
+pub(super) const SHARDS: Definition = Definition::new("shards");
+pub(super) const ENTITIES: Definition = Definition::new("entities");
+pub(super) const SNAPSHOTS: Definition = Definition::new("snapshots");
+pub(super) const EVENTS: Definition = Definition::new("events");
+pub(super) const OUTCOMES: Definition = Definition::new("outcomes");
 
 /// Opens the file, or makes a new one, and brings it to disk: what can be read from here on is durable.
 ///
@@ -42,13 +43,7 @@ pub(super) fn open(backend: Gate, config: &Config) -> Result<Database, Error> {
     Ok(database)
 }
 
-/// Makes everything written so far durable, and nothing else: its content was fixed before.
-pub(super) fn sync(database: &Database) -> Result<(), Error> {
-    begin_write(database, Durability::Immediate)?.commit().map_err(redb::Error::from)?;
-    Ok(())
-}
-
-fn begin_write(database: &Database, durability: Durability) -> Result<WriteTransaction, Error> {
+pub(super) fn begin_write(database: &Database, durability: Durability) -> Result<WriteTransaction, Error> {
     let mut transaction = database.begin_write().map_err(redb::Error::from)?;
     transaction.set_durability(durability).map_err(redb::Error::from)?;
     if let Durability::Immediate = durability {
@@ -273,7 +268,12 @@ impl Writer<'_> {
     }
 }
 
-fn insert(table: &mut Table<'_, Bytes, Bytes>, written: &mut Written, key: &[u8], row: &[u8]) -> Result<(), Error> {
+pub(super) fn insert(
+    table: &mut Table<'_, Bytes, Bytes>,
+    written: &mut Written,
+    key: &[u8],
+    row: &[u8],
+) -> Result<(), Error> {
     table.insert(key, row)?;
     written.rows += 1;
     written.bytes += (key.len() + row.len()) as u64;

@@ -22,6 +22,8 @@ pub enum SequenceError {
     Applied { before: Option<berth_shared::ids::LogId>, after: Option<berth_shared::ids::LogId> },
     #[error("generation {after} does not follow {before}")]
     Generation { before: u32, after: u32 },
+    #[error("a snapshot of shard {0} is being installed")]
+    Installing(ShardId),
     #[error("{key}: events up to version {after} do not follow version {before}")]
     Version { key: EntityKey, before: Version, after: Version },
     #[error("{key}: its events are not numbered one after the other up to version {version}")]

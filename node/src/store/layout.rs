@@ -12,7 +12,6 @@ use crate::record::{Fingerprint, Outcome, Scope, Status};
 /// Events of one entity that are written together share a row up to this size; a larger event has a row of its own.
 pub(super) const EVENT_ROW_BYTES_MAX: usize = 64 * 1024;
 
-const ROW_VERSION: u8 = 1;
 /// Version and checksum, in front of every row's fields.
 const PREFIX_BYTES: usize = 5;
 
@@ -38,6 +37,33 @@ pub(super) enum Row {
     Outcome = 5,
 }
 
+impl Row {
+    /// The layout version that rows of this table are written in. All versions up to it are read.
+    pub(super) fn version(self) -> u8 {
+        match self {
+            // Version 1 had no installed entry.
+            Self::Shard => 2,
+            Self::Entity | Self::Snapshot | Self::Events | Self::Outcome => 1,
+        }
+    }
+
+    pub(super) fn of_number(number: u8) -> Option<Self> {
+        [Self::Shard, Self::Entity, Self::Snapshot, Self::Events, Self::Outcome]
+            .into_iter()
+            .find(|row| *row as u8 == number)
+    }
+
+    pub(super) fn table(self) -> &'static str {
+        match self {
+            Self::Shard => "shards",
+            Self::Entity => "entities",
+            Self::Snapshot => "snapshots",
+            Self::Events => "events",
+            Self::Outcome => "outcomes",
+        }
+    }
+}
+
 /// What is stored of an entity beside its events and its snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct EntityHead {
@@ -46,6 +72,29 @@ pub(super) struct EntityHead {
     pub(super) last_event_time_micros: u64,
     /// 0 when there is no snapshot.
     pub(super) snapshot_version: Version,
+}
+
+/// Shard and generation, in front of every key but that of a shard's head.
+pub(super) const GENERATION_BYTES: usize = 6;
+
+pub(super) fn generation_key(shard: ShardId, generation: u32) -> [u8; GENERATION_BYTES] {
+    let mut out = [0; GENERATION_BYTES];
+    out[..2].copy_from_slice(&shard.0.to_be_bytes());
+    out[2..].copy_from_slice(&generation.to_be_bytes());
+    out
+}
+
+/// Above all keys that begin with `generation_key`: what follows there is a kind or a lane.
+pub(super) fn end_of_generation(generation_key: [u8; GENERATION_BYTES]) -> [u8; GENERATION_BYTES + 1] {
+    let mut out = [0xff; GENERATION_BYTES + 1];
+    out[..GENERATION_BYTES].copy_from_slice(&generation_key);
+    out
+}
+
+pub(super) fn generation_of_key(key: &[u8]) -> Result<(ShardId, u32), RowError> {
+    let (shard, rest) = key.split_first_chunk().ok_or(RowError::Field("a shard"))?;
+    let generation = rest.first_chunk().ok_or(RowError::Field("a generation"))?;
+    Ok((ShardId(u16::from_be_bytes(*shard)), u32::from_be_bytes(*generation)))
 }
 
 pub(super) fn shard_key(shard: ShardId) -> [u8; 2] {
@@ -59,8 +108,7 @@ pub(super) fn shard_of_key(key: &[u8]) -> Result<ShardId, RowError> {
 /// Key of an entity's head and of its snapshot. Neither a kind nor an id contains a zero byte.
 pub(super) fn entity_key(shard: ShardId, generation: u32, key: &EntityKey) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + key.as_str().len());
-    out.extend_from_slice(&shard.0.to_be_bytes());
-    out.extend_from_slice(&generation.to_be_bytes());
+    out.extend_from_slice(&generation_key(shard, generation));
     out.extend_from_slice(key.kind().as_bytes());
     out.push(0);
     out.extend_from_slice(key.id().as_bytes());
@@ -76,14 +124,21 @@ pub(super) fn events_key(entity_key: &[u8], first: Version) -> Vec<u8> {
     out
 }
 
+/// The key of the entity that a row of events belongs to.
+pub(super) fn entity_of_events_key(key: &[u8]) -> Result<&[u8], RowError> {
+    match key.split_last_chunk::<9>() {
+        Some((entity_key, [0, ..])) => Ok(entity_key),
+        _ => Err(RowError::Field("an events key")),
+    }
+}
+
 pub(super) fn first_version_of_events_key(key: &[u8]) -> Result<Version, RowError> {
     key.last_chunk::<8>().map(|bytes| Version::from_be_bytes(*bytes)).ok_or(RowError::Field("a first version"))
 }
 
 pub(super) fn outcome_key(shard: ShardId, generation: u32, lane: Lane, row: u64) -> [u8; 15] {
     let mut out = [0; 15];
-    out[..2].copy_from_slice(&shard.0.to_be_bytes());
-    out[2..6].copy_from_slice(&generation.to_be_bytes());
+    out[..6].copy_from_slice(&generation_key(shard, generation));
     out[6] = lane as u8;
     out[7..].copy_from_slice(&row.to_be_bytes());
     out
@@ -102,7 +157,7 @@ pub(super) fn lane_and_row_of_key(key: &[u8]) -> Result<(Lane, u64), RowError> {
 }
 
 pub(super) fn encode_shard(key: &[u8], head: &ShardHead) -> Vec<u8> {
-    let mut out = start(160 + head.membership.bytes.len() + head.hash_marks.as_slice().len() * 24);
+    let mut out = start(Row::Shard, 192 + head.membership.bytes.len() + head.hash_marks.as_slice().len() * 24);
     put_log_id(&mut out, head.applied);
     put_log_id(&mut out, head.membership.log_id);
     put_u32_sized(&mut out, &head.membership.bytes);
@@ -115,6 +170,7 @@ pub(super) fn encode_shard(key: &[u8], head: &ShardHead) -> Vec<u8> {
         out.extend_from_slice(&mark.index.to_le_bytes());
         out.extend_from_slice(&mark.content_hash.to_le_bytes());
     }
+    put_log_id(&mut out, head.installed);
     seal(Row::Shard, key, out)
 }
 
@@ -131,13 +187,23 @@ pub(super) fn decode_shard(key: &[u8], row: &[u8]) -> Result<ShardHead, RowError
     for _ in 0..count {
         marks.push(HashMark { index: fields.u64("a hash mark")?, content_hash: fields.u128("a hash mark")? });
     }
+    let installed = if fields.version > 1 { fields.log_id("an installed entry")? } else { None };
     fields.end()?;
     let hash_marks = HashMarks::from_iter(marks);
-    Ok(ShardHead { applied, membership, shard_time_micros, content_hash, hash_marks, incarnation, generation })
+    Ok(ShardHead {
+        applied,
+        membership,
+        shard_time_micros,
+        content_hash,
+        hash_marks,
+        incarnation,
+        generation,
+        installed,
+    })
 }
 
 pub(super) fn encode_entity(key: &[u8], head: &EntityHead) -> Vec<u8> {
-    let mut out = start(25);
+    let mut out = start(Row::Entity, 25);
     out.extend_from_slice(&head.version.to_le_bytes());
     out.push(u8::from(head.deleted));
     out.extend_from_slice(&head.last_event_time_micros.to_le_bytes());
@@ -158,7 +224,7 @@ pub(super) fn decode_entity(key: &[u8], row: &[u8]) -> Result<EntityHead, RowErr
 }
 
 pub(super) fn encode_snapshot(key: &[u8], snapshot: &Snapshot) -> Vec<u8> {
-    let mut out = start(12 + snapshot.state.len());
+    let mut out = start(Row::Snapshot, 12 + snapshot.state.len());
     out.extend_from_slice(&snapshot.version.to_le_bytes());
     put_u32_sized(&mut out, &snapshot.state);
     seal(Row::Snapshot, key, out)
@@ -183,7 +249,7 @@ pub(super) fn events_in_first_row(events: &[StoredEvent]) -> usize {
 
 pub(super) fn encode_events(key: &[u8], events: &[StoredEvent]) -> Vec<u8> {
     let bytes: u64 = events.iter().map(StoredEvent::stored_bytes).sum();
-    let mut out = start(4 + bytes as usize);
+    let mut out = start(Row::Events, 4 + bytes as usize);
     out.extend_from_slice(&(events.len() as u32).to_le_bytes());
     for event in events {
         out.extend_from_slice(&event.time_micros.to_le_bytes());
@@ -214,7 +280,7 @@ pub(super) fn decode_events(key: &[u8], row: &[u8]) -> Result<Vec<StoredEvent>, 
 }
 
 pub(super) fn encode_outcome(key: &[u8], row: &OutcomeRow) -> Vec<u8> {
-    let mut out = start(54 + row.outcome.reply.len() + row.outcome.reason.len());
+    let mut out = start(Row::Outcome, 54 + row.outcome.reply.len() + row.outcome.reason.len());
     out.extend_from_slice(&row.scope.0);
     out.extend_from_slice(&row.fingerprint.0);
     out.extend_from_slice(&row.expires_micros.to_le_bytes());
@@ -245,9 +311,29 @@ pub(super) fn decode_outcome(key: &[u8], row: &[u8]) -> Result<OutcomeRow, RowEr
     Ok(OutcomeRow { lane, row: number, scope, fingerprint, expires_micros, version, outcome })
 }
 
-fn start(field_bytes: usize) -> Vec<u8> {
+/// A row's layout version and its fields, once its checksum is right.
+pub(super) fn open<'r>(kind: Row, key: &[u8], row: &'r [u8]) -> Result<(u8, &'r [u8]), RowError> {
+    let (prefix, fields) = row.split_at_checked(PREFIX_BYTES).ok_or(RowError::Field("a checksum"))?;
+    if !(1..=kind.version()).contains(&prefix[0]) {
+        return Err(RowError::Version(prefix[0]));
+    }
+    if checksum(kind, key, fields).to_le_bytes() != prefix[1..] {
+        return Err(RowError::Checksum);
+    }
+    Ok((prefix[0], fields))
+}
+
+/// The row that [`open`] takes apart, under another key.
+pub(super) fn close(kind: Row, key: &[u8], version: u8, fields: &[u8]) -> Vec<u8> {
+    let mut row = start(kind, fields.len());
+    row[0] = version;
+    row.extend_from_slice(fields);
+    seal(kind, key, row)
+}
+
+fn start(kind: Row, field_bytes: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(PREFIX_BYTES + field_bytes);
-    out.push(ROW_VERSION);
+    out.push(kind.version());
     out.extend_from_slice(&[0; 4]);
     out
 }
@@ -276,34 +362,31 @@ fn put_u32_sized(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// The fields of a row whose checksum is right.
-struct Fields(Bytes);
+struct Fields {
+    version: u8,
+    rest: Bytes,
+}
 
 impl Fields {
     fn open(kind: Row, key: &[u8], row: &[u8]) -> Result<Self, RowError> {
-        let (prefix, fields) = row.split_at_checked(PREFIX_BYTES).ok_or(RowError::Field("a checksum"))?;
-        if prefix[0] != ROW_VERSION {
-            return Err(RowError::Version(prefix[0]));
-        }
-        if checksum(kind, key, fields).to_le_bytes() != prefix[1..] {
-            return Err(RowError::Checksum);
-        }
-        Ok(Self(Bytes::copy_from_slice(fields)))
+        let (version, fields) = open(kind, key, row)?;
+        Ok(Self { version, rest: Bytes::copy_from_slice(fields) })
     }
 
     fn end(self) -> Result<(), RowError> {
-        if self.0.is_empty() { Ok(()) } else { Err(RowError::Field("the end of the row")) }
+        if self.rest.is_empty() { Ok(()) } else { Err(RowError::Field("the end of the row")) }
     }
 
     fn take(&mut self, len: usize, what: &'static str) -> Result<Bytes, RowError> {
-        if self.0.len() < len { Err(RowError::Field(what)) } else { Ok(self.0.split_to(len)) }
+        if self.rest.len() < len { Err(RowError::Field(what)) } else { Ok(self.rest.split_to(len)) }
     }
 
     fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], RowError> {
         let mut out = [0; N];
-        if self.0.len() < N {
+        if self.rest.len() < N {
             return Err(RowError::Field(what));
         }
-        self.0.copy_to_slice(&mut out);
+        self.rest.copy_to_slice(&mut out);
         Ok(out)
     }
 
@@ -356,6 +439,8 @@ mod tests {
 
     /// Stored once by layout version 1 and never regenerated: old stores must stay readable.
     const SAMPLES_V1: &str = include_str!("samples/rows-v1.hex");
+    /// Likewise by version 2, which only the heads of shards have.
+    const SAMPLES_V2: &str = include_str!("samples/rows-v2.hex");
 
     const SHARD: ShardId = ShardId(0x0102);
     const GENERATION: u32 = 3;
@@ -378,6 +463,7 @@ mod tests {
                 .collect(),
             incarnation: 2,
             generation: GENERATION,
+            installed: Some(LogId { term: 6, index: 4000 }),
         }
     }
 
@@ -441,30 +527,49 @@ mod tests {
         text.as_bytes().chunks(2).map(byte).collect()
     }
 
-    fn sample(name: &str) -> (Vec<u8>, Vec<u8>) {
-        let mut lines = SAMPLES_V1.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    fn sample(samples: &str, name: &str) -> (Vec<u8>, Vec<u8>) {
+        let mut lines = samples.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         (from_hex(lines.next().unwrap()), from_hex(lines.next().unwrap()))
     }
 
     #[test]
     fn rows_written_by_layout_version_1_read_the_same() {
-        let (key, row) = sample("shard");
-        assert_eq!((shard_of_key(&key), decode_shard(&key, &row)), (Ok(SHARD), Ok(head())));
-        let (key, row) = sample("entity");
+        let (key, row) = sample(SAMPLES_V1, "shard");
+        let head_v1 = ShardHead { installed: None, ..head() };
+        assert_eq!((shard_of_key(&key), decode_shard(&key, &row)), (Ok(SHARD), Ok(head_v1)));
+        let (key, row) = sample(SAMPLES_V1, "entity");
         assert_eq!(decode_entity(&key, &row), Ok(entity()));
-        let (key, row) = sample("snapshot");
+        let (key, row) = sample(SAMPLES_V1, "snapshot");
         assert_eq!(decode_snapshot(&key, &row), Ok(snapshot()));
-        let (key, row) = sample("events");
+        let (key, row) = sample(SAMPLES_V1, "events");
         assert_eq!(decode_events(&key, &row), Ok(events()));
-        let (key, row) = sample("outcome");
+        let (key, row) = sample(SAMPLES_V1, "outcome");
         assert_eq!(decode_outcome(&key, &row), Ok(outcome()));
     }
 
     #[test]
-    fn rows_are_still_written_as_layout_version_1() {
+    fn a_head_written_by_layout_version_2_reads_the_same() {
+        let (key, row) = sample(SAMPLES_V2, "shard");
+        assert_eq!((shard_of_key(&key), decode_shard(&key, &row)), (Ok(SHARD), Ok(head())));
+    }
+
+    #[test]
+    fn rows_are_still_written_as_the_newest_layout_version() {
         for (name, key, row, _) in rows() {
-            assert_eq!(sample(name), (key, row), "{name}");
+            let samples = if name == "shard" { SAMPLES_V2 } else { SAMPLES_V1 };
+            assert_eq!(sample(samples, name), (key, row), "{name}");
         }
+    }
+
+    /// So that a row of version 1 that is sent to another node stays one there.
+    #[test]
+    fn a_row_under_another_key_keeps_its_layout_version() {
+        let (key, row) = sample(SAMPLES_V1, "shard");
+        let (version, fields) = open(Row::Shard, &key, &row).unwrap();
+        let moved = close(Row::Shard, &shard_key(ShardId(9)), version, fields);
+        assert_eq!((moved[0], moved.len()), (1, row.len()));
+        assert_eq!(decode_shard(&shard_key(ShardId(9)), &moved), decode_shard(&key, &row));
+        assert_eq!(decode_shard(&key, &moved), Err(RowError::Checksum));
     }
 
     #[test]
@@ -535,7 +640,7 @@ mod tests {
         fn hostile_rows_never_panic(fields in proptest::collection::vec(any::<u8>(), 0..200)) {
             for kind in [Row::Shard, Row::Entity, Row::Snapshot, Row::Events, Row::Outcome] {
                 let key = outcome_key(SHARD, GENERATION, Lane::Client, u64::MAX);
-                let mut row = start(0);
+                let mut row = start(kind, 0);
                 row.extend_from_slice(&fields);
                 let row = seal(kind, &key, row);
                 let _ = decode_shard(&key, &row);

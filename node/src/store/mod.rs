@@ -11,12 +11,14 @@
 //! 4. A write or fsync error stops the store for good and calls [`Config::fatal`]; nothing is tried again, because a
 //!    failed fsync may have thrown the data away and the next would not say so.
 //! 5. Memory for what is not in the file yet is bounded by [`Config::queue_bytes_max`]; beyond it, writers wait.
+//! 6. A shard's content is replaced as a whole, in one commit, or not at all. Until then it is as it was.
 //!
 //! # Layout of the file
 //!
 //! A redb database with five tables from bytes to bytes. Numbers in keys are big-endian, so that ranges are in order;
 //! numbers in rows are little-endian. A kind or id contains no zero byte, so one can end it. A *generation* is one whole
-//! content of a shard: the head says which one is the shard's.
+//! content of a shard: the head says which one is the shard's. Rows of others are of snapshots that are being received, or
+//! are to be deleted, which happens bit by bit beside the other work.
 //!
 //! | table | key |
 //! | --- | --- |
@@ -26,7 +28,7 @@
 //! | `events` | like `entities`, a zero byte, version of the row's first event (8) |
 //! | `outcomes` | shard (2), generation (4), lane (1): 0 keys made by gateways, 1 keys given by clients; row (8) |
 //!
-//! Every row begins with a layout version (1 byte, 1) and a CRC32C (4 bytes) of the table's number (1 byte: 1 to 5 in the
+//! Every row begins with a layout version (1 byte: 2 in `shards`, else 1) and a CRC32C (4 bytes) of the table's number (1 byte: 1 to 5 in the
 //! order above), the key and everything after the checksum. Then come, with `n` standing for a length in the bytes before:
 //!
 //! | row | bytes | field |
@@ -39,6 +41,7 @@
 //! | | 4 | incarnation |
 //! | | 4 | generation |
 //! | | 1 + n × (8 + 16) | earlier content hashes: index, hash |
+//! | | 1 + 8 + 8 | the last entry of the snapshot that the generation began with, like the applied entry; not in version 1 |
 //! | `entities` | 8 | version |
 //! | | 1 | 1 if deleted |
 //! | | 8 | time of the last event, microseconds since 1970 |
@@ -60,7 +63,38 @@
 //! Events of one entity that are written in the same batch share rows of up to 64 KiB, so that a hot entity costs few
 //! rows. A row of events is never changed. The snapshot is not part of its entity's row, so that a head that changes with
 //! every batch does not carry a state of up to a megabyte along.
-
+//!
+//! # Snapshots
+//!
+//! A shard goes to another node as chunks of at most 1 MiB, more only where one row alone is larger. Numbers are little-endian,
+//! except in keys.
+//!
+//! | bytes | field of a chunk |
+//! | --- | --- |
+//! | 1 | layout version, 1 |
+//! | 4 | CRC32C of everything else in the chunk |
+//! | 8 | the snapshot, a random number |
+//! | 4 | number of the chunk in the snapshot, from 0 |
+//! | 1 | 1 if it is the last |
+//! | … | rows; each: |
+//! | 1 | table, 1 to 5 as above |
+//! | 1 | layout version of the row |
+//! | 2 + n | the row's key; all but the first row's without shard and generation |
+//! | 4 + n | the row's fields |
+//!
+//! The first row is the shard's head. Then come, entity by entity in the order of their keys, its head, its snapshot if it has
+//! one, and all its events; then the outcomes, by lane and row. Who reads and who receives both check that no row is missing,
+//! so that a damaged copy does not spread. Everything is read in one transaction. Changes are in the file together with the
+//! head that counts them (3) and with the deletion of what expired by them, so the head says exactly what the snapshot holds,
+//! and what is still to expire in a layer above is still in the window of that head.
+//!
+//! An installed snapshot is ahead of this node's journal, which learns of it only afterwards. The commit that makes it the
+//! shard's content still waits for the journal (2): the vote for the sender, and the removal of entries that contradict the
+//! snapshot, are queued there before, so they are on disk by then. A crash before the journal has purged what the snapshot
+//! covers leaves one of two things: a journal that ends before the applied entry, with the head saying that it came by a
+//! snapshot ([`ShardHead::is_as_installed`]), which a start completes by purging up to it; or one that contains the applied
+//! entry. Everything that is applied later follows the purge in the journal, so any other store that is ahead of its journal
+//! means that the journal was lost.
 //!
 //! # Damage
 //!
@@ -72,22 +106,28 @@
 //! What it cannot tell is one bit of the header that names the older of the two last checkpoints: whole, only older. Who
 //! replays the journal notices that by its last purged entry, which must not be newer than the store's applied one.
 
+mod chunk;
+mod config;
+mod error;
 mod file;
 mod flush;
 mod gate;
+mod generation;
+mod generations;
 mod layer;
 mod layout;
 mod model;
 mod queue;
 mod read;
+mod snapshot;
+mod staging;
 
 use std::fmt;
-use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadTransaction, ReadableDatabase};
 use tokio::sync::{Notify, watch};
@@ -98,66 +138,20 @@ use berth_shared::seam::Seams;
 use crate::disk::{Backend, Disk, FileSize};
 use file::Written;
 use gate::{Gate, GateSwitch};
+use generations::Generations;
 use queue::Queue;
 
+pub use chunk::SnapshotError;
+pub use config::{Config, FatalHandler, JournalFlushed};
+pub use error::Error;
 pub use layer::SequenceError;
 pub use layout::RowError;
 pub use model::{
     Changes, Checkpointed, EntityChange, EventsPage, HashMark, HashMarks, Lane, Membership, OutcomeIndexRow,
     OutcomeRow, RowBounds, ShardHead, Snapshot, StoredEntity, StoredEvent,
 };
-
-/// Resolves when the journal has flushed everything it had been given when this was called. An error means that it never
-/// will.
-pub type JournalFlushed = Arc<dyn Fn() -> BoxFuture<'static, io::Result<()>> + Send + Sync>;
-
-pub type FatalHandler = Arc<dyn Fn(&str) + Send + Sync>;
-
-#[derive(Clone)]
-pub struct Config {
-    /// Name of the file on its disk.
-    pub file_name: String,
-    /// Memory for pages of the file.
-    pub cache_bytes: usize,
-    /// Memory for changes that are not in the file yet; beyond it writers wait. One [`Changes`] may exceed it.
-    pub queue_bytes_max: usize,
-    /// Changes are written to the file when they have waited this long,
-    pub flush_interval: Duration,
-    /// or when this many have gathered.
-    pub flush_bytes: usize,
-    /// Changes are made durable after this long,
-    pub checkpoint_interval: Duration,
-    /// or when about this many bytes have been written since the last time.
-    pub checkpoint_bytes: usize,
-    /// Verifies every page in use when the file is opened, which reads them all. See the room's section on damage.
-    pub check_integrity_on_open: bool,
-    /// Called once with one clear line when the store can no longer be written. The default ends the process.
-    pub fatal: FatalHandler,
-}
-
-/// Why the store cannot do what it is asked. Cheap to clone.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
-    #[error("the store's file: {0}")]
-    File(Arc<redb::Error>),
-    #[error("the store's file: {0}")]
-    Disk(Arc<io::Error>),
-    #[error("the store's file is damaged: table {table}, row {key}: {error}")]
-    Damaged {
-        table: &'static str,
-        /// Hexadecimal.
-        key: String,
-        error: RowError,
-    },
-    /// These changes do not follow what the store holds. They were not taken.
-    #[error("the store refuses changes: {0}")]
-    Sequence(#[from] SequenceError),
-    /// Without the journal there is no checkpoint; the store stops, as it was after the last one.
-    #[error("the journal cannot confirm its entries: {0}")]
-    Journal(Arc<io::Error>),
-    #[error("the store is stopped: {0}")]
-    Stopped(Arc<str>),
-}
+pub use snapshot::SnapshotReader;
+pub use staging::{Installed, Staging};
 
 /// What the store has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,8 +185,9 @@ struct Shared {
     file_size: FileSize,
     /// Calls the flusher.
     work: Notify,
-    /// Calls writers that wait for room, when there may be some, and when there will be none any more.
-    room: Notify,
+    /// Calls those who wait for room, for a layer in the file, or for rows to be cleared, when there may be some, and when
+    /// there will be none any more.
+    progress: Notify,
     counters: Counters,
     journal_flushed: JournalFlushed,
     config: Config,
@@ -254,8 +249,8 @@ impl Store {
     /// its bound by no more than one change per caller.
     pub async fn room(&self) -> Result<(), Error> {
         loop {
-            // Made before looking, so that room made in between is noticed.
-            let room = self.shared.room.notified();
+            // Made before looking, so that progress made in between is noticed.
+            let progress = self.shared.progress.notified();
             {
                 let queue = self.shared.queue.lock();
                 queue.check_open()?;
@@ -263,7 +258,7 @@ impl Store {
                     return Ok(());
                 }
             }
-            room.await;
+            progress.await;
         }
     }
 
@@ -320,14 +315,15 @@ impl Shared {
         let database = file::open(Gate::new(backend, gate.clone()), &config)?;
         let transaction = database.begin_read().map_err(redb::Error::from)?;
         let heads = file::shard_heads(&transaction)?;
+        let orphans = generation::orphans(&transaction, &heads)?;
         drop(transaction);
         Ok(Self {
-            queue: Mutex::new(Queue::new(heads)),
+            queue: Mutex::new(Queue::new(heads, Generations::new(orphans))),
             database: RwLock::new(Some(database)),
             gate,
             file_size,
             work: Notify::new(),
-            room: Notify::new(),
+            progress: Notify::new(),
             counters: Counters::default(),
             journal_flushed,
             config,
@@ -344,6 +340,16 @@ impl Shared {
             Some(database) => work(database),
             None => Err(self.stopped()),
         }
+    }
+
+    /// Writes to the file beside the flusher. An error stops the store, and so does a panic.
+    fn write_beside<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
+        let panicked = |_| Err(Error::Stopped("a task that writes it panicked".into()));
+        let written = catch_unwind(AssertUnwindSafe(|| self.with_database(work))).unwrap_or_else(panicked);
+        if let Err(error) = &written {
+            self.fail(error.clone());
+        }
+        written
     }
 
     fn close_database(&self) -> Result<(), Error> {
@@ -364,7 +370,7 @@ impl Shared {
     fn stop(&self, reason: &str) -> bool {
         let (is_news, waiters) = self.queue.lock().stop(reason);
         drop(waiters);
-        self.room.notify_waiters();
+        self.progress.notify_waiters();
         is_news
     }
 
@@ -392,63 +398,6 @@ impl Drop for Abandon {
         self.shared.stop("it was dropped");
         self.shared.gate.shut();
         self.flusher.abort();
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            file_name: "store.redb".to_owned(),
-            cache_bytes: 32 << 20,
-            queue_bytes_max: 32 << 20,
-            flush_interval: Duration::from_millis(50),
-            flush_bytes: 4 << 20,
-            checkpoint_interval: Duration::from_secs(5),
-            checkpoint_bytes: 64 << 20,
-            check_integrity_on_open: true,
-            fatal: Arc::new(crate::fatal::abort),
-        }
-    }
-}
-
-impl Error {
-    fn damaged(table: &'static str, key: &[u8], error: RowError) -> Self {
-        use fmt::Write;
-        let mut hex = String::with_capacity(key.len() * 2);
-        for byte in key {
-            // Writing to a string cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        Self::Damaged { table, key: hex, error }
-    }
-}
-
-impl From<redb::Error> for Error {
-    fn from(error: redb::Error) -> Self {
-        Self::File(Arc::new(error))
-    }
-}
-
-impl From<redb::StorageError> for Error {
-    fn from(error: redb::StorageError) -> Self {
-        redb::Error::from(error).into()
-    }
-}
-
-impl From<Error> for io::Error {
-    fn from(error: Error) -> Self {
-        Self::other(error)
-    }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
-            .field("cache_bytes", &self.cache_bytes)
-            .field("queue_bytes_max", &self.queue_bytes_max)
-            .field("flush_interval", &self.flush_interval)
-            .field("checkpoint_interval", &self.checkpoint_interval)
-            .finish_non_exhaustive()
     }
 }
 

@@ -36,8 +36,10 @@ pub struct ShardHead {
     pub hash_marks: HashMarks,
     /// How often an operator has recovered this shard from a lost quorum.
     pub incarnation: u32,
-    /// Which generation of rows is this shard's content. A snapshot is installed as the next generation.
+    /// Which generation of rows is this shard's content. A snapshot is installed as a generation of its own.
     pub generation: u32,
+    /// The applied entry of the snapshot that this generation began with; `None` where everything was applied here.
+    pub installed: Option<LogId>,
 }
 
 /// The voters and learners of a shard's group, opaque here.
@@ -155,6 +157,14 @@ pub struct RowBounds {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpointed {
     pub applied: Arc<BTreeMap<ShardId, LogId>>,
+}
+
+impl ShardHead {
+    /// Whether nothing was applied here after a snapshot was installed. Only then may the journal end before `applied`: see
+    /// the room's section on snapshots. Any other store that is ahead of its journal shows that the journal was lost.
+    pub fn is_as_installed(&self) -> bool {
+        self.applied.is_some() && self.applied == self.installed
+    }
 }
 
 impl HashMarks {

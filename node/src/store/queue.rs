@@ -1,5 +1,6 @@
 //! What is in memory of the store: the layers that are not in the file yet, the heads of all shards, who waits for a
 //! checkpoint, and when the next step is due. Pure: the flusher passes time in, and handles lock it for a moment only.
+//! What it knows of generations that are not, or no more, a shard's content is in [`super::generations`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use berth_shared::key::EntityKey;
 use berth_shared::seam::BootInstant;
 use tokio::sync::oneshot;
 
+use super::chunk::SnapshotError;
+use super::generations::{Generations, InstallRequest};
 use super::layer::{self, Layer, SequenceError};
 use super::model::{Changes, Checkpointed, ShardHead};
 use super::{Config, Error};
@@ -21,6 +24,10 @@ pub(super) struct Queue {
     filling: Layer,
     /// Invariant: dropped only after the transaction that wrote it has committed.
     writing: Option<Arc<Layer>>,
+    /// Layers are counted; this is the number of `filling`, and `writing` is the one before.
+    filling_number: u64,
+    /// Layers up to this number are wanted in the file at once.
+    wanted_number: u64,
     /// When the oldest change in `filling` came.
     filling_since: Option<BootInstant>,
     /// When the oldest change came that the last checkpoint does not cover.
@@ -30,6 +37,9 @@ pub(super) struct Queue {
     /// At most one for each task that waits; they share the next checkpoint.
     waiters: Vec<Waiter>,
     checkpointed: Checkpointed,
+    generations: Generations,
+    /// Rows were cleared since a layer was last written.
+    has_cleared: bool,
     state: State,
 }
 
@@ -50,22 +60,28 @@ pub(super) enum Step {
     Wait(Option<Duration>),
     Flush,
     Checkpoint,
+    /// Delete some rows of this generation.
+    Clear(ShardId, u32),
     Close,
     Stop,
 }
 
 impl Queue {
-    pub(super) fn new(heads: BTreeMap<ShardId, ShardHead>) -> Self {
+    pub(super) fn new(heads: BTreeMap<ShardId, ShardHead>, generations: Generations) -> Self {
         let checkpointed = Checkpointed { applied: Arc::new(applied_of(&heads)) };
         Self {
             heads,
             filling: Layer::default(),
             writing: None,
+            filling_number: 1,
+            wanted_number: 0,
             filling_since: None,
             dirty_since: None,
             dirty_bytes: 0,
             waiters: Vec::new(),
             checkpointed,
+            generations,
+            has_cleared: false,
             state: State::Open,
         }
     }
@@ -113,6 +129,9 @@ impl Queue {
     }
 
     fn check_follows(&self, changes: &Changes) -> Result<(), SequenceError> {
+        if self.generations.is_installing(changes.shard) {
+            return Err(SequenceError::Installing(changes.shard));
+        }
         if let Some(before) = self.heads.get(&changes.shard) {
             let after = &changes.head;
             if before.generation != after.generation {
@@ -133,15 +152,28 @@ impl Queue {
             State::Closing => return Step::Close,
             State::Open => {}
         }
+        let step = self.next_write(now, config);
+        // Clearing is never urgent, but somebody may wait for it, so it has its turn between any two writes too.
+        match self.generations.to_clear() {
+            Some((shard, generation)) if matches!(step, Step::Wait(_)) || !self.has_cleared => {
+                Step::Clear(shard, generation)
+            }
+            _ => step,
+        }
+    }
+
+    fn next_write(&self, now: BootInstant, config: &Config) -> Step {
         let flush_in = self.filling_since.map(|since| (since + config.flush_interval).since(now));
         let checkpoint_in = self.dirty_since.map(|since| (since + config.checkpoint_interval).since(now));
         if !self.waiters.is_empty()
+            || self.generations.has_requests()
             || checkpoint_in == Some(Duration::ZERO)
             || self.dirty_bytes + self.filling.bytes as u64 >= config.checkpoint_bytes as u64
         {
             return Step::Checkpoint;
         }
-        if flush_in == Some(Duration::ZERO) || self.filling.bytes >= enough(config) {
+        let is_wanted = self.wanted_number >= self.filling_number;
+        if is_wanted || flush_in == Some(Duration::ZERO) || self.filling.bytes >= enough(config) {
             return Step::Flush;
         }
         Step::Wait([flush_in, checkpoint_in].into_iter().flatten().min())
@@ -150,11 +182,13 @@ impl Queue {
     /// Moves what has gathered to where it is written from. `None` when there is nothing.
     pub(super) fn take_to_write(&mut self) -> Option<Arc<Layer>> {
         debug_assert!(self.writing.is_none(), "one layer is written at a time");
+        self.has_cleared = false;
         if self.filling.is_empty() {
             return None;
         }
         let layer = Arc::new(std::mem::take(&mut self.filling));
         self.filling_since = None;
+        self.filling_number += 1;
         self.writing = Some(layer.clone());
         Some(layer)
     }
@@ -168,17 +202,88 @@ impl Queue {
 
     /// Begins a checkpoint, of everything that came until now: what to write, and who waits for it.
     pub(super) fn begin_checkpoint(&mut self) -> CheckpointTask {
-        let dirty = self.dirty_since.take().is_some();
+        let requests = self.generations.take_requests();
+        let dirty = self.dirty_since.take().is_some() || !requests.is_empty();
         let layer = self.take_to_write();
         let waiters = std::mem::take(&mut self.waiters);
-        let checkpointed =
-            if dirty { Checkpointed { applied: Arc::new(applied_of(&self.heads)) } } else { self.checkpointed.clone() };
-        CheckpointTask { dirty, layer, waiters, checkpointed }
+        let checkpointed = if dirty {
+            let mut applied = applied_of(&self.heads);
+            applied.extend(applied_of(self.generations.installing()));
+            Checkpointed { applied: Arc::new(applied) }
+        } else {
+            self.checkpointed.clone()
+        };
+        CheckpointTask { dirty, layer, requests, waiters, checkpointed }
     }
 
     pub(super) fn finish_checkpoint(&mut self, checkpointed: Checkpointed) {
         self.checkpointed = checkpointed;
         self.dirty_bytes = 0;
+    }
+
+    /// The number of the last layer that has changes of `shard`, if it is not in the file yet. It is written at once.
+    pub(super) fn want_in_file(&mut self, shard: ShardId) -> Option<u64> {
+        if self.filling.shard(shard).is_some() {
+            self.wanted_number = self.filling_number;
+            return Some(self.filling_number);
+        }
+        let writing = self.writing.as_ref().and_then(|layer| layer.shard(shard));
+        writing.map(|_| self.filling_number - 1)
+    }
+
+    pub(super) fn is_in_file(&self, number: u64) -> bool {
+        let not_yet = if self.writing.is_some() { self.filling_number - 1 } else { self.filling_number };
+        number < not_yet
+    }
+
+    /// `None` while rows of the shard are to be cleared.
+    pub(super) fn begin_generation(&mut self, shard: ShardId) -> Option<u32> {
+        let current = self.heads.get(&shard).map(|head| head.generation);
+        self.generations.begin(shard, current)
+    }
+
+    pub(super) fn end_generation(&mut self, shard: ShardId, generation: u32) {
+        let current = self.heads.get(&shard).map(|head| head.generation);
+        self.generations.end(shard, generation, current);
+    }
+
+    /// Rows of no shard's content were written or cleared, which the next checkpoint makes durable with all else.
+    pub(super) fn wrote(&mut self, bytes: u64, now: BootInstant) {
+        self.dirty_bytes += bytes;
+        self.dirty_since.get_or_insert(now);
+    }
+
+    pub(super) fn cleared(&mut self, shard: ShardId, generation: u32, bytes: u64, is_all: bool, now: BootInstant) {
+        self.has_cleared = true;
+        self.wrote(bytes, now);
+        if is_all {
+            self.generations.cleared(shard, generation);
+        }
+    }
+
+    /// Asks for a staged generation to be made the content of its shard, with the next checkpoint, which is due at once. From
+    /// here until [`Self::publish`] the shard takes no changes.
+    pub(super) fn install(
+        &mut self,
+        shard: ShardId,
+        head: ShardHead,
+    ) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+        self.check_open()?;
+        let before = self.heads.get(&shard).and_then(|head| head.applied);
+        if before >= head.applied {
+            return Err(SnapshotError::NotNewer { snapshot: head.applied, shard: before }.into());
+        }
+        Ok(self.generations.request(shard, head)?)
+    }
+
+    /// From here on reads and changes are of the generation that was installed. Its rows and its head are in the file.
+    pub(super) fn publish(&mut self, shard: ShardId) -> Option<ShardHead> {
+        let head = self.generations.installed(shard)?;
+        debug_assert!(self.filling.shard(shard).is_none(), "a shard takes no changes while it is installed");
+        if let Some(before) = self.heads.insert(shard, head.clone()) {
+            self.generations.is_garbage(shard, before.generation);
+        }
+        Some(head)
     }
 
     pub(super) fn wait_for_checkpoint(&mut self) -> Result<oneshot::Receiver<Result<Checkpointed, Error>>, Error> {
@@ -197,6 +302,8 @@ impl Queue {
     /// Takes nothing from now on. Returns whether this is news, and who must be told.
     pub(super) fn stop(&mut self, reason: &str) -> (bool, Vec<Waiter>) {
         let is_news = !matches!(self.state, State::Stopped(_));
+        // Who asked for one of these learns that there will be no answer.
+        self.generations.take_requests();
         if is_news {
             self.state = State::Stopped(reason.into());
         }
@@ -218,6 +325,8 @@ pub(super) struct CheckpointTask {
     /// Whether there is anything that the last checkpoint does not cover.
     pub(super) dirty: bool,
     pub(super) layer: Option<Arc<Layer>>,
+    /// Generations that become their shards' content with it.
+    pub(super) requests: Vec<InstallRequest>,
     pub(super) waiters: Vec<Waiter>,
     /// What will be durable once it is through.
     pub(super) checkpointed: Checkpointed,

@@ -2,9 +2,13 @@
 //!
 //! A reader first takes what it needs of the layers, the one being written before the one that fills, and only then begins
 //! its transaction. So what has left the layers is in the transaction. What is in both is taken once: versions only grow.
+//! A shard whose content was replaced by a snapshot in between is looked at again, because the rows of its former content may
+//! be gone from the transaction.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+
+use redb::{ReadOnlyTable, ReadTransaction};
 
 use berth_shared::ids::{ShardId, Version};
 use berth_shared::key::EntityKey;
@@ -13,9 +17,10 @@ use super::file::{self, EntityTables};
 use super::layer::{Layer, PendingEntity, newer};
 use super::layout::{self, EntityHead, RowError};
 use super::model::{EventsPage, Lane, OutcomeIndexRow, OutcomeRow, RowBounds, StoredEntity, StoredEvent};
+use super::queue::Queue;
 use super::{Error, Store};
 
-type Tables = EntityTables<redb::ReadOnlyTable<file::Bytes, file::Bytes>>;
+type Tables = EntityTables<ReadOnlyTable<file::Bytes, file::Bytes>>;
 
 impl Store {
     /// One entity; `None` when it never had an event. Blocks.
@@ -26,14 +31,14 @@ impl Store {
 
     /// Many entities of one shard, at one moment. Blocks.
     pub fn entities(&self, shard: ShardId, keys: &[EntityKey]) -> Result<Vec<Option<StoredEntity>>, Error> {
-        let (generation, pending) = {
-            let queue = self.shared.queue.lock();
-            let Some(head) = queue.head(shard) else { return Ok(vec![None; keys.len()]) };
+        let look = |queue: &Queue| {
             let layers = [queue.writing().map(Arc::as_ref), Some(queue.filling())];
-            let pending: Vec<_> = keys.iter().map(|key| pending_of(&layers, shard, key, |_| true)).collect();
-            (head.generation, pending)
+            keys.iter().map(|key| pending_of(&layers, shard, key, |_| true)).collect::<Vec<_>>()
         };
-        let tables = EntityTables::open(&self.shared.begin_read()?)?;
+        let Some(View { generation, pending, transaction }) = self.view(shard, look)? else {
+            return Ok(vec![None; keys.len()]);
+        };
+        let tables = EntityTables::open(&transaction)?;
         let with_pending = keys.iter().zip(pending);
         with_pending
             .map(|(key, pending)| read_entity(&tables, &layout::entity_key(shard, generation, key), pending))
@@ -52,14 +57,12 @@ impl Store {
     ) -> Result<Option<EventsPage>, Error> {
         let limit = limit.max(1);
         let last = after.saturating_add(limit as Version);
-        let (generation, pending) = {
-            let queue = self.shared.queue.lock();
-            let Some(head) = queue.head(shard) else { return Ok(None) };
+        let look = |queue: &Queue| {
             let layers = [queue.writing().map(Arc::as_ref), Some(queue.filling())];
-            let wanted = |event: &StoredEvent| event.version > after && event.version <= last;
-            (head.generation, pending_of(&layers, shard, key, wanted))
+            pending_of(&layers, shard, key, |event| event.version > after && event.version <= last)
         };
-        let tables = EntityTables::open(&self.shared.begin_read()?)?;
+        let Some(View { generation, pending, transaction }) = self.view(shard, look)? else { return Ok(None) };
+        let tables = EntityTables::open(&transaction)?;
         let entity_key = layout::entity_key(shard, generation, key);
         let head = tables.head(&entity_key)?;
         let newest = pending.iter().map(|pending| pending.version).chain(head.map(|head| head.version)).max();
@@ -84,40 +87,44 @@ impl Store {
 
     /// One outcome; `None` when it was never stored or has expired. Blocks.
     pub fn outcome(&self, shard: ShardId, lane: Lane, row: u64) -> Result<Option<OutcomeRow>, Error> {
-        let generation = {
-            let queue = self.shared.queue.lock();
-            let Some(head) = queue.head(shard) else { return Ok(None) };
+        let look = |queue: &Queue| {
             for layer in [Some(queue.filling()), queue.writing().map(Arc::as_ref)].into_iter().flatten() {
                 let Some(pending) = layer.shard(shard) else { continue };
                 if row < pending.expired.of(lane) {
-                    return Ok(None);
+                    return Pending::Expired;
                 }
                 if let Some(outcome) = pending.outcomes.get(&(lane, row)) {
-                    return Ok(Some(outcome.clone()));
+                    return Pending::Stored(outcome.clone());
                 }
             }
-            head.generation
+            Pending::Unknown
         };
-        let transaction = self.shared.begin_read()?;
+        let Some(View { generation, pending, transaction }) = self.view(shard, look)? else { return Ok(None) };
+        match pending {
+            Pending::Expired => return Ok(None),
+            Pending::Stored(outcome) => return Ok(Some(outcome)),
+            Pending::Unknown => {}
+        }
         file::outcome(&transaction, &layout::outcome_key(shard, generation, lane, row))
     }
 
     /// Visits every outcome of a shard's window, each lane by ascending row: for rebuilding an index at start. Blocks.
     pub fn outcomes(&self, shard: ShardId, visit: &mut dyn FnMut(OutcomeIndexRow)) -> Result<(), Error> {
-        let (generation, expired, pending) = {
-            let queue = self.shared.queue.lock();
-            let Some(head) = queue.head(shard) else { return Ok(()) };
+        let look = |queue: &Queue| {
             let layers = [queue.writing().map(Arc::as_ref), Some(queue.filling())];
             let layers = || layers.iter().flatten().filter_map(|layer| layer.shard(shard));
             let expired = layers().fold(RowBounds::default(), |expired, layer| expired.max(layer.expired));
             let pending: Vec<_> =
                 layers().flat_map(|layer| layer.outcomes.values().map(OutcomeRow::index_row)).collect();
-            (head.generation, expired, pending)
+            (expired, pending)
+        };
+        let Some(View { generation, pending: (expired, pending), transaction }) = self.view(shard, look)? else {
+            return Ok(());
         };
         // Rows increase within a lane, so what is pending comes after what the file holds.
         let first_pending = |lane: Lane| pending.iter().filter(|row| row.lane == lane).map(|row| row.row).min();
         let ends = Lane::ALL.map(|lane| first_pending(lane).unwrap_or(u64::MAX));
-        file::visit_outcomes(&self.shared.begin_read()?, shard, generation, &mut |outcome| {
+        file::visit_outcomes(&transaction, shard, generation, &mut |outcome| {
             if (expired.of(outcome.lane)..ends[outcome.lane as usize]).contains(&outcome.row) {
                 visit(outcome.index_row());
             }
@@ -125,6 +132,37 @@ impl Store {
         pending.into_iter().filter(|row| row.row >= expired.of(row.lane)).for_each(visit);
         Ok(())
     }
+
+    /// What `look` takes from the layers, and a transaction on top of which it belongs. `None` when nothing of the shard was
+    /// ever written.
+    fn view<T>(&self, shard: ShardId, look: impl Fn(&Queue) -> T) -> Result<Option<View<T>>, Error> {
+        let generation_now = |queue: &Queue| queue.head(shard).map(|head| head.generation);
+        loop {
+            let (generation, pending) = {
+                let queue = self.shared.queue.lock();
+                let Some(generation) = generation_now(&queue) else { return Ok(None) };
+                (generation, look(&queue))
+            };
+            let transaction = self.shared.begin_read()?;
+            // Rows of a generation are cleared only after the head has left it.
+            if generation_now(&self.shared.queue.lock()) == Some(generation) {
+                return Ok(Some(View { generation, pending, transaction }));
+            }
+        }
+    }
+}
+
+struct View<T> {
+    generation: u32,
+    pending: T,
+    transaction: ReadTransaction,
+}
+
+/// What the layers know of an outcome.
+enum Pending {
+    Stored(OutcomeRow),
+    Expired,
+    Unknown,
 }
 
 /// What the layers, older first, hold of an entity: with those of its events that are wanted.

@@ -1,6 +1,8 @@
-//! Where requests from gateways arrive at a node and find their shard.
+//! Where requests from gateways and other nodes arrive and find their shard, and the way to other nodes.
 
 pub mod backlog;
+pub mod hosting;
 pub mod owners;
+pub mod peers;
 pub mod service;
 pub mod wire;

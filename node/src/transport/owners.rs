@@ -1,5 +1,7 @@
-//! Tells gateways which shards this node owns: all of them when a gateway connects, and each change as it happens.
+//! Tells gateways who owns which shard: what this node owns, unasked, when a gateway connects and whenever it changes; who
+//! leads the other shards it has replicas of, when it is asked; and which nodes there are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use berth_shared::ids::{NodeId, ShardId, Term};
 use berth_shared::message::Push;
 use berth_shared::peer::{self, PushSender};
+use berth_shared::report::Member;
 use berth_shared::seam::Seams;
 use berth_shared::shard_map::ShardOwner;
 
@@ -32,18 +35,24 @@ pub struct Owners {
 struct State {
     /// The shards this node owns, each with its term.
     owned: Vec<ShardOwner>,
+    /// The groups this node has a replica of.
+    groups: BTreeMap<ShardId, Arc<dyn Group>>,
+    /// Where each node of the cluster is reached.
+    addresses: BTreeMap<NodeId, String>,
     /// Bounded by the connections that the server takes.
     listeners: Vec<PushSender>,
 }
 
 impl Owners {
     pub fn new(node: NodeId, address: String, shards: u16) -> Arc<Self> {
-        Arc::new(Self { node, address, shards, state: Mutex::default() })
+        let addresses = BTreeMap::from([(node, address.clone())]);
+        Arc::new(Self { node, address, shards, state: Mutex::new(State { addresses, ..State::default() }) })
     }
 
     /// Follows the leadership of one shard from now on.
     pub fn follow(self: &Arc<Self>, shard: Arc<Shard>, group: &Arc<dyn Group>, seams: &Seams) {
         let (owners, mut leading) = (self.clone(), group.leading());
+        self.state.lock().groups.insert(shard.id(), group.clone());
         seams.spawner.spawn(async move {
             loop {
                 let term = *leading.borrow_and_update();
@@ -55,11 +64,38 @@ impl Owners {
         });
     }
 
-    /// Sends all owned shards to a gateway that has just connected, and changes from then on.
+    /// Takes in where a node of the cluster is reached, so that it can be named as an owner, and tells gateways of it.
+    pub fn learn_member(&self, node: NodeId, address: String) {
+        let mut state = self.state.lock();
+        if state.addresses.get(&node) != Some(&address) {
+            state.addresses.insert(node, address);
+            let push = encode_members(&state);
+            state.tell(push);
+        }
+    }
+
+    /// Replaces the nodes of the cluster by `members` and this node, and tells gateways if that is news.
+    pub fn set_members(&self, members: &[Member]) {
+        let mut addresses: BTreeMap<NodeId, String> = members.iter().map(|m| (m.node, m.address.clone())).collect();
+        addresses.insert(self.node, self.address.clone());
+        let mut state = self.state.lock();
+        if state.addresses != addresses {
+            state.addresses = addresses;
+            let push = encode_members(&state);
+            state.tell(push);
+        }
+    }
+
+    /// The nodes of the cluster, as far as this one knows, ascending by id.
+    pub fn members(&self) -> Vec<Member> {
+        self.state.lock().members()
+    }
+
+    /// Tells a gateway that has just connected of all members and owned shards, and of changes from then on.
     pub fn listen(&self, pushes: PushSender) {
         let mut state = self.state.lock();
         state.listeners.retain(|listener| !listener.is_closed());
-        if let Some(push) = self.encode(state.owned.clone()) {
+        for push in [encode_members(&state), self.encode_owned(state.owned.clone())].into_iter().flatten() {
             pushes.send(push);
         }
         state.listeners.push(pushes);
@@ -74,17 +110,49 @@ impl Owners {
                 () = seams.spawner.sleep(REPEAT_INTERVAL) => {}
             }
             let mut state = self.state.lock();
-            state.listeners.retain(|listener| !listener.is_closed());
-            let Some(push) = self.encode(state.owned.clone()) else { continue };
-            for listener in &state.listeners {
-                listener.send(push.clone());
-            }
+            let (members, owned) = (encode_members(&state), self.encode_owned(state.owned.clone()));
+            state.tell(members);
+            state.tell(owned);
         }
     }
 
     /// The shards this node owns now.
     pub fn owned(&self) -> Vec<ShardId> {
         self.state.lock().owned.iter().map(|owner| owner.shard).collect()
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// Who owns `shard`, as far as its replica here knows: this node, or the leader of the shard's group. This node is not
+    /// named while it leads and may not decide yet (rule W3), and neither is a node whose address is not known.
+    pub fn owner(&self, shard: ShardId) -> Option<ShardOwner> {
+        let state = self.state.lock();
+        let group = state.groups.get(&shard)?;
+        self.named_by(&state, shard, &**group)
+    }
+
+    /// The same of every shard that this node has a replica of.
+    pub fn known(&self) -> Vec<ShardOwner> {
+        let state = self.state.lock();
+        state.groups.iter().filter_map(|(shard, group)| self.named_by(&state, *shard, &**group)).collect()
+    }
+
+    fn named_by(&self, state: &State, shard: ShardId, group: &dyn Group) -> Option<ShardOwner> {
+        if let Some(owned) = state.owned.iter().find(|owner| owner.shard == shard) {
+            return Some(owned.clone());
+        }
+        let status = group.status();
+        let node = status.leader.filter(|leader| *leader != self.node)?;
+        let address = state.addresses.get(&node)?.clone();
+        // Whatever the owner itself says of this term is newer.
+        Some(ShardOwner { shard, node, address, term: status.term, index: 0 })
     }
 
     fn set(&self, shard: &Shard, term: Option<Term>) {
@@ -94,16 +162,32 @@ impl Owners {
         let index = shard.seen().index;
         let owner = ShardOwner { shard: shard.id(), node: self.node, address: self.address.clone(), term, index };
         state.owned.push(owner.clone());
-        state.listeners.retain(|listener| !listener.is_closed());
-        if let Some(push) = self.encode(vec![owner]) {
-            for listener in &state.listeners {
-                listener.send(push.clone());
-            }
-        }
+        state.tell(self.encode_owned(vec![owner]));
     }
 
-    fn encode(&self, owners: Vec<ShardOwner>) -> Option<Bytes> {
-        let encoded = peer::encode(&Push::Owners { shards: self.shards, owners });
-        encoded.inspect_err(|error| tracing::error!(%error, "the owned shards cannot be encoded")).ok()
+    fn encode_owned(&self, owners: Vec<ShardOwner>) -> Option<Bytes> {
+        encode(&Push::Owners { shards: self.shards, owners })
     }
+}
+
+impl State {
+    fn members(&self) -> Vec<Member> {
+        self.addresses.iter().map(|(node, address)| Member { node: *node, address: address.clone() }).collect()
+    }
+
+    fn tell(&mut self, push: Option<Bytes>) {
+        self.listeners.retain(|listener| !listener.is_closed());
+        let Some(push) = push else { return };
+        for listener in &self.listeners {
+            listener.send(push.clone());
+        }
+    }
+}
+
+fn encode_members(state: &State) -> Option<Bytes> {
+    encode(&Push::Members { members: state.members() })
+}
+
+fn encode(push: &Push) -> Option<Bytes> {
+    peer::encode(push).inspect_err(|error| tracing::error!(%error, "a push cannot be encoded")).ok()
 }

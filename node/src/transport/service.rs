@@ -3,68 +3,78 @@
 
 use std::sync::Arc;
 
-use berth_shared::ids::ShardId;
+use berth_shared::ids::{ShardId, Version};
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Event, Execute, Precondition, Refusal, Request, Response};
+use berth_shared::message::{Consistency, Event, Execute, Precondition, Refusal, Request, Response};
 use berth_shared::peer::{self, Class, Handler, Identity, Incoming, PushSender, Reply, Role};
 use berth_shared::problem::Code;
 use berth_shared::seam::{BootInstant, Seams};
+use berth_shared::shard_map::ShardOwner;
 use berth_shared::telemetry::{self, Traceparent, Tracing};
 use bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{Instrument, Span};
 
+use crate::cluster::bootstrap::Answerer;
 use crate::entity::Registry;
 use crate::entity::erased::CommandError;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
+use crate::raft::Groups;
 use crate::record::{Fingerprint, RequestKey, Scope};
+use crate::report::Reporter;
 use crate::shard::command::{Answer, Command};
-use crate::shard::executor::Mailbox;
-use crate::shard::reader::{self, Current, Reader};
+use crate::shard::reader::{self, Current};
 use crate::transport::backlog::{Backlog, Room};
+use crate::transport::hosting::{Hosted, Hosting};
 use crate::transport::owners::Owners;
+use crate::transport::wire::NodeRequest;
 
 /// Events per page, whatever is asked for.
 const EVENTS_MAX: u32 = 1000;
-
-/// One shard that this node hosts.
-#[derive(Debug)]
-pub struct Hosted {
-    pub reader: Reader,
-    pub mailbox: Mailbox,
-}
 
 #[derive(Debug)]
 pub struct Service {
     pub seams: Seams,
     pub tracing: Tracing,
     pub registry: Arc<Registry>,
-    /// By shard number; `None` where another node hosts it.
-    pub hosted: Vec<Option<Hosted>>,
+    pub hosting: Arc<Hosting>,
     pub owners: Arc<Owners>,
     pub metrics: Metrics,
     /// Refuses writes when it is at its size limit.
     pub journal: Journal,
     /// Bounds the memory of commands that are not answered yet.
     pub backlog: Backlog,
+    pub reporter: Arc<Reporter>,
+    /// The groups that other nodes have messages for.
+    pub groups: Groups,
+    /// Answers nodes that have not found the cluster yet.
+    pub answerer: Answerer,
 }
 
 impl Handler for Service {
     fn handle(&self, incoming: Incoming) {
+        if incoming.peer.role == Role::Node {
+            return self.handle_node(incoming);
+        }
         let Incoming { payload, deadline, reply, .. } = incoming;
         match peer::decode::<Request<'_>>(&payload) {
             Ok(Request::Execute(execute)) => self.execute(&execute, deadline, reply),
-            Ok(Request::Read { shard, kind, id, consistency: _, traceparent }) => {
+            Ok(Request::Read { shard, kind, id, consistency, traceparent }) => {
                 let span = self.span("read", traceparent);
-                span.in_scope(|| self.read(shard, kind, id, reply));
+                span.in_scope(|| self.read(shard, kind, id, consistency, reply));
             }
-            Ok(Request::Events { shard, kind, id, after, limit, traceparent }) => {
+            Ok(Request::Events { shard, kind, id, after, limit, consistency, traceparent }) => {
                 let span = self.span("events", traceparent);
-                span.in_scope(|| self.events(shard, kind, id, after, limit, reply));
+                let page = Page { after, limit: limit.clamp(1, EVENTS_MAX) as usize, consistency };
+                span.in_scope(|| self.events(shard, kind, id, page, reply));
             }
             Ok(Request::Kinds) => send(reply, &Response::Kinds { json: &self.registry.descriptions() }),
-            Ok(Request::Report) => refuse(reply, Code::Unavailable, "no report yet"),
+            Ok(Request::Report) => send(reply, &Response::Report(Box::new(self.reporter.report()))),
+            Ok(Request::Owners) => {
+                let (shards, owners) = (self.owners.shards(), self.owners.known());
+                send(reply, &Response::Owners { shards, owners });
+            }
             Err(error) => {
                 tracing::warn!(%error, "a gateway sent a request that does not decode");
                 refuse(reply, Code::InvalidRequest, "the request does not decode");
@@ -80,6 +90,23 @@ impl Handler for Service {
 }
 
 impl Service {
+    /// What other nodes ask.
+    fn handle_node(&self, incoming: Incoming) {
+        let Incoming { payload, peer, reply, .. } = incoming;
+        match peer::decode::<NodeRequest<'_>>(&payload) {
+            Ok(NodeRequest::Raft { to, shard, message }) => {
+                self.groups.handle(to, shard, payload.slice_ref(message), reply);
+            }
+            Ok(NodeRequest::Bootstrap(ask)) => self.answerer.answer(ask, peer.node, reply),
+            Ok(NodeRequest::Report) => match peer::encode(&self.reporter.report()) {
+                Ok(payload) => reply.send(payload),
+                Err(error) => tracing::error!(%error, "this node's report cannot be encoded"),
+            },
+            // Unanswered: there is no answer that every request has.
+            Err(error) => tracing::warn!(node = ?peer.node, %error, "a node sent a request that does not decode"),
+        }
+    }
+
     fn execute(&self, execute: &Execute<'_>, deadline: BootInstant, reply: Reply) {
         let Some((key, hosted)) = self.locate(execute.shard, execute.kind, execute.id) else {
             return self.refuse_unlocated(execute.shard, execute.kind, execute.id, reply);
@@ -118,7 +145,7 @@ impl Service {
             attempt: execute.attempt,
             wants_state: execute.wants_state,
             deadline,
-            answer: self.answer(execute.traceparent, room, reply),
+            answer: self.answer(execute.shard, execute.traceparent, room, reply),
         };
         match hosted.mailbox.try_send(command) {
             Ok(()) => self.metrics.commands.increment(),
@@ -130,10 +157,16 @@ impl Service {
     }
 
     /// Sends the answer back, inside a span of its own when traces are exported.
-    fn answer(&self, traceparent: &str, room: Room, reply: Reply) -> Answer {
-        let span = self.span("execute", traceparent);
+    fn answer(&self, shard: ShardId, traceparent: &str, room: Room, reply: Reply) -> Answer {
+        let (span, owners) = (self.span("execute", traceparent), self.owners.clone());
         Answer::new(move |response| {
-            span.in_scope(|| send(reply, &response));
+            span.in_scope(|| match response {
+                // The executor knows only that it is not this node.
+                Response::WrongOwner { owner: None } => {
+                    send(reply, &Response::WrongOwner { owner: elsewhere(&owners, shard) });
+                }
+                response => send(reply, &response),
+            });
             drop(room);
         })
     }
@@ -147,7 +180,7 @@ impl Service {
         self.tracing.request(name, telemetry::Role::Server, received, &*self.seams.random).span
     }
 
-    fn read(&self, shard: ShardId, kind: &str, id: &str, reply: Reply) {
+    fn read(&self, shard: ShardId, kind: &str, id: &str, consistency: Consistency, reply: Reply) {
         let Some((key, hosted)) = self.locate(shard, kind, id) else {
             return self.refuse_unlocated(shard, kind, id, reply);
         };
@@ -155,15 +188,23 @@ impl Service {
             return refuse(reply, Code::UnknownKind, "no node knows this kind");
         }
         self.metrics.reads.increment();
-        if let Some(answer) = hosted.reader.try_read(&key) {
-            return send_current(reply, answer);
+        if consistency == Consistency::Linearizable
+            && let Some(answer) = hosted.reader.try_read(&key)
+        {
+            return send_current(&self.owners, reply, shard, answer);
         }
-        let reader = hosted.reader.clone();
-        let read = async move { send_current(reply, reader.read(&key).await) };
+        let (reader, owners) = (hosted.reader.clone(), self.owners.clone());
+        let read = async move {
+            let answer = match consistency {
+                Consistency::Linearizable => reader.read(&key).await,
+                Consistency::Strict => reader.read_strict(&key).await,
+            };
+            send_current(&owners, reply, shard, answer);
+        };
         self.seams.spawner.spawn(read.in_current_span());
     }
 
-    fn events(&self, shard: ShardId, kind: &str, id: &str, after: u64, limit: u32, reply: Reply) {
+    fn events(&self, shard: ShardId, kind: &str, id: &str, page: Page, reply: Reply) {
         let Some((key, hosted)) = self.locate(shard, kind, id) else {
             return self.refuse_unlocated(shard, kind, id, reply);
         };
@@ -171,11 +212,10 @@ impl Service {
             return refuse(reply, Code::UnknownKind, "no node knows this kind");
         }
         self.metrics.reads.increment();
-        let reader = hosted.reader.clone();
-        let limit = limit.clamp(1, EVENTS_MAX) as usize;
+        let (reader, owners) = (hosted.reader.clone(), self.owners.clone());
         let read = async move {
-            match reader.events(&key, after, limit).await {
-                Err(error) => refuse_read(reply, &error),
+            match reader.events(&key, page.after, page.limit, page.consistency).await {
+                Err(error) => refuse_read(&owners, reply, shard, &error),
                 Ok((page, seen)) => {
                     let events = page.events.iter().map(|event| Event {
                         version: event.version,
@@ -191,23 +231,31 @@ impl Service {
     }
 
     /// The entity's key and its shard, if the request is sound and this node hosts the shard.
-    fn locate(&self, shard: ShardId, kind: &str, id: &str) -> Option<(EntityKey, &Hosted)> {
+    fn locate(&self, shard: ShardId, kind: &str, id: &str) -> Option<(EntityKey, Arc<Hosted>)> {
         let key = EntityKey::new(kind, id).ok()?;
-        if key.shard(self.hosted.len() as u16) != shard {
+        if key.shard(self.hosting.shards()) != shard {
             return None;
         }
-        self.hosted.get(usize::from(shard.0))?.as_ref().map(|hosted| (key, hosted))
+        self.hosting.get(shard).map(|hosted| (key, hosted))
     }
 
     fn refuse_unlocated(&self, shard: ShardId, kind: &str, id: &str, reply: Reply) {
         match EntityKey::new(kind, id) {
             Err(error) => refuse(reply, Code::InvalidRequest, &error.to_string()),
-            Ok(key) if key.shard(self.hosted.len() as u16) != shard => {
+            Ok(key) if key.shard(self.hosting.shards()) != shard => {
                 refuse(reply, Code::InvalidRequest, "the gateway counts other shards than this cluster has");
             }
-            Ok(_) => send(reply, &Response::WrongOwner { owner: None }),
+            Ok(_) => send(reply, &Response::WrongOwner { owner: self.owners.owner(shard) }),
         }
     }
+}
+
+/// Which part of an entity's history is wanted, and how surely it must be the newest.
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    after: Version,
+    limit: usize,
+    consistency: Consistency,
 }
 
 fn encode_precondition(precondition: &Precondition) -> Bytes {
@@ -215,19 +263,20 @@ fn encode_precondition(precondition: &Precondition) -> Bytes {
     peer::encode(precondition).unwrap_or_default()
 }
 
-fn send_current(reply: Reply, answer: Result<Current, reader::Error>) {
+fn send_current(owners: &Owners, reply: Reply, shard: ShardId, answer: Result<Current, reader::Error>) {
     match answer {
         Ok(current) => {
             let Current { version, state, seen } = current;
             send(reply, &Response::State { version, state: &state, seen });
         }
-        Err(error) => refuse_read(reply, &error),
+        Err(error) => refuse_read(owners, reply, shard, &error),
     }
 }
 
-fn refuse_read(reply: Reply, error: &reader::Error) {
+fn refuse_read(owners: &Owners, reply: Reply, shard: ShardId, error: &reader::Error) {
     let code = match error {
-        reader::Error::NotOwner => return send(reply, &Response::WrongOwner { owner: None }),
+        reader::Error::NotOwner => return send(reply, &Response::WrongOwner { owner: elsewhere(owners, shard) }),
+        reader::Error::Unconfirmed => Code::Unavailable,
         reader::Error::NotFound => Code::NotFound,
         reader::Error::Deleted => Code::Deleted,
         reader::Error::Unreadable => Code::Internal,
@@ -237,6 +286,12 @@ fn refuse_read(reply: Reply, error: &reader::Error) {
         }
     };
     refuse(reply, code, &error.to_string());
+}
+
+/// The owner to send a request on to that this node has refused. Never this node itself, which may own the shard without a
+/// valid lease just now.
+fn elsewhere(owners: &Owners, shard: ShardId) -> Option<ShardOwner> {
+    owners.owner(shard).filter(|owner| owner.node != owners.node())
 }
 
 fn refuse(reply: Reply, code: Code, detail: &str) {

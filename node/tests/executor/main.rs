@@ -7,6 +7,7 @@ mod asking;
 mod scripted;
 
 mod limits;
+mod owners;
 mod pipelining;
 mod reads;
 mod refusals;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use berth_node::shard::reader;
 use berth_shared::key::EntityKey;
+use berth_shared::message::Consistency;
 
 use crate::scripted::{Answered, Ask, Options, Stage, TERM};
 
@@ -25,7 +26,7 @@ async fn a_read_without_a_lease_is_refused() {
     stage.run(Ask::increment("a")).await;
     let key = EntityKey::new("counter", "a").unwrap();
     let is_refused = async || {
-        let events = stage.reader.events(&key, 0, 10).await;
+        let events = stage.reader.events(&key, 0, 10, Consistency::Linearizable).await;
         let refused = [stage.read("counter", "a").await.err(), stage.read("counter", "none").await.err(), events.err()];
         refused.iter().all(|error| matches!(error, Some(reader::Error::NotOwner)))
     };
@@ -36,6 +37,30 @@ async fn a_read_without_a_lease_is_refused() {
     assert_eq!(stage.read("counter", "a").await.unwrap().0, 1);
     stage.step_down().await;
     assert!(is_refused().await);
+}
+
+/// Rule R4: a strict read asks a quorum, and neither needs a lease nor believes in one.
+#[tokio::test(start_paused = true)]
+async fn a_strict_read_rests_on_a_quorum_and_not_on_the_lease() {
+    let stage = Stage::leading_with(Options { resident_bytes_max: 1, ..Options::default() }).await;
+    stage.run(Ask::increment("a")).await;
+    let key = EntityKey::new("counter", "a").unwrap();
+    let none = EntityKey::new("counter", "none").unwrap();
+    let events =
+        async || stage.reader.events(&key, 0, 10, Consistency::Strict).await.map(|(page, _)| page.events.len());
+    stage.group.lose_lease();
+    assert_eq!(stage.reader.read_strict(&key).await.unwrap().version, 1);
+    assert!(matches!(stage.reader.read_strict(&none).await, Err(reader::Error::NotFound)));
+    assert_eq!(events().await.unwrap(), 1);
+    stage.group.regain_lease();
+    stage.group.lose_quorum();
+    assert!(matches!(stage.reader.read_strict(&key).await, Err(reader::Error::Unconfirmed)));
+    assert!(matches!(stage.reader.read_strict(&none).await, Err(reader::Error::Unconfirmed)));
+    assert!(matches!(events().await, Err(reader::Error::Unconfirmed)));
+    assert!(stage.read("counter", "a").await.is_ok(), "the lease still stands");
+    stage.step_down().await;
+    assert!(matches!(stage.reader.read_strict(&key).await, Err(reader::Error::NotOwner)));
+    assert!(matches!(events().await, Err(reader::Error::NotOwner)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,7 +74,7 @@ async fn a_lease_that_ends_during_a_read_spoils_it() {
     assert!(not_owner(stage.read("counter", "a").await.err()));
     stage.group.say_leading(Some(TERM));
     stage.group.pass_lease_after(1, None);
-    assert!(not_owner(stage.reader.events(&key, 0, 10).await.err()));
+    assert!(not_owner(stage.reader.events(&key, 0, 10, Consistency::Linearizable).await.err()));
     // Of one that must be loaded, and of one that does not exist.
     stage.group.say_leading(Some(TERM));
     stage.group.pass_lease_after(2, None);

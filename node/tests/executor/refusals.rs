@@ -1,5 +1,7 @@
 //! Rule W4: outcomes without events, which rest on what is in flight.
 
+use std::time::Duration;
+
 use berth_node::shard::machine::Verdict;
 use berth_shared::problem::Code;
 
@@ -140,4 +142,25 @@ async fn a_waiting_outcome_is_not_answered_when_leadership_is_lost() {
     assert_eq!(stage.run(Ask::no_op("a")).await, Answered::counted(1, 1));
     assert_eq!(stage.run(Ask::increment("a").if_version(9)).await, Answered::mismatch(1));
     assert_ne!(stage.run(Ask::increment("a").if_version(1)).await, Answered::refused(Code::VersionMismatch));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_without_a_lease_refuses_what_it_has_not_decided_instead_of_leaving_it_in_doubt() {
+    let stage = Stage::leading().await;
+    // As many batches as may be in flight, and a command that waits for room.
+    let mut proposed = Vec::new();
+    for _ in 0..4 {
+        proposed.push(stage.send(Ask::increment("a")).await);
+    }
+    let mut waiting = stage.send(Ask::increment("a")).await;
+    stage.group.lose_lease();
+    assert!(waiting.answered().is_none());
+    stage.seams.spawner.sleep(Duration::from_millis(150)).await;
+    assert_eq!(waiting.answered(), Some(Answered::WrongOwner));
+    assert!(proposed.iter_mut().all(|command| command.answered().is_none()), "these may yet be applied");
+    stage.apply_all().await;
+    assert_eq!(stage.send(Ask::increment("a")).await.unwrap(), Answered::WrongOwner);
+    assert_eq!(stage.group.held(), 0, "nothing is proposed without a lease");
+    stage.group.regain_lease();
+    assert_eq!(stage.run(Ask::increment("a")).await, Answered::counted(5, 5));
 }

@@ -115,7 +115,8 @@ impl Caller {
 
     pub async fn events(&self, kind: &str, id: &str, after: u64) -> Result<Bytes, CallError> {
         let shard = EntityKey::new(kind, id).unwrap().shard(self.shards);
-        self.request(&Request::Events { shard, kind, id, after, limit: 1000, traceparent: "" }).await
+        let consistency = Consistency::Linearizable;
+        self.request(&Request::Events { shard, kind, id, after, limit: 1000, consistency, traceparent: "" }).await
     }
 
     pub async fn request(&self, request: &Request<'_>) -> Result<Bytes, CallError> {

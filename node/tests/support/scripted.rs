@@ -42,6 +42,9 @@ pub(crate) struct ScriptedGroup {
 struct GroupState {
     /// The term that a quorum confirms.
     lease: Option<Term>,
+    /// The term that a quorum confirms when it is asked (ReadIndex), whatever becomes of the lease.
+    confirmed: Option<Term>,
+    status: Status,
     /// How many more times the lease is confirmed before it passes to another term, or to nobody.
     passes: Option<(usize, Option<Term>)>,
     held: VecDeque<Held>,
@@ -63,6 +66,7 @@ impl ScriptedGroup {
     pub(crate) fn say_leading(&self, term: Option<Term>) {
         let mut state = self.state.lock();
         state.lease = term;
+        state.confirmed = term;
         state.passes = None;
         self.leading.send_replace(term);
     }
@@ -74,6 +78,16 @@ impl ScriptedGroup {
 
     pub(crate) fn regain_lease(&self) {
         self.state.lock().lease = *self.leading.borrow();
+    }
+
+    /// Nobody confirms the leadership when asked.
+    pub(crate) fn lose_quorum(&self) {
+        self.state.lock().confirmed = None;
+    }
+
+    /// What the group knows of itself.
+    pub(crate) fn say_status(&self, status: Status) {
+        self.state.lock().status = status;
     }
 
     /// The lease is confirmed so many times more and then is that of `term`, or nobody's.
@@ -112,7 +126,7 @@ impl Group for ScriptedGroup {
     }
 
     fn confirm(&self, term: Term) -> BoxFuture<'_, bool> {
-        Box::pin(std::future::ready(self.holds_lease(term)))
+        Box::pin(std::future::ready(self.state.lock().confirmed == Some(term)))
     }
 
     fn transfer(&self, _to: NodeId) -> BoxFuture<'_, bool> {
@@ -120,7 +134,7 @@ impl Group for ScriptedGroup {
     }
 
     fn status(&self) -> Status {
-        Status::default()
+        self.state.lock().status.clone()
     }
 
     fn compact(&self) -> BoxFuture<'_, ()> {
@@ -263,6 +277,10 @@ impl Stage {
                 Err(Pending(answer))
             }
         }
+    }
+
+    pub(crate) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
     }
 
     /// Puts a command into the mailbox and lets the executor see it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::calls::Calls;
@@ -81,6 +81,9 @@ pub enum CallError {
     /// The peer gave up without an answer: the outcome is unknown.
     #[error("the peer gave up without an answer")]
     Abandoned,
+    /// The caller gave up. `sent`: the request was on its way, so the outcome is unknown.
+    #[error("given up{}", if *sent { " before the answer came" } else { " before the request was sent" })]
+    GivenUp { sent: bool },
 }
 
 /// Why a request did not reach the peer, or was declined by it before it began.
@@ -106,7 +109,7 @@ impl CallError {
         match self {
             Self::NotSent(_) | Self::Overloaded => false,
             Self::Lost | Self::Abandoned => true,
-            Self::DeadlinePassed { sent } => *sent,
+            Self::DeadlinePassed { sent } | Self::GivenUp { sent } => *sent,
         }
     }
 }
@@ -146,6 +149,8 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// Told of every change of `State::link`.
     pub(super) changed: Notify,
+    /// Whether `State::link` is `Connected`, for those who wait for that to change.
+    pub(super) connected: watch::Sender<bool>,
     pub(super) pushes_dropped: AtomicU64,
 }
 
@@ -193,6 +198,7 @@ impl Client {
             address,
             state: Mutex::new(state),
             changed: Notify::new(),
+            connected: watch::Sender::new(false),
             pushes_dropped: AtomicU64::new(0),
         });
         let closing = CancellationToken::new();
@@ -204,12 +210,29 @@ impl Client {
     /// Sends a request and waits for its answer, until `deadline` at most (enforced up to 10 ms late). The answer shares
     /// the memory it was read into. A call that is dropped frees its place; its request may be executed all the same.
     pub async fn call(&self, payload: Bytes, deadline: BootInstant) -> Result<Bytes, CallError> {
+        self.call_unless(payload, deadline, std::future::pending()).await
+    }
+
+    /// [`Client::call`] for a caller that gives up when `given_up` completes, and wants to know whether the request was
+    /// sent by then. An answer that is there already is returned all the same.
+    pub async fn call_unless(
+        &self,
+        payload: Bytes,
+        deadline: BootInstant,
+        given_up: impl Future<Output = ()>,
+    ) -> Result<Bytes, CallError> {
         let shared = &*self.handle.shared;
+        let mut given_up = std::pin::pin!(given_up);
         let mut call = Call { shared, deadline, state: CallState::Begin(payload) };
-        let mut answer = (&mut call).await;
+        let mut answer = call.unless(given_up.as_mut()).await;
         if answer == Err(CallError::NotSent(NotSent::Connecting)) {
-            answer = match shared.wait_for_connection(deadline).await {
-                Ok(()) => call.await,
+            let waited = tokio::select! {
+                biased;
+                waited = shared.wait_for_connection(deadline) => waited,
+                () = given_up.as_mut() => Err(CallError::GivenUp { sent: false }),
+            };
+            answer = match waited {
+                Ok(()) => call.unless(given_up).await,
                 Err(error) => Err(error),
             };
         }
@@ -230,6 +253,11 @@ impl Client {
             Link::Connected { peer, .. } => Some(peer.clone()),
             Link::Connecting | Link::Down(_) => None,
         }
+    }
+
+    /// Whether there is a connection, as it changes. It ends, as `false`, with the client.
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.handle.shared.connected.subscribe()
     }
 
     pub fn in_flight(&self) -> usize {
@@ -298,9 +326,13 @@ impl Shared {
         Ok(id)
     }
 
-    pub(super) fn set_link(&self, link: Link) {
-        self.state.lock().link = link;
+    /// Returns what the link was before.
+    pub(super) fn set_link(&self, link: Link) -> Link {
+        let connected = matches!(link, Link::Connected { .. });
+        let before = std::mem::replace(&mut self.state.lock().link, link);
+        self.connected.send_if_modified(|current| std::mem::replace(current, connected) != connected);
         self.changed.notify_waiters();
+        before
     }
 }
 
@@ -336,6 +368,17 @@ enum CallState {
     Begin(Bytes),
     Sent(CorrelationId),
     Ended,
+}
+
+impl Call<'_> {
+    async fn unless(&mut self, given_up: Pin<&mut impl Future<Output = ()>>) -> Result<Bytes, CallError> {
+        tokio::select! {
+            biased;
+            answer = &mut *self => return answer,
+            () = given_up => {}
+        }
+        Err(CallError::GivenUp { sent: !matches!(self.state, CallState::Begin(_)) })
+    }
 }
 
 impl Future for Call<'_> {

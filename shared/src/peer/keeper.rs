@@ -45,8 +45,7 @@ impl Keeper {
                     }
                 }
                 Err(reason) => {
-                    let link = std::mem::replace(&mut self.shared.state.lock().link, Link::Down(reason.clone()));
-                    self.shared.changed.notify_waiters();
+                    let link = self.shared.set_link(Link::Down(reason.clone()));
                     // A peer that stays away is worth one line, not one for every attempt.
                     if matches!(link, Link::Down(before) if before == reason) {
                         tracing::debug!(address = %self.shared.address, "still not connected: {reason}");
@@ -100,6 +99,7 @@ impl Keeper {
             let _ = state.outbox.close();
             state.calls.lose(written, &NotSent::Disconnected, &mut woken);
         }
+        self.shared.connected.send_replace(false);
         woken.into_iter().for_each(Waker::wake);
         ended
     }
@@ -123,6 +123,7 @@ impl Drop for Keeper {
             state.calls.lose(u64::MAX, &reason, &mut woken);
             state.link = Link::Down(reason);
         }
+        self.shared.connected.send_replace(false);
         self.shared.changed.notify_waiters();
         woken.into_iter().for_each(Waker::wake);
     }

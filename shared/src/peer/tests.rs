@@ -287,6 +287,40 @@ async fn a_dropped_call_frees_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_that_gives_up_learns_whether_its_request_was_sent() {
+    let seams = Seams::simulated(1);
+    let nobody_accepts = seams.network.listen(ADDRESS).await.unwrap();
+    let unheard = connect_plain(&seams);
+    let soon = || seams.spawner.sleep(Duration::from_millis(1));
+    let unsent = unheard.call_unless("a".into(), in_seconds(&seams, 5), soon()).await;
+    assert_eq!(unsent, Err(CallError::GivenUp { sent: false }));
+    assert!(!unsent.unwrap_err().may_have_been_executed());
+    assert_eq!(unheard.in_flight(), 0);
+    drop((unheard, nobody_accepts));
+
+    let (desk, mut desks) = desk();
+    let _server = start_plain(&seams, desk).await;
+    let client = connect_plain(&seams);
+    let sent = client.call_unless("b".into(), in_seconds(&seams, 5), soon()).await;
+    assert_eq!(sent, Err(CallError::GivenUp { sent: true }));
+    assert!(sent.unwrap_err().may_have_been_executed());
+    assert_eq!(client.in_flight(), 0);
+    desks.next().await.reply.send("late".into());
+
+    // An answer that is there already counts, although the caller would give up now.
+    let answered = Arc::new(tokio::sync::Notify::new());
+    let told = answered.clone();
+    let asking = client.call_unless("c".into(), in_seconds(&seams, 5), async move { told.notified().await });
+    let answering = async {
+        desks.next().await.reply.send("in time".into());
+        seams.spawner.sleep(Duration::from_millis(1)).await;
+        answered.notify_one();
+    };
+    let (answer, ()) = tokio::join!(asking, answering);
+    assert_eq!(answer, Ok("in time".into()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn callers_that_wait_for_a_connection_are_bounded_too() {
     let seams = Seams::simulated(10);
     let _nobody_accepts = seams.network.listen(ADDRESS).await.unwrap();

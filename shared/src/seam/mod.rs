@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod network;
 pub mod random;
+pub mod simulation;
 pub mod spawn;
 
 use std::sync::Arc;

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::simulation;
+
 /// Where tasks and blocking work run.
 #[derive(Clone, Copy, Debug)]
 pub enum Spawner {
     /// Tasks on the tokio runtime, blocking work on its thread pool.
     Threads,
-    /// Tasks on the tokio runtime, blocking work at once in the calling task: what a deterministic simulation needs.
+    /// Tasks on the tokio runtime, blocking work in the calling task: what a deterministic simulation needs, which may also
+    /// say how long the work takes.
     Inline,
 }
 
@@ -32,7 +35,13 @@ impl Spawner {
         F: FnOnce() -> T + Send + 'static,
     {
         match self {
-            Self::Inline => work(),
+            Self::Inline => {
+                let pauses = simulation::current().map(|world| world.blocking_pauses()).unwrap_or_default();
+                self.pause(pauses.before).await;
+                let value = work();
+                self.pause(pauses.after).await;
+                value
+            }
             Self::Threads => {
                 #[expect(clippy::disallowed_methods, reason = "this is the seam")]
                 let task = tokio::task::spawn_blocking(work);
@@ -43,6 +52,12 @@ impl Spawner {
                     Err(_) => std::future::pending().await,
                 }
             }
+        }
+    }
+
+    async fn pause(self, duration: Duration) {
+        if !duration.is_zero() {
+            self.sleep(duration).await;
         }
     }
 

@@ -1,0 +1,1 @@
+"""Real processes, real failures, checked histories. README.md says how to run it."""

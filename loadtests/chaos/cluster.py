@@ -1,0 +1,290 @@
+"""A cluster of real processes: nodes and gateways, each with an address, a log and, for nodes, a data directory of its own.
+Starts, kills, pauses, wipes, cuts and asks them; knows nothing of load or histories. Ends only what it started."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+from chaos import wire
+from chaos.network import ADMIN_PORT, PEER_PORT, PUBLIC_PORT, die_with_parent
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+START_SECONDS_MAX = 60
+
+
+class Stuck(Exception):
+    """The cluster did not come to where a scenario needs it: the scenario cannot go on."""
+
+
+@dataclass
+class Shape:
+    """What a cluster consists of and how it is configured."""
+
+    programs: str
+    nodes: int = 3
+    gateways: int = 2
+    shards: int = 64
+    replicas: int = 3  # the factor; a smaller cluster has as many copies as it has nodes
+    node_settings: dict = field(default_factory=dict)
+    gateway_settings: dict = field(default_factory=dict)
+
+    @property
+    def copies(self):
+        return min(self.replicas, self.nodes)
+
+
+def cluster_settings(shape, peers):
+    """What tells a node of the cluster; `peers` are the addresses of all nodes that it begins with."""
+    return {
+        "BERTH_CLUSTER__SEEDS": ",".join(peers),
+        "BERTH_CLUSTER__EXPECT": str(len(peers)),
+        "BERTH_CLUSTER__REPLICAS": str(shape.replicas),
+        "BERTH_CLUSTER__SHARDS": str(shape.shards),
+    }
+
+
+class Process:
+    """One program of the cluster."""
+
+    def __init__(self, name, words, settings, log_path):
+        self.name, self.words, self.settings, self.log_path = name, words, settings, log_path
+        self.child = None
+
+    def start(self):
+        assert not self.is_running(), f"{self.name} runs already"
+        # Nothing of the harness's own surroundings may configure what is tested.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
+        with open(self.log_path, "ab") as log:
+            log.write(f"---- {self.name} is started at {time.time():.3f}\n".encode())
+            log.flush()
+            self.child = subprocess.Popen(  # pylint: disable=consider-using-with
+                self.words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**clean, **self.settings},
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+
+    def is_running(self):
+        return self.child is not None and self.child.poll() is None
+
+    def signal(self, number):
+        """To this very child, which has not been waited for, so that its number is nobody else's."""
+        if self.is_running():
+            self.child.send_signal(number)
+
+    def kill(self):
+        """kill -9, and waits until the process is gone."""
+        self.signal(signal.SIGKILL)
+        if self.child is not None:
+            self.child.wait()
+            self.child = None
+
+    def pause(self):
+        self.signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.signal(signal.SIGCONT)
+
+    def ended_by_itself(self):
+        """The exit status of a process that was not killed from here, else None."""
+        return None if self.child is None else self.child.poll()
+
+    def log_tail(self, lines=5):
+        with open(self.log_path, "r", encoding="utf-8", errors="replace") as log:
+            return "".join(log.readlines()[-lines:]).strip()
+
+
+class Node(Process):
+    def __init__(self, number, host, data, *arguments):
+        super().__init__(f"node-{number}", *arguments)
+        self.number, self.host, self.data = number, host, data
+        self.peer, self.admin = f"{host}:{PEER_PORT}", (host, ADMIN_PORT)
+
+    def wipe(self):
+        """Removes the data directory of a dead node: its next start is that of a new node."""
+        assert not self.is_running(), f"{self.name} runs"
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def identity(self):
+        """What the data directory says of itself; None before it is written."""
+        try:
+            with open(os.path.join(self.data, "identity.json"), encoding="utf-8") as file:
+                return json.load(file)
+        except (OSError, ValueError):
+            return None
+
+
+class Gateway(Process):
+    def __init__(self, number, host, *arguments):
+        super().__init__(f"gateway-{number}", *arguments)
+        self.number, self.host = number, host
+        self.public, self.admin = (host, PUBLIC_PORT), (host, ADMIN_PORT)
+
+
+class Cluster:
+    def __init__(self, shape, network, place):
+        """`place` is a directory of its own for data and logs."""
+        self.shape, self.network, self.place = shape, network, place
+        os.makedirs(place, exist_ok=True)
+        hosts = [network.node_host(number) for number in range(1, shape.nodes + 1)]
+        self.peers = [f"{host}:{PEER_PORT}" for host in hosts]
+        self.nodes = [self.node(number, host) for number, host in enumerate(hosts, 1)]
+        self.gateways = [self.gateway(number) for number in range(1, shape.gateways + 1)]
+
+    def node(self, number, host):
+        data = os.path.join(self.place, f"node-{number}")
+        settings = {
+            "BERTH_DATA_DIR": data,
+            "BERTH_LISTEN": f"{host}:{PEER_PORT}",
+            "BERTH_ADMIN_LISTEN": f"{host}:{ADMIN_PORT}",
+            **cluster_settings(self.shape, self.peers),
+            **self.shape.node_settings,
+        }
+        words = [*self.network.inside(host), os.path.join(self.shape.programs, "berth-node")]
+        return Node(number, host, data, words, settings, f"{data}.log")
+
+    def gateway(self, number):
+        host = self.network.gateway_host(number)
+        settings = {
+            "BERTH_LISTEN": f"{host}:{PUBLIC_PORT}",
+            "BERTH_ADMIN_LISTEN": f"{host}:{ADMIN_PORT}",
+            "BERTH_NODES": ",".join(self.peers),
+            **self.shape.gateway_settings,
+        }
+        words = [*self.network.inside(host), os.path.join(self.shape.programs, "berth-gateway")]
+        return Gateway(number, host, words, settings, os.path.join(self.place, f"gateway-{number}.log"))
+
+    @property
+    def processes(self):
+        return [*self.nodes, *self.gateways]
+
+    # ---- Acts
+
+    def start_all(self):
+        for process in self.processes:
+            if not process.is_running():
+                process.start()
+
+    def kill_all(self):
+        """kill -9 of everything, the later ones without waiting for the earlier ones."""
+        for process in self.processes:
+            process.signal(signal.SIGKILL)
+        for process in self.processes:
+            process.kill()
+
+    def cut(self, node, *others):
+        for other in others:
+            self.network.cut(node.host, other.host)
+
+    def heal(self, node, *others):
+        for other in others:
+            self.network.heal(node.host, other.host)
+
+    def check_alive(self):
+        """Stuck when a process ended that nobody killed."""
+        for process in self.processes:
+            status = process.ended_by_itself()
+            if status is not None:
+                raise Stuck(f"{process.name} ended by itself with {status}; its last lines: {process.log_tail()}")
+
+    # ---- Questions
+
+    async def until(self, what, ask, seconds=START_SECONDS_MAX, pause=0.02):
+        """Waits until `ask` gives something true and gives it; `ask` may raise Stuck itself to say what is missing."""
+        deadline, why = time.monotonic() + seconds, ""
+        while True:
+            self.check_alive()
+            try:
+                if answer := await ask():
+                    return answer
+                why = "no"
+            except Stuck as stuck:
+                why = str(stuck)
+            if time.monotonic() > deadline:
+                raise Stuck(f"{what}: not after {seconds} s; last seen: {why}; logs are in {self.place}")
+            await asyncio.sleep(pause)
+
+    async def answers(self, seconds=START_SECONDS_MAX):
+        """Waits until entities of (in all likelihood) every shard can be read through every gateway; 404 is the owner's
+        answer too."""
+        names = [f"probe-{number}" for number in range(6 * self.shape.shards)]
+        for gateway in self.gateways:
+            pool, waiting = wire.Pool(*gateway.public), list(names)
+
+            async def probe(pool=pool, waiting=waiting):
+                while waiting:
+                    path = wire.entity_path(("counter", waiting[-1]))
+                    try:
+                        answer = await pool.request("GET", path, headers=[("Prefer", "wait=1")], timeout=3)
+                    except OSError as error:
+                        raise Stuck(repr(error)) from error
+                    if answer.status not in (200, 404):
+                        raise Stuck(f"GET {path}: {answer.status} {answer.raw[:200]}")
+                    waiting.pop()
+                return True
+
+            try:
+                await self.until(f"{gateway.name} answers for every shard", probe, seconds)
+            finally:
+                pool.close()
+
+    async def ask(self, path, of=None):
+        """The parsed 200 answer of the first admin port that gives one, unless told whom to ask of gateways and nodes."""
+        for process in of or [*self.gateways, *self.nodes]:
+            if process.is_running():
+                answer = await wire.get(process.admin, path)
+                if answer and answer[0] == 200:
+                    return answer[1]
+        raise Stuck(f"no admin port answers GET {path}")
+
+    async def is_ready(self, process):
+        answer = await wire.get(process.admin, "/readyz")
+        return answer is not None and answer[0] == 200
+
+    def by_id(self):
+        """Node ids as they are shown → nodes, from what lies in the data directories."""
+        found = {}
+        for node in self.nodes:
+            identity = node.identity()
+            if identity is not None:
+                found[shown_id(identity["node"])] = node
+        return found
+
+    def node_of(self, name):
+        """The node that an answer names, by id or by address; None for one that no longer is."""
+        if isinstance(name, dict):
+            name = name.get("node", name.get("address"))
+        if name is None:
+            return None
+        for node in self.nodes:
+            if name == node.peer:
+                return node
+        return self.by_id().get(shown_id(name))
+
+    async def owners(self, of=None):
+        """Shard → owning node (None where there is none), as the cluster says."""
+        shards = (await self.ask("/v1/cluster/shards", of))["shards"]
+        return {shard["shard"]: self.node_of(shard.get("owner")) for shard in shards}
+
+    async def every_shard_owned(self, of=None, seconds=START_SECONDS_MAX):
+        async def ask():
+            owners = await self.owners(of)
+            missing = [shard for shard in range(self.shape.shards) if owners.get(shard) is None]
+            if missing:
+                raise Stuck(f"no owner of {len(missing)} shards, such as {missing[:5]}")
+            return owners
+
+        return await self.until("every shard has an owner", ask, seconds)
+
+
+def shown_id(value):
+    """Node ids are numbers in files and 16 hexadecimal digits where they are shown."""
+    return f"{value:016x}" if isinstance(value, int) else str(value).lower()

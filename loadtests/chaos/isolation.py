@@ -1,0 +1,135 @@
+"""Scenarios in which an owner is not dead but cannot be heard: stopped for a while (`pause`) or cut off (`partition`). What it
+believes when it is back is out of date, and nothing of that may reach a client."""
+
+import asyncio
+import time
+
+from chaos.cluster import Stuck
+from chaos.failover import failover_cells
+from chaos.trial import COUNTS, Report, Trial, counts, finish
+
+COLUMNS = [("try", 3), ("cut from", 18), ("shards", 6), ("p50 s", 5), ("max s", 5), ("slowest s", 9), ("not ok", 6), ("late", 5)]
+# Before the paused ones go on, requests are laid before the paused gateway.
+BURST_SECONDS = 0.7
+BURST = 150
+
+
+async def pause(options, network):
+    """SIGSTOP of an owner and of one gateway that believes in it; others take over; SIGCONT. The gateway then finds requests
+    in its sockets that began long after the take-over, and sends them to the former owner at once."""
+    report = Report(options, [*COLUMNS, *COUNTS, ("violations", 10)])
+    trial = Trial(options, network(), "pause", gateways=options.gateways + 1)
+    try:
+        async with trial:
+            *active, stale = trial.cluster.gateways
+            for number in range(1, options.repeat + 1):
+                load = await trial.new_load(f"round-{number}", active)
+                trial.watch_hashes()
+                load.start()
+                await asyncio.sleep(options.seconds * trial.chance.uniform(0.3, 1))
+                cells = await pause_owner(options, report, trial, load)
+                cells["cut from"] = f"time, {options.pause:g} s"
+                cells |= counts(await trial.verify(load))
+                report.row(trial, **cells)
+                if report.is_over():
+                    break
+            await trial.verify_again()
+    except Stuck as stuck:
+        trial.add("stuck", str(stuck))
+    return finish(options, report, trial)
+
+
+async def believe(load, gateway):
+    """Connections to a gateway that has just asked every owner, so that it knows them and is connected to them."""
+    pool = load.pool_of(gateway)
+    await load.in_parallel([lambda e=entity: load.run(load.read_of(e), pool) for entity in load.entities], most=BURST)
+    return pool
+
+
+async def pause_owner(options, report, trial, load):
+    cluster, stale = trial.cluster, trial.cluster.gateways[-1]
+    owners = await cluster.every_shard_owned(cluster.gateways)
+    victim = owners[load.shards[trial.chance.choice(load.hot)]]
+    owned = {shard for shard, owner in owners.items() if owner is victim}
+    believer = await believe(load, stale)
+    when = time.monotonic()
+    victim.pause()
+    stale.pause()
+    try:
+        first = await trial.until_recovered(load, owned, when)
+        await asyncio.sleep(max(0, when + options.pause - BURST_SECONDS - time.monotonic()))
+        late = await lay_before(load, believer, owned)
+        await asyncio.sleep(max(0, when + options.pause - time.monotonic()))
+    finally:
+        # Either may be the first to go on.
+        for process in trial.chance.sample((victim, stale), 2):
+            process.resume()
+            await asyncio.sleep(trial.chance.choice((0, 0, 0.05)))
+    await asyncio.gather(*late)
+    await trial.until_hashes_agree()
+    await load.stop()
+    cells = failover_cells(report, trial, load, first, when)
+    return cells | {"not ok": len(trial.failed(load, when - 1)), "late": len(late)}
+
+
+async def lay_before(load, pool, owned):
+    """Requests to the victim's entities, most of them reads of what others have written meanwhile: each begins
+    now and is answered after the pause."""
+    busy = [entity for entity in [*load.hot * 20, *load.entities] if load.shards.get(entity) in owned]
+    late = []
+    for _ in range(BURST):
+        entity = load.chance.choice(busy)
+        if load.chance.random() < 0.7:
+            operation = load.read_of(entity)
+        else:
+            operation = load.write_of(entity, {"counter": "add", "document": "put"}.get(entity[0], "withdraw"))
+            if load.chance.random() < 0.3:
+                operation.expected = max(1, load.known[entity] - 1)
+        late.append(load.launch(operation, pool))
+        await asyncio.sleep(BURST_SECONDS / BURST / 2)
+    return late
+
+
+async def partition(options, network):
+    """The owner is cut from its peers only, so that gateways still reach it, then from everyone. Links are cut silently:
+    packets vanish and connections stay."""
+    report = Report(options, [*COLUMNS, *COUNTS, ("violations", 10)])
+    trial = Trial(options, network(), "partition")
+    if not trial.network.can_cut:
+        raise SystemExit("this scenario cuts links, which takes network namespaces: leave --loopback out")
+    try:
+        async with trial:
+            for number in range(1, options.repeat + 1):
+                for everyone in (False, True):
+                    load = await trial.new_load(f"round-{number}-{'all' if everyone else 'peers'}")
+                    trial.watch_hashes()
+                    load.start()
+                    await asyncio.sleep(options.seconds * trial.chance.uniform(0.3, 1))
+                    cells = await cut_owner(options, report, trial, load, everyone)
+                    cells |= counts(await trial.verify(load))
+                    report.row(trial, **cells)
+                    if report.is_over():
+                        return finish(options, report, trial)
+            await trial.verify_again()
+    except Stuck as stuck:
+        trial.add("stuck", str(stuck))
+    return finish(options, report, trial)
+
+
+async def cut_owner(options, report, trial, load, everyone):
+    cluster = trial.cluster
+    owners = await cluster.every_shard_owned(cluster.gateways)
+    victim = owners[load.shards[trial.chance.choice(load.hot)]]
+    owned = {shard for shard, owner in owners.items() if owner is victim}
+    others = [node for node in cluster.nodes if node is not victim]
+    if everyone:
+        others += cluster.gateways
+    when = time.monotonic()
+    cluster.cut(victim, *others)
+    first = await trial.until_recovered(load, owned, when)
+    await asyncio.sleep(max(0, when + options.pause - time.monotonic()))
+    cluster.heal(victim, *others)
+    await trial.until_hashes_agree()
+    await load.stop()
+    cells = failover_cells(report, trial, load, first, when)
+    return cells | {"cut from": "everyone" if everyone else "peers", "not ok": len(trial.failed(load, when - 1))}

@@ -1,0 +1,145 @@
+"""Where processes of a cluster live: at loopback addresses, or each in a network namespace of its own, so that links
+between them can be cut. Every process has an address of its own; ports are the same everywhere."""
+
+import ctypes
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+PEER_PORT, ADMIN_PORT, PUBLIC_PORT = 7400, 7490, 8080
+IN_NAMESPACE = "BERTH_CHAOS_IN_NAMESPACE"
+# A hardware address that nobody has: what is sent there is lost without a word, as when a cable is cut.
+NOWHERE = "02:00:00:00:00:ff"
+PR_SET_PDEATHSIG = 1
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent():
+    """Run in a child before it becomes another program: it is killed when the harness ends, however that ends."""
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Loopback:
+    """127.N.1.x for nodes and 127.N.2.x for gateways, with an N that nobody uses. Works for any user; nothing can be cut."""
+
+    can_cut = False
+
+    def __init__(self):
+        for _ in range(100):
+            self.number = random.randrange(1, 255)
+            if self.claim():
+                return
+        raise SystemExit("no free loopback addresses were found in 100 tries")
+
+    def claim(self):
+        """The port stays bound, so that another harness of this machine takes other addresses."""
+        self.mark = socket.socket()
+        try:
+            self.mark.bind((self.node_host(1), PEER_PORT - 1))
+            return True
+        except OSError:
+            self.mark.close()
+            return False
+
+    def node_host(self, number):
+        return f"127.{self.number}.1.{number}"
+
+    def gateway_host(self, number):
+        return f"127.{self.number}.2.{number}"
+
+    def inside(self, host):  # pylint: disable=unused-argument
+        """Words to put before a command line so that it runs at `host`."""
+        return []
+
+    def cut(self, one, other):
+        raise SystemExit("nothing can be cut between loopback addresses: this scenario runs in network namespaces, as root")
+
+    heal = cut
+
+    def close(self):
+        self.mark.close()
+
+
+class Namespaces:
+    """A private network: one namespace per address, all on one bridge, with the harness at the bridge. The harness itself
+    must have been moved into a namespace by `enter` before."""
+
+    can_cut = True
+
+    def __init__(self):
+        self.holders = {}
+        run("ip", "link", "set", "lo", "up")
+        run("ip", "link", "add", "hub", "type", "bridge")
+        run("ip", "address", "add", "10.77.0.1/16", "dev", "hub")
+        run("ip", "link", "set", "hub", "up")
+
+    def node_host(self, number):
+        return f"10.77.1.{number}"
+
+    def gateway_host(self, number):
+        return f"10.77.2.{number}"
+
+    def inside(self, host):
+        if host not in self.holders:
+            self.add(host)
+        return ["nsenter", f"--net=/proc/{self.holders[host].pid}/ns/net", "--"]
+
+    def add(self, host):
+        """A namespace lives as long as a process in it, so one is there that only waits, also while the node is dead."""
+        holder = subprocess.Popen(  # pylint: disable=consider-using-with
+            ["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+        )
+        self.holders[host] = holder
+        deadline = time.monotonic() + 5
+        while os.readlink(f"/proc/{holder.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            if time.monotonic() > deadline:
+                raise SystemExit("no network namespace could be made")
+            time.sleep(0.005)
+        link = f"to{len(self.holders)}"
+        run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
+        run("ip", "link", "set", link, "master", "hub", "up")
+        within = ["nsenter", f"--net=/proc/{holder.pid}/ns/net", "ip"]
+        run(*within, "address", "add", f"{host}/16", "dev", "eth0")
+        run(*within, "link", "set", "eth0", "up")
+        run(*within, "link", "set", "lo", "up")
+
+    def cut(self, one, other):
+        """From now on nothing arrives from either at the other. Connections stay open and hear nothing."""
+        for at, to in ((one, other), (other, one)):
+            run(*self.inside(at), "ip", "neigh", "replace", to, "lladdr", NOWHERE, "dev", "eth0", "nud", "permanent")
+
+    def heal(self, one, other):
+        for at, to in ((one, other), (other, one)):
+            run(*self.inside(at), "ip", "neigh", "del", to, "dev", "eth0")
+
+    def close(self):
+        for holder in self.holders.values():
+            holder.kill()
+            holder.wait()
+        self.holders = {}
+        run("ip", "link", "delete", "hub")
+
+    @staticmethod
+    def enter():
+        """Starts this program again in a network namespace of its own, unless that was done. Needs root, or a kernel that
+        lets users make namespaces."""
+        if os.environ.get(IN_NAMESPACE):
+            return
+        for words in (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"]):
+            if subprocess.run([*words, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode == 0:
+                os.environ[IN_NAMESPACE] = "1"
+                os.execvp(words[0], [*words, sys.executable, *sys.argv])
+        raise SystemExit(
+            "cutting links needs network namespaces: run this scenario as root, with `ip` (iproute2), `unshare` and "
+            "`nsenter` (util-linux) installed; the other scenarios run as any user on loopback addresses"
+        )
+
+
+def run(*words):
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} failed: {done.stderr.strip()}")

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Real processes, real failures, checked histories: one command per scenario. README.md beside this file says what each
+proves and what the columns mean.
+
+    cargo build --release --workspace
+    loadtests/chaos/run.py owner-wipe --repeat 50
+    loadtests/chaos/run.py partition                 # as root, in network namespaces
+    loadtests/chaos/run.py all-kill --repeat 10 --keep
+
+Ends with 0 when everything held, with 1 when something was violated. Needs nothing but Python's standard library.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import shutil
+import sys
+import tempfile
+
+# The modules are one package beside the other load tests; this file's own folder must not hide the standard library.
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from chaos import bootstraps, failover, isolation, restarts  # noqa: E402  pylint: disable=wrong-import-position
+from chaos.cluster import ROOT, Shape  # noqa: E402  pylint: disable=wrong-import-position
+from chaos.network import Loopback, Namespaces  # noqa: E402  pylint: disable=wrong-import-position
+
+# Name → (what runs it, how often unless said otherwise, whether it needs links that can be cut).
+SCENARIOS = {
+    "owner-wipe": (failover.owner_wipe, 5, False),
+    "owner-kill": (failover.owner_kill, 5, False),
+    "all-kill": (restarts.all_kill, 5, False),
+    "catch-up": (restarts.catch_up, 1, False),
+    "pause": (isolation.pause, 3, False),
+    "lost-quorum": (restarts.lost_quorum, 3, False),
+    "bootstrap": (bootstraps.bootstrap, 200, False),
+    "partition": (isolation.partition, 2, True),
+}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenario", choices=SCENARIOS)
+    parser.add_argument("--repeat", type=int, help="tries or rounds")
+    parser.add_argument("--programs", default=os.path.join(ROOT, "target", "release"), help="where the programs lie")
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--gateways", type=int, default=2)
+    parser.add_argument("--shards", type=int, default=64)
+    parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=300, help="requests per second, over all clients")
+    parser.add_argument("--seconds", type=float, default=4, help="of load before the failure, at most")
+    parser.add_argument("--away", type=float, default=10, help="seconds that a node misses in catch-up")
+    parser.add_argument("--pause", type=float, default=10, help="seconds that an owner is stopped or cut off")
+    parser.add_argument("--back", type=float, default=2, help="seconds after which a killed node is started again; below 0: never")
+    parser.add_argument("--parallel", type=int, default=2, help="bootstraps at once")
+    parser.add_argument("--p50", type=float, default=1.0, help="bound of seconds from kill to first write")
+    parser.add_argument("--p99", type=float, default=2.0, help="bound of seconds from kill to first write")
+    parser.add_argument("--node-env", action="append", default=[], metavar="NAME=VALUE", help="set for every node")
+    parser.add_argument("--gateway-env", action="append", default=[], metavar="NAME=VALUE", help="set for every gateway")
+    parser.add_argument("--namespaces", action="store_true", help="network namespaces also where nothing is cut")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of load, choices and moments")
+    parser.add_argument("--place", help="where data and logs go; a new folder when not given")
+    parser.add_argument("--keep", action="store_true", help="keep data and logs also when everything held")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a violation")
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
+    run, repeat, needs_cuts = SCENARIOS[options.scenario]
+    options.repeat = options.repeat or repeat
+    network = Loopback
+    if needs_cuts or options.namespaces:
+        Namespaces.enter()
+        network = Namespaces
+        options.parallel = 1
+    for program in ("berth-node", "berth-gateway"):
+        if not os.access(os.path.join(options.programs, program), os.X_OK):
+            sys.exit(f"there is no program {program} in {options.programs}: build it, or name the folder with --programs")
+    made = options.place is None
+    options.place = options.place or tempfile.mkdtemp(prefix=f"berth-{options.scenario}-")
+    settings = {"node": pairs(options.node_env), "gateway": pairs(options.gateway_env)}
+
+    def shape(nodes=None, gateways=None, shards=None, node_settings=None):
+        return Shape(
+            programs=os.path.abspath(options.programs),
+            nodes=nodes or options.nodes,
+            gateways=gateways or options.gateways,
+            shards=shards or options.shards,
+            replicas=options.replicas,
+            node_settings={**(node_settings or {}), **settings["node"]},
+            gateway_settings=settings["gateway"],
+        )
+
+    options.shape = shape
+    print(f"{options.scenario} ×{options.repeat}, {options.nodes} nodes, {options.gateways} gateways, seed {options.seed}", flush=True)
+    result = asyncio.run(run(options, network))
+    if made and not result and not options.keep:
+        shutil.rmtree(options.place, ignore_errors=True)
+    return result
+
+
+def pairs(texts):
+    for text in texts:
+        if "=" not in text:
+            sys.exit(f"{text!r} is not NAME=VALUE")
+    return dict(text.split("=", 1) for text in texts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

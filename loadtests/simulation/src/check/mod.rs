@@ -1,0 +1,27 @@
+//! The promises, each checked by a file of its own: pure functions from what was recorded to what is wrong with it.
+
+mod agreement;
+mod durable;
+mod exactly_once;
+mod linearizable;
+mod ordered;
+mod progress;
+#[cfg(test)]
+mod samples;
+mod single_writer;
+
+use crate::history::{History, Violation};
+
+/// Everything that is wrong with `history`.
+pub fn all(history: &History) -> Vec<Violation> {
+    let checks = [
+        durable::check,
+        single_writer::check,
+        exactly_once::check,
+        linearizable::check,
+        ordered::check,
+        agreement::check,
+        progress::check,
+    ];
+    checks.iter().flat_map(|check| check(history)).collect()
+}

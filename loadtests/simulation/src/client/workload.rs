@@ -1,0 +1,37 @@
+//! What clients ask for. Pure.
+
+use std::time::Duration;
+
+use crate::history::{Entity, Kind, Write};
+
+/// How the clients of a run behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// Mean pause between two requests of a client.
+    pub pause: Duration,
+    pub reads_percent: u64,
+    /// Whether half of the reads ask for a quorum's word.
+    pub reads_strictly: bool,
+    /// Of writes: how many carry a key of the client's own.
+    pub keys_percent: u64,
+    /// Of those with a key: how many are tried again when nobody knows what became of them.
+    pub retries_percent: u64,
+}
+
+/// The few entities that all clients share, so that their requests meet.
+pub fn entities() -> Vec<Entity> {
+    let counters = (0..4).map(|number| Entity { kind: Kind::Counter, id: format!("c{number}") });
+    let accounts = (0..3).map(|number| Entity { kind: Kind::Account, id: format!("a{number}") });
+    counters.chain(accounts).collect()
+}
+
+/// The `number`th write of `client`, unlike every other write of the run.
+pub(super) fn write(kind: Kind, client: usize, number: u64, random: u64) -> Write {
+    let amount = number * 1000 + client as u64;
+    match kind {
+        Kind::Counter => Write::Add { by: amount.cast_signed() },
+        // About as much is asked for as there is, so that some is refused.
+        Kind::Account if random % 5 < 2 => Write::Deposit { cents: amount },
+        Kind::Account => Write::Withdraw { cents: amount },
+    }
+}

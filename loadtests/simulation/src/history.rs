@@ -1,0 +1,242 @@
+//! What clients did and were told, with the moments of it; and the logs that were read at the end. The raw material of the
+//! checks, and plain values, so that a check can be shown a history that is bad.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use berth_shared::ids::{ClusterId, LogIndex, NodeId, ShardId, Term};
+use serde_json::{Value, json};
+
+/// Which entity.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entity {
+    pub kind: Kind,
+    pub id: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Counter,
+    Account,
+}
+
+/// One request of one client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Operation {
+    pub client: usize,
+    pub entity: Entity,
+    pub call: Call,
+    /// The client's own idempotency key. Attempts at one write share it, and their call.
+    pub key: Option<String>,
+    /// Nanoseconds since the start of the run.
+    pub invoked: u64,
+    pub completed: u64,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call {
+    Write(Write),
+    Read { is_strict: bool },
+}
+
+/// A command. No two writes of a run are alike, but attempts at the same one: each is found in the log by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Write {
+    Add {
+        by: i64,
+    },
+    /// Once per account, before anything else happens to it.
+    Open,
+    Deposit {
+        cents: u64,
+    },
+    Withdraw {
+        cents: u64,
+    },
+}
+
+/// What the client was told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Applied {
+        version: u64,
+        state: Value,
+        replayed: bool,
+    },
+    /// The entity said no: nothing was written.
+    Rejected {
+        reason: String,
+        replayed: bool,
+    },
+    State {
+        version: u64,
+        state: Value,
+    },
+    /// The entity has no events.
+    Absent,
+    /// A status that promises that nothing was applied.
+    NotApplied {
+        status: u16,
+    },
+    /// Nobody knows: 504, no answer in time, or the connection was lost.
+    Unknown {
+        why: String,
+    },
+    /// An answer that the contract does not have.
+    Nonsense {
+        answer: String,
+    },
+}
+
+/// An event as the cluster's history shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub version: u64,
+    pub name: String,
+    pub data: Value,
+}
+
+/// What the clients of a run saw, and what is in the logs after it.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// In the order of completion.
+    pub operations: Vec<Operation>,
+    /// Of every entity that was touched, as read at the end.
+    pub logs: BTreeMap<Entity, Vec<Event>>,
+    /// What nodes said of themselves while it ran.
+    pub observed: Observed,
+    /// From here on nothing is broken, and every request must succeed; nanoseconds since the start.
+    pub healed: u64,
+}
+
+/// What was seen by looking into the nodes every few milliseconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    pub ownerships: Vec<Ownership>,
+    /// What every replica had applied, whenever that had changed.
+    pub applied: Vec<Applied>,
+    /// The clusters that nodes said they are part of.
+    pub clusters: BTreeSet<ClusterId>,
+}
+
+/// A node owned a shard under a lease that it took for valid, at every look from `from` to `until`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    pub node: NodeId,
+    pub shard: ShardId,
+    pub term: Term,
+    pub from: u64,
+    pub until: u64,
+}
+
+/// The content of a replica after the entry `index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub node: NodeId,
+    pub shard: ShardId,
+    pub index: LogIndex,
+    pub content_hash: u128,
+}
+
+/// What a check found wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The promise that is broken.
+    pub promise: &'static str,
+    pub what: String,
+}
+
+impl Violation {
+    pub fn new(promise: &'static str, what: impl Into<String>) -> Self {
+        Self { promise, what: what.into() }
+    }
+}
+
+impl Operation {
+    pub fn write(&self) -> Option<Write> {
+        match self.call {
+            Call::Write(write) => Some(write),
+            Call::Read { .. } => None,
+        }
+    }
+
+    /// The version that the answer named.
+    pub fn version(&self) -> Option<u64> {
+        match self.outcome {
+            Outcome::Applied { version, .. } | Outcome::State { version, .. } => Some(version),
+            Outcome::Absent => Some(0),
+            _ => None,
+        }
+    }
+}
+
+impl History {
+    pub fn of<'a>(&'a self, entity: &'a Entity) -> impl Iterator<Item = &'a Operation> {
+        self.operations.iter().filter(move |operation| operation.entity == *entity)
+    }
+
+    /// All entities that were written to or read, or have a log.
+    pub fn entities(&self) -> Vec<&Entity> {
+        let mut entities: Vec<&Entity> = self.operations.iter().map(|operation| &operation.entity).collect();
+        entities.extend(self.logs.keys());
+        entities.sort();
+        entities.dedup();
+        entities
+    }
+
+    /// The events of an entity; none when its log was not found.
+    pub fn log(&self, entity: &Entity) -> &[Event] {
+        self.logs.get(entity).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Write {
+    /// The event that the write makes when it is accepted.
+    pub fn event(self) -> (&'static str, Value) {
+        match self {
+            Self::Add { by } => ("added", json!({ "by": by })),
+            Self::Open => ("opened", Value::Null),
+            Self::Deposit { cents } => ("deposited", json!({ "amountCents": cents })),
+            Self::Withdraw { cents } => ("withdrawn", json!({ "amountCents": cents })),
+        }
+    }
+
+    /// The command's name and its arguments.
+    pub fn command(self) -> (&'static str, Value) {
+        match self {
+            Self::Add { by } => ("add", json!({ "by": by })),
+            Self::Open => ("open", json!({})),
+            Self::Deposit { cents } => ("deposit", json!({ "amountCents": cents })),
+            Self::Withdraw { cents } => ("withdraw", json!({ "amountCents": cents })),
+        }
+    }
+
+    /// Whether `event` is this write's.
+    pub fn made(self, event: &Event) -> bool {
+        let (name, data) = self.event();
+        // What an event without fields carries as data is the kind's business.
+        event.name == name && (data == Value::Null || event.data == data)
+    }
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Account => "account",
+        }
+    }
+}
+
+impl fmt::Display for Entity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind.name(), self.id)
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.promise, self.what)
+    }
+}

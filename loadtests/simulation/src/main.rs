@@ -1,0 +1,81 @@
+//! `berth-simulate`: runs seeds and prints what came of each. Ends with an error if a promise was broken, or if a seed ran
+//! twice did not give the same trace.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use berth_simulation::{command, simulate};
+use clap::Parser;
+
+/// Runs whole Berth clusters in simulation.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Which seeds, from..to; `to` is not run.
+    #[arg(long, value_parser = parse_seeds)]
+    seeds: Range<u64>,
+    /// Runs every seed twice and compares the traces.
+    #[arg(long)]
+    twice: bool,
+    /// Writes the trace of every seed to `<directory>/<seed>.<1 or 2>`.
+    #[arg(long)]
+    traces: Option<PathBuf>,
+}
+
+fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
+    let (from, to) = text.split_once("..").ok_or("seeds are written from..to")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text:?}: {error}"));
+    Ok(number(from)?..number(to)?)
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut failed = 0;
+    for seed in arguments.seeds.clone() {
+        let hash = run(seed, 1, &arguments);
+        let repeats = arguments.twice && run(seed, 2, &arguments) != hash;
+        if repeats {
+            println!("seed {seed}: two runs differ");
+        }
+        if repeats || hash.is_none() {
+            failed += 1;
+            println!("again: {}", command(seed));
+        }
+    }
+    println!("{} seeds, {failed} failed", arguments.seeds.count());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a seed and prints what came of it; its trace's hash if all promises were kept.
+fn run(seed: u64, time: u32, arguments: &Arguments) -> Option<u128> {
+    let report = match simulate(seed, arguments.traces.is_some()) {
+        Ok(report) => report,
+        Err(error) => {
+            println!("seed {seed}: {error}");
+            return None;
+        }
+    };
+    if let Some(directory) = &arguments.traces {
+        write_trace(&directory.join(format!("{seed}.{time}")), &report.lines);
+    }
+    println!(
+        "seed {seed}: trace {:032x} of {} events, {} of {} requests succeeded in {:.1} s simulated, {} violations",
+        report.trace_hash,
+        report.trace_events,
+        report.successes(),
+        report.history.operations.len(),
+        report.simulated.as_secs_f64(),
+        report.violations.len()
+    );
+    for violation in report.violations.iter().take(10) {
+        println!("  {violation}");
+    }
+    report.violations.is_empty().then_some(report.trace_hash)
+}
+
+fn write_trace(path: &std::path::Path, lines: &[String]) {
+    #[expect(clippy::disallowed_methods, reason = "a tool's output, on a real disk")]
+    if let Err(error) = std::fs::write(path, lines.join("\n")) {
+        eprintln!("{}: {error}", path.display());
+    }
+}

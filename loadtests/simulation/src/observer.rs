@@ -1,0 +1,57 @@
+//! Looks into the running nodes and writes down what changed: who owns which shard, and what every replica has applied.
+
+use std::collections::BTreeMap;
+
+use berth_shared::ids::{LogIndex, NodeId, ShardId, Term};
+use berth_shared::report::NodeReport;
+
+use crate::history::{Applied, Observed, Ownership};
+use crate::trace::Trace;
+
+#[derive(Debug, Default)]
+pub struct Observer {
+    /// Places of the ownerships that go on.
+    owning: BTreeMap<(NodeId, ShardId), usize>,
+    applied: BTreeMap<(NodeId, ShardId), LogIndex>,
+    observed: Observed,
+}
+
+impl Observer {
+    /// Takes in the reports of all nodes that run, as of `now` in nanoseconds since the start.
+    pub fn look(&mut self, now: u64, reports: &[NodeReport], trace: &Trace) {
+        let mut owning = BTreeMap::new();
+        for report in reports {
+            self.observed.clusters.insert(report.cluster);
+            for replica in &report.replicas {
+                let key = (report.node, replica.shard);
+                if replica.owns {
+                    owning.insert(key, self.owns(key, replica.term, now, trace));
+                }
+                if self.applied.insert(key, replica.applied) != Some(replica.applied) {
+                    let (index, content_hash) = (replica.applied, replica.content_hash);
+                    let applied = Applied { node: report.node, shard: replica.shard, index, content_hash };
+                    trace.note(now, "observer", format_args!("{applied:?}"), &[]);
+                    self.observed.applied.push(applied);
+                }
+            }
+        }
+        self.owning = owning;
+    }
+
+    /// The place of the ownership, which goes on or begins.
+    fn owns(&mut self, key: (NodeId, ShardId), term: Term, now: u64, trace: &Trace) -> usize {
+        let going_on = self.owning.get(&key).copied();
+        if let Some(place) = going_on.filter(|place| self.observed.ownerships[*place].term == term) {
+            self.observed.ownerships[place].until = now;
+            return place;
+        }
+        let ownership = Ownership { node: key.0, shard: key.1, term, from: now, until: now };
+        trace.note(now, "observer", format_args!("{ownership:?}"), &[]);
+        self.observed.ownerships.push(ownership);
+        self.observed.ownerships.len() - 1
+    }
+
+    pub fn finish(self) -> Observed {
+        self.observed
+    }
+}

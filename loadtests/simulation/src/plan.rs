@@ -1,0 +1,316 @@
+//! What a seed stands for: how many processes there are, how fast their disks, links and clocks are, how the clients behave,
+//! and what breaks when. Pure.
+
+use std::time::Duration;
+
+use berth_shared::seam::Random;
+use berth_shared::seam::random::SeededRandom;
+
+use crate::client::Style;
+use crate::cluster::{self, NODES, gateway_name, node_name};
+
+/// How long things break.
+const FAULTS_LAST: Duration = Duration::from_secs(12);
+/// What the cluster gets to come to rest in when everything is mended.
+pub const SETTLING: Duration = Duration::from_secs(5);
+/// How long clients then go on, with every request succeeding.
+pub const QUIET: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub seed: u64,
+    pub gateways: usize,
+    pub clients: usize,
+    pub style: Style,
+    /// Slowest delivery of a message; the fastest takes a millisecond.
+    pub latency_max: Duration,
+    /// By node.
+    pub machines: Vec<Machine>,
+    /// What happens while the cluster comes to be, since the start; in order of time.
+    pub beginnings: Vec<Scheduled>,
+    /// In order of time.
+    pub actions: Vec<Scheduled>,
+    /// When everything is mended, since the clients began.
+    pub heal_at: Duration,
+    /// Something that must not be, to show that it is noticed; no seed draws it.
+    pub flaw: Option<Flaw>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Syncs report success and keep nothing.
+    DisksForget,
+}
+
+/// A node's machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// When its process first starts.
+    pub starts_at: Duration,
+    /// Nanoseconds that its clock counts per million that pass.
+    pub clock_per_million: u64,
+    pub wall_offset_micros: i64,
+    pub disk_pause_max: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scheduled {
+    /// Since the clients began, or since the start.
+    pub at: Duration,
+    pub action: Action,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Ends a host's process, unless it has ended.
+    Stop {
+        host: String,
+        how: Stop,
+    },
+    /// The power of a node goes during one of its next writes.
+    PowerGoesAfter {
+        host: String,
+        writes: u64,
+    },
+    /// Starts a host's process, unless it runs.
+    Start {
+        host: String,
+    },
+    Cut(Cut),
+    Mend(Cut),
+    /// Blocking work takes up to twice this long.
+    SlowDisk {
+        host: String,
+        pause_max: Duration,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The page cache survives, and peers are told that connections are closed.
+    Kill,
+    /// What was not synced may be lost, and peers are told nothing.
+    PowerCut,
+    /// The disk is lost, and an empty one takes its place.
+    Wipe,
+}
+
+/// A link that does not work as it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub from: String,
+    pub to: String,
+    pub how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Nothing arrives, and what was sent meanwhile is lost.
+    Both,
+    /// Only what goes from `from` to `to` is lost.
+    OneWay,
+    /// Nothing arrives until the link is mended; then everything does.
+    Held,
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Self {
+        let mut draw = Draw(SeededRandom::new(seed));
+        let gateways = 1 + draw.below(2) as usize;
+        let style = Style {
+            pause: Duration::from_millis(10 + draw.below(60)),
+            reads_percent: 20 + draw.below(40),
+            reads_strictly: false,
+            keys_percent: draw.below(101),
+            retries_percent: if draw.chance(50) { 60 } else { 0 },
+        };
+        let apart = if draw.chance(50) { 1500 } else { 1 };
+        let machine = |draw: &mut Draw| Machine {
+            starts_at: Duration::from_millis(draw.below(apart)),
+            clock_per_million: 999_900 + draw.below(201),
+            wall_offset_micros: (draw.below(400_001)).cast_signed() - 200_000,
+            disk_pause_max: Duration::from_millis(draw.below(4)),
+        };
+        let machines = (0..NODES).map(|_| machine(&mut draw)).collect();
+        let mut actions = Vec::new();
+        stops(&mut draw, &mut actions);
+        cuts(&mut draw, gateways, &mut actions);
+        if draw.chance(40) {
+            slow_disk(&mut draw, &mut actions);
+        }
+        if draw.chance(40) {
+            gateway_stop(&mut draw, gateways, &mut actions);
+        }
+        if cluster::SURVIVES_A_LOST_DISK && draw.chance(40) {
+            wipe(&mut draw, &mut actions);
+        }
+        actions.sort_by_key(|scheduled| scheduled.at);
+        let mut beginnings = Vec::new();
+        if draw.chance(50) {
+            early_stop(&mut draw, &mut beginnings);
+        }
+        Self {
+            seed,
+            gateways,
+            clients: 3 + draw.below(3) as usize,
+            style,
+            latency_max: Duration::from_millis(2 + draw.below(15)),
+            machines,
+            beginnings,
+            actions,
+            heal_at: FAULTS_LAST,
+            flaw: None,
+        }
+    }
+}
+
+/// One process after the other ends and comes back; in some seeds two at once.
+fn stops(draw: &mut Draw, actions: &mut Vec<Scheduled>) {
+    let rows = 1 + usize::from(draw.chance(30));
+    for _ in 0..rows {
+        let mut at = Duration::from_millis(500 + draw.below(3000));
+        while at < FAULTS_LAST {
+            let host = node_name(draw.below(NODES as u64) as usize);
+            let down = Duration::from_millis(100 + draw.below(2500));
+            match draw.below(3) {
+                0 => actions.push(Scheduled { at, action: Action::Stop { host: host.clone(), how: Stop::Kill } }),
+                1 => actions.push(Scheduled { at, action: Action::Stop { host: host.clone(), how: Stop::PowerCut } }),
+                _ => {
+                    let writes = draw.below(60);
+                    actions.push(Scheduled { at, action: Action::PowerGoesAfter { host: host.clone(), writes } });
+                    // An idle node may not write that much.
+                    let (at, how) = (at + down / 2, Stop::PowerCut);
+                    actions.push(Scheduled { at, action: Action::Stop { host: host.clone(), how } });
+                }
+            }
+            actions.push(Scheduled { at: at + down, action: Action::Start { host } });
+            at += down + Duration::from_millis(200 + draw.below(3000));
+        }
+    }
+}
+
+/// One break of the network after the other: between two hosts, or around one.
+fn cuts(draw: &mut Draw, gateways: usize, actions: &mut Vec<Scheduled>) {
+    let hosts: Vec<String> = (0..NODES).map(node_name).chain((0..gateways).map(gateway_name)).collect();
+    let mut at = Duration::from_millis(draw.below(4000));
+    while at < FAULTS_LAST {
+        let lasts = Duration::from_millis(50 + draw.below(3000));
+        let from = hosts[draw.below(NODES as u64) as usize].clone();
+        let how = match draw.below(3) {
+            0 => How::Both,
+            1 => How::OneWay,
+            _ => How::Held,
+        };
+        let others = hosts.iter().filter(|host| **host != from);
+        let others: Vec<&String> = match draw.below(3) {
+            // From everybody.
+            0 => others.collect(),
+            // From the other nodes.
+            1 => others.filter(|host| host.starts_with("node")).collect(),
+            // From one.
+            _ => others.skip(draw.below(hosts.len() as u64 - 1) as usize).take(1).collect(),
+        };
+        let inwards = draw.chance(50);
+        for other in others {
+            let (from, to) = if inwards { (other.clone(), from.clone()) } else { (from.clone(), other.clone()) };
+            let cut = Cut { from, to, how };
+            actions.push(Scheduled { at, action: Action::Cut(cut.clone()) });
+            actions.push(Scheduled { at: at + lasts, action: Action::Mend(cut) });
+        }
+        at += lasts + Duration::from_millis(100 + draw.below(3000));
+    }
+}
+
+fn slow_disk(draw: &mut Draw, actions: &mut Vec<Scheduled>) {
+    let host = node_name(draw.below(NODES as u64) as usize);
+    let at = Duration::from_millis(draw.below(8000));
+    let pause_max = Duration::from_millis(20 + draw.below(300));
+    actions.push(Scheduled { at, action: Action::SlowDisk { host: host.clone(), pause_max } });
+    let at = at + Duration::from_millis(500 + draw.below(3000));
+    actions.push(Scheduled { at, action: Action::SlowDisk { host, pause_max: Duration::from_millis(2) } });
+}
+
+fn gateway_stop(draw: &mut Draw, gateways: usize, actions: &mut Vec<Scheduled>) {
+    let host = gateway_name(draw.below(gateways as u64) as usize);
+    let at = Duration::from_millis(draw.below(10_000));
+    actions.push(Scheduled { at, action: Action::Stop { host: host.clone(), how: Stop::Kill } });
+    let at = at + Duration::from_millis(50 + draw.below(1500));
+    actions.push(Scheduled { at, action: Action::Start { host } });
+}
+
+/// One disk at most, which the others must make up for.
+fn wipe(draw: &mut Draw, actions: &mut Vec<Scheduled>) {
+    let host = node_name(draw.below(NODES as u64) as usize);
+    let at = Duration::from_millis(1000 + draw.below(10_000));
+    actions.push(Scheduled { at, action: Action::Stop { host: host.clone(), how: Stop::Wipe } });
+    let at = at + Duration::from_millis(50 + draw.below(2000));
+    actions.push(Scheduled { at, action: Action::Start { host } });
+}
+
+/// A process ends while the cluster comes to be.
+fn early_stop(draw: &mut Draw, beginnings: &mut Vec<Scheduled>) {
+    let host = node_name(draw.below(NODES as u64) as usize);
+    let how = if draw.chance(50) { Stop::Kill } else { Stop::PowerCut };
+    let at = Duration::from_millis(draw.below(2000));
+    beginnings.push(Scheduled { at, action: Action::Stop { host: host.clone(), how } });
+    let at = at + Duration::from_millis(draw.below(1000));
+    beginnings.push(Scheduled { at, action: Action::Start { host } });
+}
+
+struct Draw(SeededRandom);
+
+impl Draw {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0.next_u64() % limit
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_always_stands_for_the_same_plan_and_another_for_another() {
+        assert_eq!(Plan::new(7), Plan::new(7));
+        assert_ne!(Plan::new(7), Plan::new(8));
+    }
+
+    #[test]
+    fn what_is_cut_is_mended_and_only_one_thing_at_a_time_is_wrong_with_a_link() {
+        for seed in 0..300 {
+            let mut open: Vec<Cut> = Vec::new();
+            for Scheduled { action, .. } in Plan::new(seed).actions {
+                match action {
+                    Action::Cut(cut) => {
+                        let same = |other: &Cut| {
+                            (&other.from, &other.to) == (&cut.from, &cut.to)
+                                || (&other.from, &other.to) == (&cut.to, &cut.from)
+                        };
+                        assert!(!open.iter().any(same), "seed {seed}: {cut:?}");
+                        open.push(cut);
+                    }
+                    Action::Mend(cut) => open.retain(|other| *other != cut),
+                    _ => {}
+                }
+            }
+            assert!(open.is_empty(), "seed {seed}: {open:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_fault_is_drawn() {
+        let actions: Vec<String> = (0..50)
+            .flat_map(|seed| Plan::new(seed).actions)
+            .map(|scheduled| format!("{:?}", scheduled.action))
+            .collect();
+        for part in
+            ["Kill", "PowerCut", "PowerGoesAfter", "Start", "Both", "OneWay", "Held", "Mend", "SlowDisk", "gateway"]
+        {
+            assert!(actions.iter().any(|action| action.contains(part)), "{part}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The admin port: whether this process lives, whether it is ready, its metrics, and what the nodes report of the cluster.
+//! HTTP statuses appear only here.
+
+mod connections;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use berth_shared::cluster_view::Gathered;
+use berth_shared::key::EntityKey;
+use berth_shared::problem::Code;
+use berth_shared::seam::Seams;
+use berth_shared::seam::network::Listener;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use connections::Connections;
+
+/// Whether the node owns all shards that it should.
+pub type Readiness = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Asks all nodes for their reports, this one included. It bounds its own time; [`GATHER_MAX`] is a good bound.
+pub type Gather = Arc<dyn Fn() -> BoxFuture<'static, Gathered> + Send + Sync>;
+
+/// How long the other nodes have to send their reports.
+pub const GATHER_MAX: Duration = Duration::from_secs(1);
+
+/// What the port shows.
+#[derive(Clone)]
+pub struct Admin {
+    pub ready: Readiness,
+    pub metrics: Metrics,
+    pub gather: Gather,
+    /// Shards of the cluster.
+    pub shards: u16,
+    pub seams: Seams,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("shards", &self.shards).finish_non_exhaustive()
+    }
+}
+
+/// Serves `listener`, whose address is `address`, until `shutdown`.
+pub fn start(listener: Box<dyn Listener>, address: String, admin: Admin, shutdown: CancellationToken) {
+    let spawner = admin.seams.spawner;
+    let connections = Connections::new(listener, address, spawner);
+    spawner.spawn(async move {
+        let served = axum::serve(connections, router(admin)).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the admin port stopped");
+        }
+    });
+}
+
+fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(page))
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/cluster/shards", get(shards))
+        .route("/v1/cluster/hashes", get(hashes))
+        .route("/v1/cluster/explain/{kind}/{id}", get(explain))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(admin)
+}
+
+async fn readyz(State(admin): State<Admin>, uri: Uri) -> Response {
+    if (admin.ready)() {
+        return "ready\n".into_response();
+    }
+    let refusal = (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable.as_str(), "Unavailable");
+    admin.problem(refusal, "not ready: some shards that this node should serve are not served yet", &uri)
+}
+
+async fn page(State(admin): State<Admin>, uri: Uri) -> Response {
+    match admin.metrics.page.render() {
+        Ok(page) => ([(header::CONTENT_TYPE, berth_shared::telemetry::Metrics::CONTENT_TYPE)], page).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be rendered");
+            let refusal = (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal.as_str(), "Internal error");
+            admin.problem(refusal, "metrics cannot be shown", &uri)
+        }
+    }
+}
+
+async fn cluster(State(admin): State<Admin>) -> Response {
+    json((admin.gather)().await.cluster())
+}
+
+async fn shards(State(admin): State<Admin>) -> Response {
+    json((admin.gather)().await.shards(admin.shards))
+}
+
+async fn hashes(State(admin): State<Admin>) -> Response {
+    json((admin.gather)().await.hashes(admin.shards))
+}
+
+async fn explain(State(admin): State<Admin>, Path((kind, id)): Path<(String, String)>, uri: Uri) -> Response {
+    match EntityKey::new(&kind, &id) {
+        Ok(key) => json((admin.gather)().await.explain(&key, admin.shards)),
+        Err(error) => {
+            let refusal = (StatusCode::BAD_REQUEST, Code::InvalidRequest.as_str(), "Invalid request");
+            admin.problem(refusal, &error.to_string(), &uri)
+        }
+    }
+}
+
+async fn unknown_path(State(admin): State<Admin>, uri: Uri) -> Response {
+    let refusal = (StatusCode::NOT_FOUND, Code::NotFound.as_str(), "Not found");
+    admin.problem(refusal, "nothing is served at this path", &uri)
+}
+
+async fn wrong_method(State(admin): State<Admin>, uri: Uri) -> Response {
+    let refusal = (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed");
+    let mut response = admin.problem(refusal, "this is only for reading", &uri);
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+fn json(value: impl Serialize) -> Response {
+    // Text, numbers and lists always serialize.
+    let body = serde_json::to_vec(&value).unwrap_or_default();
+    ([(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+impl Admin {
+    /// A problem document (RFC 9457) of this status, code and title.
+    fn problem(&self, (status, code, title): (StatusCode, &str, &str), detail: &str, uri: &Uri) -> Response {
+        let mut response = json(json!({
+            "type": format!("urn:berth:problem:{code}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": detail,
+            "instance": uri.path(),
+            "code": code,
+            "traceId": format!("{:032x}", self.seams.random.next_u128()),
+        }));
+        *response.status_mut() = status;
+        let content_type = header::HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        response
+    }
+}

@@ -1,0 +1,427 @@
+//! One shard's group on this node: how it starts, and what the shard asks of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::ClientWriteError;
+use openraft::impls::leader_id_std::LeaderId;
+use openraft::raft::{ClientWriteResult, VoteRequest};
+use openraft::vote::RaftLeaderId;
+use openraft::{Raft, ReadPolicy, SnapshotPolicy, StepDownPolicy};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use berth_shared::ids::{LogId, NodeId, ShardId, Term};
+use berth_shared::seam::{BootInstant, Seams};
+
+use super::arrival::{Arrivals, Arrived, Heard};
+use super::campaign::{Beginning, Campaigner, View, rank};
+use super::leadership::Leadership;
+use super::message::Vote;
+use super::network::Network;
+use super::{
+    Callback, ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Error, HEARTBEAT, Member, Membership, Proposal, RaftOf,
+    Runtime, Types, encode_membership, from_raft, log, machine, snapshot,
+};
+use crate::journal::{self, Journal};
+use crate::record::Batch;
+use crate::shard::Shard;
+use crate::shard::group::{Done, Group, Proposed, Status};
+use crate::transport::peers::Peers;
+
+/// A heartbeat to a member is left out when an append to it was sent as recently and has been acknowledged.
+const HEARTBEAT_SPARED: Duration = Duration::from_millis(75);
+/// A leader that has lost its quorum stops its heartbeats, so that members which hear it, but whom it does not hear, elect
+/// another one; for so long, and then it tries again for as long.
+const QUORUM_LOSS_PROBE: Duration = Duration::from_millis(1200);
+/// Entries of one append. Their bytes are bounded by what the log reads at once.
+const APPEND_ENTRIES_MAX: u64 = 512;
+/// How long the replica that is to own a new shard has to stand before the others do.
+const FIRST_OWNER_AHEAD: Duration = Duration::from_secs(3);
+/// How long a replica that was offered leadership has to take it.
+const TRANSFER_MAX: Duration = Duration::from_secs(1);
+/// How long a quorum has to confirm that this node leads, and what was committed before to be applied.
+const CONFIRM_MAX: Duration = Duration::from_secs(1);
+/// How long a stopping group may take to apply what it has begun.
+const APPLY_END_MAX: Duration = Duration::from_secs(5);
+/// How long a checkpoint of the store may take before its purpose is given up.
+const SNAPSHOT_MAX: Duration = Duration::from_secs(60);
+/// What a compaction leaves of a log, if that is less than a quarter of it: enough for a member that was away for some
+/// seconds to catch up without a snapshot.
+const LOG_KEPT_BYTES_MAX: u64 = 8 << 20;
+/// Messages that may wait for one group.
+const GROUP_QUEUE_MAX: u64 = 4096;
+
+/// What a group is started with.
+pub(super) struct Start<'a> {
+    pub(super) node: NodeId,
+    pub(super) shard: Arc<Shard>,
+    pub(super) journal: Journal,
+    pub(super) peers: Peers,
+    pub(super) seams: Seams,
+    pub(super) snapshot_turns: Arc<Semaphore>,
+    /// Of a group that begins. One that has a log has its members in it.
+    pub(super) voters: &'a [(NodeId, String)],
+    pub(super) first_owner: bool,
+}
+
+pub(super) struct RaftGroup<R: Runtime> {
+    shard: ShardId,
+    node: NodeId,
+    raft: RaftOf<R>,
+    machine: Arc<Shard>,
+    journal: Journal,
+    leadership: Arc<Leadership<R>>,
+    heard: Arc<Heard>,
+    campaigner: Mutex<Campaigner>,
+    seams: Seams,
+    /// Set before the group is told to stop, so that an end without it is noticed as a failure.
+    stopping: Arc<AtomicBool>,
+    /// Cancelled once nothing is applied any more, which may be after the group has stopped.
+    ended: CancellationToken,
+}
+
+/// What a node's task does for each of its groups, whatever their runtime.
+pub(super) trait Paced: Send + Sync {
+    /// Stands for election when the time has come, and sends heartbeats if this replica leads and it is `heartbeat`'s turn.
+    fn pulse(&self, now: BootInstant, heartbeat: bool, connected: &[NodeId]);
+
+    /// The connection to `node` is back, so what waits to try again need not wait longer.
+    fn returned(&self, node: NodeId);
+}
+
+/// A started group, and where its messages go.
+pub(super) struct Started<R: Runtime> {
+    pub(super) group: Arc<RaftGroup<R>>,
+    pub(super) inbox: mpsc::Sender<Arrived>,
+}
+
+impl<R: Runtime> RaftGroup<R> {
+    pub(super) async fn start(start: Start<'_>) -> Result<Started<R>, Error> {
+        let Start { node, shard, journal, peers, seams, snapshot_turns, voters, first_owner } = start;
+        let id = shard.id();
+        let failed = |reason: String| Error::Start { shard: id, reason };
+        check(&shard, &journal).map_err(failed)?;
+        let started_at = seams.clock.now();
+        let is_new = journal.log_state(id).last.is_none() && journal.vote(id).is_none();
+        if is_new && !voters.is_empty() {
+            begin_log(id, &journal, voters).await.map_err(|error| failed(error.to_string()))?;
+        }
+        let (blank_sender, blank) = watch::channel(0);
+        let (sole_voter, ended) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+        let log = log::ShardLog::new(id, journal.clone());
+        let drop_guard = ended.clone().drop_guard();
+        let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, sole_voter.clone(), drop_guard)
+            .map_err(|error| failed(error.to_string()))?;
+        let network = Network { shard: id, peers, seams: seams.clone(), snapshot_turns, runtime: PhantomData };
+        let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
+        let raft = Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
+        let is_alone = raft.voter_ids().eq([node.0]);
+        // Rule R2, but for a replica that needs nobody's vote and gives none.
+        let votes_from = if is_new || is_alone { started_at } else { started_at + ELECTION_TIMEOUT_MAX };
+        let beginning = match (is_new, first_owner) {
+            (true, true) => Beginning::Ours,
+            (true, false) => Beginning::AnothersUntil(started_at + FIRST_OWNER_AHEAD),
+            (false, _) => Beginning::Open,
+        };
+        let leadership = Arc::new(Leadership::new(node, &raft, sole_voter));
+        let stopping = Arc::new(AtomicBool::new(false));
+        leadership.clone().watch(id, &raft, blank, stopping.clone(), &seams);
+        let heard = Arc::new(Heard::default());
+        let (of, heard_by) = (raft.clone(), heard.clone());
+        let snapshots = snapshot::Receiver::new(shard.clone(), raft.clone(), seams.clone());
+        let arrivals = Arrivals { shard: id, raft: of, votes_from, heard: heard_by, snapshots, seams: seams.clone() };
+        let inbox = arrivals.start();
+        let campaigner = Mutex::new(Campaigner::new(votes_from, beginning));
+        let machine = shard;
+        let group =
+            Self { shard: id, node, raft, machine, journal, leadership, heard, campaigner, seams, stopping, ended };
+        let group = Arc::new(group);
+        Ok(Started { group, inbox })
+    }
+
+    /// Gives a command to the group's queue. It is only refused when the queue is full, and then there is more to do for
+    /// the group than what is asked for here.
+    fn trigger(&self, what: &str, command: impl Future<Output = Result<(), openraft::errors::Fatal<Types<R>>>>) {
+        match tokio::task::unconstrained(command).now_or_never() {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::debug!(shard = %self.shard, %error, "{what}: the group has stopped"),
+            None => tracing::debug!(shard = %self.shard, "{what}: the group's queue is full"),
+        }
+    }
+
+    /// Takes a snapshot, which is a checkpoint of the store, and purges the log up to it, but for the newest entries, from
+    /// which members that were away shortly catch up.
+    async fn make_room(&self) -> Result<(), openraft::errors::Fatal<Types<R>>> {
+        let Some(applied) = self.machine.machine().head().applied else { return Ok(()) };
+        let sizes = self.journal.shard_sizes();
+        let log_bytes = sizes.iter().find(|size| size.shard == self.shard).map_or(0, |size| size.bytes);
+        let keep_bytes = (log_bytes / 4).min(LOG_KEPT_BYTES_MAX);
+        self.raft.trigger().snapshot().await?;
+        let mut metrics = self.raft.data_metrics();
+        let taken = async {
+            while metrics.borrow_watched().snapshot.as_ref().is_none_or(|taken| taken.index() < applied.index) {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if self.seams.spawner.timeout(SNAPSHOT_MAX, taken).await.is_none() {
+            tracing::warn!(shard = %self.shard, "the snapshot takes long; the log is purged after the next one");
+            return Ok(());
+        }
+        let Some(upto) = self.journal.entries_to_purge(self.shard, keep_bytes) else { return Ok(()) };
+        // No further than the snapshot goes: the library sees to that, and to what a member is being sent just now.
+        self.raft.trigger().purge_log(upto).await
+    }
+
+    fn vote(&self) -> Vote {
+        Vote::from_raft::<R>(&self.raft.server_metrics().borrow_watched().vote)
+    }
+
+    async fn offer(&self, term: Term, to: NodeId) -> bool {
+        self.leadership.revoke(term);
+        if self.raft.trigger().transfer_leader(to.0).await.is_err() {
+            return false;
+        }
+        let mut metrics = self.raft.metrics();
+        let succeeded = async {
+            loop {
+                let leader = metrics.borrow_watched().current_leader;
+                if leader.is_some_and(|leader| leader != self.node.0) {
+                    return true;
+                }
+                if metrics.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        if let Some(succeeded) = self.seams.spawner.timeout(TRANSFER_MAX, succeeded).await {
+            return succeeded;
+        }
+        self.take_back(term, to).await;
+        false
+    }
+
+    /// A leader whose offer was not taken neither writes nor sends heartbeats any more, and nothing makes the library forget
+    /// the offer but another term. Giving our own vote to the one it was made to begins it: that is what it would have asked
+    /// for, had it stood. From then on we are a replica that may stand like any other.
+    async fn take_back(&self, term: Term, to: NodeId) {
+        tracing::info!(shard = %self.shard, %to, "leadership was not taken over; standing for it again");
+        let last = self.raft.metrics().borrow_watched().vote;
+        let still_ours = last.leader_id().term == term;
+        if !still_ours {
+            return;
+        }
+        let last_log_id = self.raft.data_metrics().borrow_watched().last_log;
+        let vote = Vote { term: term + 1, node: to, committed: false };
+        let mut request = VoteRequest::new(vote.to_raft::<R>(), last_log_id);
+        request.leadership_transfer = true;
+        if let Err(error) = self.raft.vote(request).await {
+            tracing::warn!(shard = %self.shard, %error, "the group has stopped");
+            return;
+        }
+        self.trigger("to stand again", self.raft.trigger().elect(true));
+    }
+}
+
+/// Whether a shard and the journal belong together.
+fn check(shard: &Shard, journal: &Journal) -> Result<(), String> {
+    let id = shard.id();
+    let head = shard.machine().head().clone();
+    let (state, applied) = (journal.log_state(id), head.applied);
+    if (applied > state.last && !head.is_as_installed()) || (applied.is_some() && journal.vote(id).is_none()) {
+        // A checkpoint waits for the journal, so this is another journal, or none: votes and entries are lost. Only a
+        // snapshot gets ahead of the log, which is purged up to it afterwards.
+        return Err(format!("its store holds entries up to {applied:?}, and its journal ends at {:?}", state.last));
+    }
+    if state.last_purged > applied {
+        // One flipped bit in the store's file can bring back the checkpoint before the last: never start on that.
+        let purged = state.last_purged;
+        return Err(format!("its store holds entries up to {applied:?}, and its journal begins after {purged:?}"));
+    }
+    Ok(())
+}
+
+/// Writes the first entry of a group: its members. Every voter writes the same one, from the plan that all of them follow,
+/// before it takes any message; so none depends on the others to know whom the group consists of. (The library's
+/// `initialize` does the same on one voter, and refuses to on one that has given its vote already: if the only voter with
+/// the entry were then lost, the others could not even begin.)
+async fn begin_log(shard: ShardId, journal: &Journal, voters: &[(NodeId, String)]) -> std::io::Result<()> {
+    let members: BTreeMap<u64, Member> =
+        voters.iter().map(|(node, address)| (node.0, Member { address: address.clone() })).collect();
+    let ids = members.keys().copied().collect();
+    let membership = Membership::new(vec![ids], members).map_err(std::io::Error::other)?;
+    let bytes = encode_membership(&membership).map_err(std::io::Error::other)?;
+    let entry = journal::Entry { log_id: LogId { term: 0, index: 0 }, payload: journal::Payload::Membership(bytes) };
+    let (sender, written) = oneshot::channel();
+    let done = Box::new(|result| {
+        // Nobody waits any more when the node is stopping.
+        let _ = sender.send(result);
+    });
+    journal.append(shard, vec![entry], done).await?;
+    written.await.unwrap_or_else(|_| Err(std::io::Error::other("the journal's writer has ended")))
+}
+
+fn config(shard: ShardId) -> openraft::Config {
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    openraft::Config {
+        cluster_name: format!("shard {shard}"),
+        heartbeat_interval: millis(HEARTBEAT),
+        heartbeat_min_interval: Some(millis(HEARTBEAT_SPARED)),
+        election_timeout_min: millis(ELECTION_TIMEOUT_MIN),
+        // The follower's side of the lease as well.
+        election_timeout_max: millis(ELECTION_TIMEOUT_MAX),
+        quorum_loss_probe_interval: Some(millis(QUORUM_LOSS_PROBE)),
+        // `pulse` does what ticks would.
+        enable_tick: false,
+        enable_elect: false,
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        removed_leader_step_down: StepDownPolicy::Never,
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        // Entries go to the followers while the leader's own disk writes them.
+        broadcast_submitted_on_append: Some(true),
+        // Snapshots are taken when the journal needs room, and what is purged then is counted in bytes: one entry may be
+        // half a megabyte.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        api_channel_size: Some(GROUP_QUEUE_MAX),
+        notification_channel_size: Some(GROUP_QUEUE_MAX),
+        ..openraft::Config::default()
+    }
+}
+
+impl<R: Runtime> Paced for RaftGroup<R> {
+    fn pulse(&self, now: BootInstant, heartbeat: bool, connected: &[NodeId]) {
+        let (leads, view, voters) = {
+            let metrics = self.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            let vote = Vote::from_raft::<R>(&metrics.vote);
+            let leads = metrics.state.is_leader();
+            let is_voter = metrics.membership_config.membership().voter_ids().any(|voter| voter == self.node.0);
+            let is_connected = vote.node != self.node && connected.binary_search(&vote.node).is_ok();
+            let may_stand = is_voter && !leads;
+            let view = View { now, may_stand, vote, heard: self.heard.at(), is_connected };
+            (leads, view, metrics.membership_config.clone())
+        };
+        if leads && heartbeat {
+            self.trigger("a heartbeat", self.raft.trigger().heartbeat());
+        }
+        let silent = view.vote.node;
+        let alive = |node: &NodeId| *node != silent && connected.binary_search(node).is_ok();
+        let rank = || rank(self.shard, self.node, voters.membership().voter_ids().map(NodeId).filter(alive));
+        if self.campaigner.lock().is_due(&view, rank, || self.seams.random.next_u64()) {
+            // A vote is asked for before a term is begun, so that an attempt which cannot win disturbs nobody.
+            self.trigger("standing for election", self.raft.trigger().elect(true));
+        }
+    }
+
+    fn returned(&self, node: NodeId) {
+        if self.leadership.term().is_some() {
+            self.trigger("trying a member again", self.raft.trigger().reset_backoff([node.0]));
+        }
+    }
+}
+
+impl<R: Runtime> Group for RaftGroup<R> {
+    fn leading(&self) -> watch::Receiver<Option<Term>> {
+        self.leadership.leading()
+    }
+
+    fn term(&self) -> Option<Term> {
+        self.leadership.term()
+    }
+
+    fn holds_lease(&self, term: Term) -> bool {
+        self.leadership.holds_lease(term)
+    }
+
+    fn propose(&self, term: Term, batch: Arc<Batch>, done: Done) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let callback = Callback(Box::new(move |result: ClientWriteResult<Types<R>>| match result {
+                Ok(written) => match written.data {
+                    Some(applied) => done(Proposed::Applied(applied)),
+                    None => drop(done),
+                },
+                Err(ClientWriteError::ForwardToLeader(_)) => done(Proposed::NotLeader),
+                // Everything else leaves it open whether the entry will be applied.
+                Err(error) => {
+                    tracing::debug!(%error, "the fate of a batch is unknown");
+                    drop(done);
+                }
+            }));
+            let leader = LeaderId { term, voted_for: self.node.0 }.to_committed();
+            let written = self.raft.write(Proposal(batch)).with_leader(leader).responder(callback).await;
+            if let Err(error) = written {
+                tracing::error!(shard = %self.shard, %error, "the group has stopped");
+            }
+        })
+    }
+
+    fn confirm(&self, term: Term) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let confirming = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+            let confirmed = self.seams.spawner.timeout(CONFIRM_MAX, confirming).await;
+            // The term has not changed, and terms do not come back: it was this one that was confirmed.
+            matches!(confirmed, Some(Ok(_))) && self.vote().term == term && self.term() == Some(term)
+        })
+    }
+
+    fn transfer(&self, to: NodeId) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let is_voter = self.raft.voter_ids().any(|voter| voter == to.0);
+            match self.term() {
+                Some(term) if is_voter && to != self.node => self.offer(term, to).await,
+                _ => false,
+            }
+        })
+    }
+
+    fn status(&self) -> Status {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        Status {
+            term: metrics.current_term,
+            leader: metrics.current_leader.map(NodeId),
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            last: self.raft.data_metrics().borrow_watched().last_log.as_ref().map(from_raft),
+        }
+    }
+
+    fn compact(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.make_room().await {
+                tracing::warn!(shard = %self.shard, %error, "the group took no snapshot");
+            }
+        })
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.stopping.store(true, Ordering::Release);
+            if let Err(error) = self.raft.shutdown().await {
+                tracing::warn!(shard = %self.shard, %error, "the group did not stop cleanly");
+            }
+            // What is being applied needs the store, which is closed next.
+            if self.seams.spawner.timeout(APPLY_END_MAX, self.ended.cancelled()).await.is_none() {
+                tracing::warn!(shard = %self.shard, "the group still applies entries");
+            }
+        })
+    }
+}
+
+impl<R: Runtime> fmt::Debug for RaftGroup<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RaftGroup").field("shard", &self.shard).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,122 @@
+//! Whether a replica leads, and how surely: the term in which it may decide and read, its lease, and their revocation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::type_config::alias::WatchReceiverOf;
+use tokio::sync::watch;
+
+use berth_shared::ids::{NodeId, ShardId, Term};
+use berth_shared::seam::Seams;
+
+use super::{LEASE, RaftOf, Runtime, Types};
+
+type Metrics<R> = WatchReceiverOf<Types<R>, openraft::RaftMetrics<Types<R>>>;
+
+/// What the parts of a group share about its leadership.
+pub(super) struct Leadership<R: Runtime> {
+    node: NodeId,
+    leading: watch::Sender<Option<Term>>,
+    /// Nothing of this term or an earlier one counts any more (rule R3).
+    revoked: AtomicU64,
+    metrics: Metrics<R>,
+    /// Whether the applied members are this node alone. It turns false with the joint configuration that adds another voter,
+    /// before that one's votes can count without ours.
+    sole_voter: Arc<AtomicBool>,
+}
+
+impl<R: Runtime> Leadership<R> {
+    pub(super) fn new(node: NodeId, raft: &RaftOf<R>, sole_voter: Arc<AtomicBool>) -> Self {
+        let leading = watch::Sender::new(None);
+        Self { node, leading, revoked: AtomicU64::new(0), metrics: raft.metrics(), sole_voter }
+    }
+
+    /// The term in which this node leads and has applied its own blank entry (rule W3).
+    pub(super) fn leading(&self) -> watch::Receiver<Option<Term>> {
+        self.leading.subscribe()
+    }
+
+    pub(super) fn term(&self) -> Option<Term> {
+        *self.leading.borrow()
+    }
+
+    /// Rule R1. The library counts a quorum's acknowledgement from when the leader *sent* what was acknowledged (a heartbeat
+    /// carries the time of its broadcast, an append the time it was made, which is before it is sent), and a follower counts
+    /// its promise, [`super::ELECTION_TIMEOUT_MAX`], from when it *received* it. So no follower of the quorum helps to elect
+    /// another leader until that much after the time here, by clocks that run alike; the lease is shorter by what they may
+    /// run differently.
+    ///
+    /// That time, and that this node led in `term` when it sent, come from one report, because this node may have lost a
+    /// term and won another one meanwhile. A report stays true when it is old.
+    pub(super) fn holds_lease(&self, term: Term) -> bool {
+        if self.term() != Some(term) {
+            return false;
+        }
+        if self.sole_voter.load(Ordering::Acquire) {
+            return true;
+        }
+        let acknowledged = {
+            let metrics = self.metrics.borrow_watched();
+            let leads = metrics.state.is_leader() && metrics.current_term == term;
+            metrics.last_quorum_acked.filter(|_| leads).map(openraft::metrics::SerdeInstant::into_inner)
+        };
+        let now = <R::Instant as openraft::Instant>::now();
+        // Looked at last: a revocation that this does not see came after it.
+        acknowledged.is_some_and(|at| now < at + LEASE) && self.revoked.load(Ordering::Acquire) < term
+    }
+
+    /// From here on this node neither decides nor reads in `term`, for good: once leadership has been offered to another
+    /// replica, that one may stand without regard to any lease, and however late.
+    pub(super) fn revoke(&self, term: Term) {
+        self.revoked.fetch_max(term, Ordering::AcqRel);
+        self.say(None);
+    }
+
+    pub(super) fn is_revoked(&self, term: Term) -> bool {
+        self.revoked.load(Ordering::Acquire) >= term
+    }
+
+    /// Under the watch's own lock the newest revocation is seen, so that a late report cannot undo it.
+    fn say(&self, leading: Option<Term>) {
+        self.leading.send_if_modified(|current| {
+            let leading = leading.filter(|term| !self.is_revoked(*term));
+            std::mem::replace(current, leading) != leading
+        });
+    }
+
+    /// Combines what the group reports with the blank entry that the machine has applied, until the group ends.
+    pub(super) fn watch(
+        self: Arc<Self>,
+        shard: ShardId,
+        raft: &RaftOf<R>,
+        mut blank: watch::Receiver<Term>,
+        stopping: Arc<AtomicBool>,
+        seams: &Seams,
+    ) {
+        let mut metrics = raft.server_metrics();
+        seams.spawner.spawn(async move {
+            loop {
+                let leading = {
+                    let metrics = metrics.borrow_watched();
+                    let ours = metrics.vote.is_committed() && metrics.vote.leader_id().voted_for == self.node.0;
+                    let term = metrics.vote.leader_id().term;
+                    (metrics.state.is_leader() && ours && *blank.borrow_and_update() == term).then_some(term)
+                };
+                self.say(leading);
+                let alive = tokio::select! {
+                    biased;
+                    changed = metrics.changed() => changed.is_ok(),
+                    changed = blank.changed() => changed.is_ok(),
+                };
+                if !alive {
+                    self.say(None);
+                    if !stopping.load(Ordering::Acquire) {
+                        crate::fatal::abort(&format!("the group of shard {shard} has failed"));
+                    }
+                    return;
+                }
+            }
+        });
+    }
+}

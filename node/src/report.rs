@@ -1,0 +1,79 @@
+//! What this node says of itself: builds a [`NodeReport`] from the replicas that it hosts.
+
+use std::fmt;
+use std::sync::Arc;
+
+use berth_shared::ids::{ClusterId, NodeId};
+use berth_shared::report::{HashMark, Member, NodeReport, NodeState, ReplicaReport};
+
+use crate::transport::hosting::{Hosted, Hosting};
+
+/// Earlier hashes in one report, over all replicas, so that it fits into a frame however many shards there are; of each
+/// replica the newest ones are told.
+const MARKS_MAX: usize = 32_768;
+
+/// What a report says besides replicas.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub node: NodeId,
+    pub cluster: ClusterId,
+    /// Peer address, `host:port`.
+    pub address: String,
+    pub state: NodeState,
+    pub plan_epoch: u64,
+    pub members: Vec<Member>,
+}
+
+/// Makes the node's reports.
+pub struct Reporter {
+    about: Box<dyn Fn() -> About + Send + Sync>,
+    hosting: Arc<Hosting>,
+}
+
+impl Reporter {
+    /// `about` is asked for every report.
+    pub fn new(about: impl Fn() -> About + Send + Sync + 'static, hosting: Arc<Hosting>) -> Self {
+        Self { about: Box::new(about), hosting }
+    }
+
+    pub fn report(&self) -> NodeReport {
+        let About { node, cluster, address, state, plan_epoch, members } = (self.about)();
+        let hosted = self.hosting.all();
+        let marks_max = MARKS_MAX / hosted.len().max(1);
+        let replicas = hosted.iter().map(|hosted| replica(hosted, marks_max)).collect();
+        let software = SOFTWARE.to_owned();
+        NodeReport { node, cluster, address, state, software, plan_epoch, members, replicas }
+    }
+}
+
+/// Name and version of this program.
+pub const SOFTWARE: &str = concat!("berth-node/", env!("CARGO_PKG_VERSION"));
+
+fn replica(hosted: &Hosted, marks_max: usize) -> ReplicaReport {
+    let Hosted { shard, group, mailbox, .. } = hosted;
+    let status = group.status();
+    let owns = group.term().is_some_and(|term| group.holds_lease(term));
+    let queued = mailbox.max_capacity() - mailbox.capacity();
+    let machine = shard.machine();
+    let head = machine.head();
+    let marks = head.hash_marks.as_slice();
+    let marks = &marks[marks.len().saturating_sub(marks_max)..];
+    ReplicaReport {
+        shard: shard.id(),
+        owns,
+        leader: status.leader,
+        term: status.term,
+        voters: status.voters,
+        learners: status.learners,
+        applied: head.applied.map_or(0, |applied| applied.index),
+        content_hash: head.content_hash,
+        marks: marks.iter().map(|m| HashMark { index: m.index, content_hash: m.content_hash }).collect(),
+        queued: u32::try_from(queued).unwrap_or(u32::MAX),
+    }
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reporter").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,106 @@
+//! The admin port of a node: its views of the cluster, its refusals, and its bounds.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_node::disk::SimulatedDisk;
+use berth_shared::message::{Request, Response};
+use berth_shared::seam::Seams;
+use serde_json::Value;
+use support::{Call, Caller, config, decode, start};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const ADMIN: &str = "node:7490";
+
+/// Status line, headers and body.
+async fn get(seams: &Seams, method: &str, path: &str) -> (String, String, String) {
+    let mut stream = seams.network.connect(ADMIN).await.unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let (status, headers) = head.split_once("\r\n").unwrap();
+    (status.to_owned(), headers.to_owned(), body.to_owned())
+}
+
+async fn json(seams: &Seams, path: &str) -> Value {
+    let (status, headers, body) = get(seams, "GET", path).await;
+    assert_eq!(status, "HTTP/1.1 200 OK", "{body}");
+    assert!(headers.contains("content-type: application/json"), "{headers}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_shows_the_cluster_and_explains_where_an_entity_is() {
+    let seams = Seams::simulated(1);
+    let config = berth_node::config::Config { admin_listen: ADMIN.to_owned(), ..config() };
+    let node = start(config, Arc::new(SimulatedDisk::new()), &seams).await;
+    let caller = Caller::new(&seams, 64);
+    caller.execute(&Call::new("counter", "a", "add", "{}", "k1")).await.unwrap();
+
+    let cluster = json(&seams, "/v1/cluster").await;
+    let member = &cluster["members"][0];
+    assert_eq!(
+        (member["id"].as_str(), &member["answered"]),
+        (Some(node.node.to_string().as_str()), &Value::Bool(true))
+    );
+    let shards = json(&seams, "/v1/cluster/shards").await;
+    assert_eq!(shards["shards"].as_array().unwrap().len(), 64);
+    assert_eq!(shards["shards"][0]["owner"], member["id"]);
+    assert_eq!(json(&seams, "/v1/cluster/hashes").await["shards"].as_array().unwrap().len(), 64);
+    let explained = json(&seams, "/v1/cluster/explain/counter/a").await;
+    assert_eq!((&explained["owner"], &explained["shard"]), (&member["id"], &Value::from(46)));
+    let other = json(&seams, "/v1/cluster/explain/counter/a%2Fb%3F").await;
+    assert_eq!(other["id"], "a/b?");
+
+    let answer = caller.request(&Request::Report).await.unwrap();
+    let Response::Report(report) = decode(&answer) else { panic!("{:?}", decode(&answer)) };
+    assert_eq!((report.node, report.replicas.len()), (node.node, 64));
+    assert!(report.replicas.iter().all(|replica| replica.owns));
+    let answer = caller.request(&Request::Owners).await.unwrap();
+    let Response::Owners { shards: 64, owners } = decode(&answer) else { panic!("{:?}", decode(&answer)) };
+    assert_eq!(owners.len(), 64);
+
+    for (method, path, status, code) in [
+        ("GET", "/nowhere", "404 Not Found", "not-found"),
+        ("GET", "/v1/cluster/explain/Cart/a", "400 Bad Request", "invalid-request"),
+        ("GET", "/v1/cluster/explain/cart/..%01", "400 Bad Request", "invalid-request"),
+        ("POST", "/v1/cluster", "405 Method Not Allowed", "method-not-allowed"),
+    ] {
+        let (status_line, headers, body) = get(&seams, method, path).await;
+        assert_eq!(status_line, format!("HTTP/1.1 {status}"), "{path}");
+        assert!(headers.contains("content-type: application/problem+json"), "{headers}");
+        let problem: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((problem["code"].as_str(), &problem["instance"]), (Some(code), &Value::from(path)), "{path}");
+        assert_eq!(headers.contains("allow: GET, HEAD"), code == "method-not-allowed", "{headers}");
+    }
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_of_the_admin_port_are_bounded_and_idle_ones_end() {
+    let seams = Seams::simulated(1);
+    let mut config = berth_node::config::Config { admin_listen: ADMIN.to_owned(), ..config() };
+    config.cluster.shards = 1;
+    let node = start(config, Arc::new(SimulatedDisk::new()), &seams).await;
+    let mut idle = Vec::new();
+    for _ in 0..256 {
+        idle.push(seams.network.connect(ADMIN).await.unwrap());
+    }
+    seams.spawner.sleep(Duration::from_millis(1)).await;
+    let started = seams.clock.now();
+    let waits = seams.spawner.timeout(Duration::from_secs(10), get(&seams, "GET", "/livez")).await;
+    assert!(waits.is_none(), "all places are taken");
+    idle.pop();
+    assert_eq!(get(&seams, "GET", "/livez").await.0, "HTTP/1.1 200 OK");
+    idle.push(seams.network.connect(ADMIN).await.unwrap());
+    seams.spawner.sleep(Duration::from_millis(1)).await;
+    assert_eq!(get(&seams, "GET", "/livez").await.0, "HTTP/1.1 200 OK");
+    let waited = seams.clock.now().since(started);
+    assert!((Duration::from_secs(55)..Duration::from_secs(65)).contains(&waited), "{waited:?}");
+    assert_eq!(idle[0].read(&mut [0; 1]).await.unwrap_or(0), 0, "closed");
+    node.shutdown().await.unwrap();
+}

@@ -1,0 +1,497 @@
+//! What operators see of the cluster: the reports of its nodes, laid side by side. Every call of `/v1/cluster…` is one view
+//! here, the same on gateways and nodes. Pure: who gathers the reports, and how long it waits, is not known here.
+//!
+//! Reports are taken at slightly different moments and may contradict each other. The highest term wins; an owner is only
+//! who says itself that it owns; and whoever did not answer is shown as such.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Serialize, Serializer};
+
+use crate::ids::{ClusterId, LogIndex, NodeId, ShardId, Term};
+use crate::key::EntityKey;
+use crate::report::{Member, NodeReport, NodeState, ReplicaReport};
+
+/// What was gathered: the material of all views.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gathered {
+    pub reports: Vec<NodeReport>,
+    /// Peer addresses of those that were asked and did not answer.
+    pub silent: Vec<String>,
+}
+
+/// `/v1/cluster`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterView {
+    #[serde(serialize_with = "option_as_text")]
+    pub cluster: Option<ClusterId>,
+    /// The highest that any node has applied.
+    pub plan_epoch: u64,
+    /// By id; those whose id is not known come last.
+    pub members: Vec<MemberView>,
+    /// The group that holds the plan, once some node has a replica of it.
+    pub system: Option<GroupView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberView {
+    /// Not known of one that is only an address in a configuration and does not answer.
+    #[serde(serialize_with = "option_as_text")]
+    pub id: Option<NodeId>,
+    pub address: String,
+    /// The rest is as the member says itself, and so not known of one that does not answer.
+    pub state: Option<NodeState>,
+    pub zone: Option<String>,
+    pub version: Option<String>,
+    pub plan_epoch: Option<u64>,
+    pub answered: bool,
+}
+
+/// `/v1/cluster/shards`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShardsView {
+    /// All shards, in order.
+    pub shards: Vec<ShardView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardView {
+    pub shard: u16,
+    #[serde(flatten)]
+    pub group: GroupView,
+    /// The move in progress. Shards do not move yet.
+    #[serde(rename = "move")]
+    pub moving: Option<()>,
+}
+
+/// Who holds a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupView {
+    /// Who owns it under a valid lease.
+    #[serde(serialize_with = "option_as_text")]
+    pub owner: Option<NodeId>,
+    /// The voters of the group, by the newest knowledge.
+    #[serde(serialize_with = "all_as_text")]
+    pub replicas: Vec<NodeId>,
+    /// The highest that any replica knows; null where none answered.
+    pub term: Option<Term>,
+    /// The owner's; the furthest replica's where there is no owner.
+    pub applied_index: Option<LogIndex>,
+}
+
+/// `/v1/cluster/hashes`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HashesView {
+    /// All shards, in order; the system shard last.
+    pub shards: Vec<ShardHashes>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardHashes {
+    pub shard: u16,
+    /// Whether any two replicas have the same hash at the highest index of which both tell it: false where some two differ;
+    /// null where that cannot be said of all that answered, or fewer than two did.
+    pub agree: Option<bool>,
+    /// The highest index of which all replicas that answered tell their hash.
+    pub compared_index: Option<LogIndex>,
+    pub replicas: Vec<ReplicaHash>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaHash {
+    #[serde(serialize_with = "as_text")]
+    pub node: NodeId,
+    pub applied_index: LogIndex,
+    /// 32 hexadecimal digits.
+    pub content_hash: String,
+}
+
+/// `/v1/cluster/explain/{kind}/{id}`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExplainView {
+    pub kind: String,
+    pub id: String,
+    /// 16 hexadecimal digits.
+    pub hash: String,
+    #[serde(flatten)]
+    pub placed: ShardView,
+    /// Peer addresses of the replicas, in their order; null where one is not known.
+    pub addresses: Vec<Option<String>>,
+    /// Why the entity is there, for people.
+    pub why: String,
+    /// Commands that wait at the owner.
+    pub queue: Option<u32>,
+    /// Shards do not move yet.
+    pub last_move: Option<()>,
+}
+
+/// The replicas of one shard that were reported, by node.
+type Replicas<'a> = BTreeMap<NodeId, &'a ReplicaReport>;
+
+/// The group that holds the plan and the members.
+const SYSTEM: ShardId = ShardId(u16::MAX);
+
+impl Gathered {
+    /// All members that anybody knows of.
+    pub fn cluster(&self) -> ClusterView {
+        let known: BTreeSet<&Member> = self.reports.iter().flat_map(|report| &report.members).collect();
+        let mut members: BTreeMap<NodeId, MemberView> =
+            known.iter().map(|member| (member.node, MemberView::silent(Some(member.node), &member.address))).collect();
+        members.extend(self.reports.iter().map(|report| (report.node, MemberView::answered(report))));
+        let named: BTreeSet<&str> = members.values().map(|member| member.address.as_str()).collect();
+        let silent: BTreeSet<&str> = self.silent.iter().map(String::as_str).collect();
+        let unnamed: Vec<_> = silent.difference(&named).map(|address| MemberView::silent(None, address)).collect();
+        ClusterView {
+            cluster: self.reports.iter().map(|report| report.cluster).min(),
+            plan_epoch: self.reports.iter().map(|report| report.plan_epoch).max().unwrap_or(0),
+            members: members.into_values().chain(unnamed).collect(),
+            system: self.replicas().get(&SYSTEM).map(group),
+        }
+    }
+
+    /// The shards 0 to `shards`.
+    pub fn shards(&self, shards: u16) -> ShardsView {
+        let replicas = self.replicas();
+        ShardsView { shards: (0..shards).map(|shard| place(&replicas, ShardId(shard))).collect() }
+    }
+
+    /// The shards 0 to `shards`, and the system shard where some node has a replica of it.
+    pub fn hashes(&self, shards: u16) -> HashesView {
+        let (replicas, none) = (self.replicas(), Replicas::new());
+        let all = (0..shards).map(ShardId).chain(replicas.contains_key(&SYSTEM).then_some(SYSTEM));
+        HashesView { shards: all.map(|shard| compare(shard, replicas.get(&shard).unwrap_or(&none))).collect() }
+    }
+
+    /// Where `key` is, in a cluster of `shards` shards, and why.
+    pub fn explain(&self, key: &EntityKey, shards: u16) -> ExplainView {
+        let replicas = self.replicas();
+        let placed = place(&replicas, key.shard(shards));
+        let of_owner = placed.group.owner.and_then(|owner| replicas.get(&key.shard(shards))?.get(&owner));
+        let queue = of_owner.map(|replica| replica.queued);
+        ExplainView {
+            kind: key.kind().to_owned(),
+            id: key.id().to_owned(),
+            hash: format!("{:016x}", key.hash64()),
+            addresses: placed.group.replicas.iter().map(|node| self.address(*node)).collect(),
+            why: self.why(&placed, shards),
+            queue,
+            last_move: None,
+            placed,
+        }
+    }
+
+    fn why(&self, placed: &ShardView, shards: u16) -> String {
+        let GroupView { owner, replicas, term, .. } = &placed.group;
+        let hashed = format!("the hash of kind/id falls into range {} of {shards}", placed.shard);
+        if replicas.is_empty() {
+            return format!("{hashed}, and no node that answered has a replica of that shard");
+        }
+        let epoch = self.cluster().plan_epoch;
+        let names = replicas.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
+        let placed =
+            format!("{hashed}; the group of that shard has the replicas {names}, by the plan of epoch {epoch}");
+        match (owner, term) {
+            (Some(owner), Some(term)) => format!("{placed}, and {owner} owns it since term {term}"),
+            _ => format!("{placed}, and none of those that answered owns it just now"),
+        }
+    }
+
+    /// Every replica that was reported. Of a node that was asked under two addresses, the newer report counts.
+    fn replicas(&self) -> BTreeMap<ShardId, Replicas<'_>> {
+        let mut shards: BTreeMap<ShardId, Replicas<'_>> = BTreeMap::new();
+        for (node, replica) in self.reports.iter().flat_map(|report| report.replicas.iter().map(|r| (report.node, r))) {
+            let known = shards.entry(replica.shard).or_default().entry(node).or_insert(replica);
+            if (replica.term, replica.applied) > (known.term, known.applied) {
+                *known = replica;
+            }
+        }
+        shards
+    }
+
+    fn address(&self, node: NodeId) -> Option<String> {
+        let own = self.reports.iter().find(|report| report.node == node).map(|report| &report.address);
+        let told = || {
+            let members = self.reports.iter().flat_map(|report| &report.members);
+            members.filter(|member| member.node == node).map(|member| &member.address).max()
+        };
+        own.or_else(told).cloned()
+    }
+}
+
+impl MemberView {
+    fn answered(report: &NodeReport) -> Self {
+        Self {
+            id: Some(report.node),
+            address: report.address.clone(),
+            state: Some(report.state),
+            zone: None,
+            version: Some(report.software.clone()),
+            plan_epoch: Some(report.plan_epoch),
+            answered: true,
+        }
+    }
+
+    fn silent(id: Option<NodeId>, address: &str) -> Self {
+        let address = address.to_owned();
+        Self { id, address, state: None, zone: None, version: None, plan_epoch: None, answered: false }
+    }
+}
+
+fn place(replicas: &BTreeMap<ShardId, Replicas<'_>>, shard: ShardId) -> ShardView {
+    ShardView { shard: shard.0, group: replicas.get(&shard).map(group).unwrap_or_default(), moving: None }
+}
+
+fn group(replicas: &Replicas<'_>) -> GroupView {
+    let owner = replicas.iter().filter(|(_, replica)| replica.owns).max_by_key(|(_, replica)| replica.term);
+    // A replica that has just been made knows no voters yet.
+    let telling = replicas.values().filter(|replica| !replica.voters.is_empty());
+    let newest = telling.max_by_key(|replica| (replica.term, replica.owns, replica.applied));
+    let furthest = replicas.values().map(|replica| replica.applied).max();
+    GroupView {
+        owner: owner.map(|(node, _)| *node),
+        replicas: newest.map(|replica| replica.voters.clone()).unwrap_or_default(),
+        term: replicas.values().map(|replica| replica.term).max(),
+        applied_index: owner.map(|(_, replica)| replica.applied).or(furthest),
+    }
+}
+
+fn compare(shard: ShardId, replicas: &Replicas<'_>) -> ShardHashes {
+    let hashes: Vec<BTreeMap<LogIndex, u128>> = replicas.values().map(|replica| hashes(replica)).collect();
+    let in_all = |index: &&LogIndex| hashes.iter().all(|hashes| hashes.contains_key(*index));
+    let compared_index = hashes.first().and_then(|first| first.keys().rev().find(in_all)).copied();
+    let pairs = hashes.iter().enumerate().flat_map(|(n, one)| hashes[n + 1..].iter().map(move |other| (one, other)));
+    let verdicts: Vec<Option<bool>> = pairs.map(|(one, other)| agree(one, other)).collect();
+    let agree = if verdicts.contains(&Some(false)) {
+        Some(false)
+    } else {
+        (!verdicts.is_empty() && !verdicts.contains(&None)).then_some(true)
+    };
+    let replica_hash = |(node, replica): (&NodeId, &&ReplicaReport)| ReplicaHash {
+        node: *node,
+        applied_index: replica.applied,
+        content_hash: format!("{:032x}", replica.content_hash),
+    };
+    ShardHashes {
+        shard: shard.0,
+        agree,
+        compared_index: compared_index.filter(|_| hashes.len() > 1),
+        replicas: replicas.iter().map(replica_hash).collect(),
+    }
+}
+
+/// All indexes at which a replica tells its hash.
+fn hashes(replica: &ReplicaReport) -> BTreeMap<LogIndex, u128> {
+    let mut hashes: BTreeMap<_, _> = replica.marks.iter().map(|mark| (mark.index, mark.content_hash)).collect();
+    hashes.insert(replica.applied, replica.content_hash);
+    hashes
+}
+
+/// Whether two replicas agree at the highest index that both tell; a hash sums up everything before it.
+fn agree(one: &BTreeMap<LogIndex, u128>, other: &BTreeMap<LogIndex, u128>) -> Option<bool> {
+    let (index, hash) = one.iter().rev().find(|(index, _)| other.contains_key(index))?;
+    Some(other.get(index) == Some(hash))
+}
+
+fn as_text<S: Serializer>(id: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&id.to_string())
+}
+
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
+fn option_as_text<S: Serializer>(id: &Option<impl ToString>, serializer: S) -> Result<S::Ok, S::Error> {
+    match id {
+        Some(id) => serializer.serialize_some(&id.to_string()),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn all_as_text<S: Serializer>(ids: &[impl ToString], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(ids.iter().map(ToString::to_string))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::report::HashMark;
+
+    const SHARDS: u16 = 2;
+
+    fn member(node: u64) -> Member {
+        Member { node: NodeId(node), address: format!("n{node}:1") }
+    }
+
+    fn replica(shard: u16, owns: bool, term: Term, applied: LogIndex) -> ReplicaReport {
+        ReplicaReport {
+            shard: ShardId(shard),
+            owns,
+            leader: None,
+            term,
+            voters: vec![NodeId(1), NodeId(2), NodeId(3)],
+            learners: vec![],
+            applied,
+            content_hash: u128::from(applied),
+            marks: vec![],
+            queued: 0,
+        }
+    }
+
+    fn report(node: u64, replicas: Vec<ReplicaReport>) -> NodeReport {
+        NodeReport {
+            node: NodeId(node),
+            cluster: ClusterId(7),
+            address: format!("n{node}:1"),
+            state: NodeState::Ready,
+            software: "berth-node/0.1.0".to_owned(),
+            plan_epoch: node,
+            members: vec![member(1), member(2), member(3)],
+            replicas,
+        }
+    }
+
+    fn gathered(reports: Vec<NodeReport>) -> Gathered {
+        Gathered { reports, silent: vec![] }
+    }
+
+    fn json_of(view: &impl Serialize) -> Value {
+        serde_json::to_value(view).unwrap()
+    }
+
+    #[test]
+    fn a_member_that_does_not_answer_is_shown_as_such() {
+        let gathered = Gathered {
+            reports: vec![report(2, vec![replica(u16::MAX, true, 4, 9)]), report(1, vec![])],
+            silent: vec!["n3:1".to_owned(), "seed:1".to_owned()],
+        };
+        let silent = json!({
+            "id": "0000000000000003", "address": "n3:1", "state": null, "zone": null, "version": null, "planEpoch": null,
+            "answered": false,
+        });
+        let view = json_of(&gathered.cluster());
+        assert_eq!((&view["cluster"], &view["planEpoch"]), (&json!("00000000000000000000000000000007"), &json!(2)));
+        assert_eq!(
+            view["members"][0],
+            json!({
+                "id": "0000000000000001", "address": "n1:1", "state": "ready", "zone": null, "version": "berth-node/0.1.0",
+                "planEpoch": 1, "answered": true,
+            })
+        );
+        assert_eq!(view["members"][2], silent);
+        assert_eq!(
+            (&view["members"][3]["id"], &view["members"][3]["address"], view["members"].as_array().unwrap().len()),
+            (&Value::Null, &json!("seed:1"), 4)
+        );
+        assert_eq!(view["system"]["owner"], "0000000000000002");
+        let nobody = json_of(&Gathered::default().cluster());
+        assert_eq!(nobody, json!({"cluster": null, "planEpoch": 0, "members": [], "system": null}));
+    }
+
+    #[test]
+    fn the_owner_of_the_highest_term_wins_and_only_who_says_so_owns() {
+        let moved = gathered(vec![
+            report(1, vec![replica(0, true, 3, 90)]),
+            report(2, vec![replica(0, true, 4, 80), replica(1, false, 6, 5)]),
+            report(3, vec![replica(0, false, 4, 95), replica(1, false, 5, 7)]),
+        ]);
+        let replicas = ["0000000000000001", "0000000000000002", "0000000000000003"];
+        assert_eq!(
+            json_of(&moved.shards(3)),
+            json!({"shards": [
+                {"shard": 0, "owner": replicas[1], "replicas": replicas, "term": 4, "appliedIndex": 80, "move": null},
+                {"shard": 1, "owner": null, "replicas": replicas, "term": 6, "appliedIndex": 7, "move": null},
+                {"shard": 2, "owner": null, "replicas": [], "term": null, "appliedIndex": null, "move": null},
+            ]})
+        );
+    }
+
+    #[test]
+    fn a_replica_that_knows_no_voters_does_not_hide_those_that_others_know() {
+        let fresh = ReplicaReport { voters: vec![], ..replica(0, false, 9, 0) };
+        let view = gathered(vec![report(1, vec![fresh]), report(2, vec![replica(0, false, 3, 4)])]).shards(1);
+        assert_eq!(view.shards[0].group.replicas.len(), 3);
+    }
+
+    fn hashed(node: u64, marks: &[(LogIndex, u128)]) -> NodeReport {
+        let ((applied, content_hash), marks) = marks.split_last().unwrap();
+        let marks = marks.iter().map(|(index, content_hash)| HashMark { index: *index, content_hash: *content_hash });
+        let replica =
+            ReplicaReport { content_hash: *content_hash, marks: marks.collect(), ..replica(0, false, 1, *applied) };
+        report(node, vec![replica])
+    }
+
+    fn compared(reports: Vec<NodeReport>) -> (Option<bool>, Option<LogIndex>) {
+        let shard = gathered(reports).hashes(1).shards.remove(0);
+        (shard.agree, shard.compared_index)
+    }
+
+    #[test]
+    fn replicas_are_compared_at_the_highest_index_that_they_have_in_common() {
+        let one = || hashed(1, &[(1024, 5), (2048, 6), (2050, 7)]);
+        assert_eq!(compared(vec![one()]), (None, None), "nobody to compare with");
+        assert_eq!(compared(vec![]), (None, None));
+        assert_eq!(compared(vec![one(), hashed(2, &[(1024, 5), (1030, 9)])]), (Some(true), Some(1024)));
+        assert_eq!(
+            compared(vec![one(), hashed(2, &[(2050, 7)])]),
+            (Some(true), Some(2050)),
+            "at the same applied index"
+        );
+        assert_eq!(compared(vec![one(), hashed(2, &[(2050, 8)])]), (Some(false), Some(2050)));
+        assert_eq!(compared(vec![one(), hashed(2, &[(2048, 6), (2049, 1)])]), (Some(true), Some(2048)));
+        assert_eq!(compared(vec![one(), hashed(2, &[(3, 1)])]), (None, None), "nothing in common");
+        let two_differ = vec![one(), hashed(2, &[(7, 1)]), hashed(3, &[(2048, 66), (2060, 1)])];
+        assert_eq!(compared(two_differ), (Some(false), None), "a difference is told whoever else cannot be compared");
+        let one_is_far_behind = vec![one(), hashed(2, &[(7, 1)]), hashed(3, &[(2048, 6), (2060, 1)])];
+        assert_eq!(compared(one_is_far_behind), (None, None));
+        let view = json_of(&gathered(vec![one()]).hashes(1));
+        let replica = json!({"node": "0000000000000001", "appliedIndex": 2050, "contentHash": format!("{:032x}", 7)});
+        let shard = json!({"shard": 0, "agree": null, "comparedIndex": null, "replicas": [replica]});
+        assert_eq!(view, json!({"shards": [shard]}));
+    }
+
+    #[test]
+    fn an_entity_is_explained_down_to_its_owner_and_queue() {
+        let key = EntityKey::new("cart", "alice").unwrap();
+        let shard = key.shard(SHARDS).0;
+        let owner = ReplicaReport { queued: 12, ..replica(shard, true, 4, 80) };
+        let reports = vec![report(1, vec![replica(shard, false, 4, 80)]), report(2, vec![owner])];
+        let view = json_of(&gathered(reports).explain(&key, SHARDS));
+        assert_eq!((&view["kind"], &view["id"], &view["shard"]), (&json!("cart"), &json!("alice"), &json!(shard)));
+        assert_eq!((&view["hash"], &view["queue"]), (&json!(format!("{:016x}", key.hash64())), &json!(12)));
+        assert_eq!((&view["owner"], &view["lastMove"]), (&json!("0000000000000002"), &Value::Null));
+        assert_eq!(view["addresses"], json!(["n1:1", "n2:1", "n3:1"]));
+        let why = view["why"].as_str().unwrap();
+        assert!(why.contains("epoch 2") && why.contains("0000000000000002 owns it since term 4"), "{why}");
+        let nowhere = Gathered::default().explain(&key, SHARDS);
+        assert!(nowhere.why.contains("no node that answered"), "{}", nowhere.why);
+        assert_eq!((nowhere.queue, nowhere.placed.group.owner), (None, None));
+    }
+
+    proptest! {
+        /// Who asks whom first has no effect on what is shown.
+        #[test]
+        fn the_order_of_reports_does_not_matter(
+            terms in prop::collection::vec((any::<bool>(), 0_u64..4, 0_u64..4), 1..5),
+            turn in 0_usize..5,
+        ) {
+            let reports: Vec<_> = terms.iter().enumerate().map(|(node, (owns, term, applied))| {
+                report(node as u64, vec![replica(0, *owns, *term, *applied)])
+            }).collect();
+            let mut turned = reports.clone();
+            turned.rotate_left(turn % reports.len());
+            let (one, other) = (gathered(reports), gathered(turned));
+            prop_assert_eq!(one.cluster(), other.cluster());
+            prop_assert_eq!(one.shards(1), other.shards(1));
+            prop_assert_eq!(one.hashes(1), other.hashes(1));
+            let key = EntityKey::new("cart", "a").unwrap();
+            prop_assert_eq!(one.explain(&key, 1), other.explain(&key, 1));
+        }
+    }
+}
