@@ -51,17 +51,18 @@ pub enum SnapshotError {
 /// Gathers rows until a chunk is full.
 pub(super) struct ChunkBuilder {
     bytes: Vec<u8>,
+    bytes_max: usize,
 }
 
 impl ChunkBuilder {
-    pub(super) fn new(snapshot: u64, number: u32) -> Self {
-        let mut bytes = Vec::with_capacity(CHUNK_BYTES_MAX);
+    pub(super) fn new(snapshot: u64, number: u32, bytes_max: usize) -> Self {
+        let mut bytes = Vec::with_capacity(bytes_max);
         bytes.push(CHUNK_VERSION);
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&snapshot.to_le_bytes());
         bytes.extend_from_slice(&number.to_le_bytes());
         bytes.push(0);
-        Self { bytes }
+        Self { bytes, bytes_max }
     }
 
     /// Adds a row as it is in the file. False when it must go into the next chunk.
@@ -69,7 +70,7 @@ impl ChunkBuilder {
         let (version, fields) = layout::open(kind, key, row)?;
         let key = own_part(kind, key);
         let bytes = ROW_HEADER_BYTES + key.len() + fields.len();
-        if self.bytes.len() > HEADER_BYTES && self.bytes.len() + bytes > CHUNK_BYTES_MAX {
+        if self.bytes.len() > HEADER_BYTES && self.bytes.len() + bytes > self.bytes_max {
             return Ok(false);
         }
         let key_bytes = u16::try_from(key.len()).map_err(|_| RowError::Field("a key"))?;
