@@ -134,9 +134,10 @@ impl Identity {
         self.accepted.as_ref().filter(|record| Some(record.cluster) == self.cluster)
     }
 
-    /// Refuses a configuration that says something else than the cluster began with.
+    /// Refuses a configuration that says something else than the cluster began with, or is about to begin with.
     pub fn check_settings(&self, shards: u16, replicas: u16) -> Result<(), Error> {
-        let Some(record) = self.record() else { return Ok(()) };
+        let record = if self.cluster.is_some() { self.record() } else { self.accepted.as_ref() };
+        let Some(record) = record else { return Ok(()) };
         unchanged("a cluster of this many shards:", &record.shards, &shards)?;
         unchanged("a cluster with this many replicas of each shard:", &record.replicas, &replicas)
     }
@@ -175,6 +176,7 @@ mod tests {
         let moved = open(&disk, "b:1").unwrap_err().to_string();
         assert!(moved.contains("the node at a:1") && moved.contains("configuration says b:1"), "{moved}");
         first.accepted = Some(record(&first));
+        assert!(matches!(first.check_settings(32, 3), Err(Error::Changed { .. })), "it may be complete already");
         first.cluster = Some(ClusterId(7));
         first.write(&disk).unwrap();
         assert_eq!(open(&disk, "a:1").unwrap(), first);
@@ -184,6 +186,7 @@ mod tests {
         assert!(matches!(first.check_settings(64, 5), Err(Error::Changed { .. })));
         first.cluster = Some(ClusterId(8));
         assert_eq!(first.role(), Some(Role::Joining), "it accepted a record of another cluster");
+        first.check_settings(32, 3).unwrap();
     }
 
     #[test]

@@ -80,7 +80,10 @@ pub async fn run(
     seams: Seams,
 ) -> Result<Joined, Error> {
     let Settings { shards, replicas, .. } = config.settings;
-    identity.check_settings(shards, replicas)?;
+    // With `--init`, what was accepted and not acted on may be replaced as a whole.
+    if config.init.is_none() || identity.cluster.is_some() {
+        identity.check_settings(shards, replicas)?;
+    }
     check_init(&config, &identity)?;
     let (answerer, proposals) = Answerer::new(&identity, config.settings);
     if let (Some(cluster), Some(role)) = (identity.cluster, identity.role()) {
