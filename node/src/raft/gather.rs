@@ -83,6 +83,8 @@ mod tests {
 
     type Append = AppendEntriesRequest<Types<SimulatedRuntime>>;
 
+    type Tested = Gathered<Pin<Box<dyn Stream<Item = Append> + Send>>, SimulatedRuntime>;
+
     /// An append of so many entries after the first `after`, that tells that `committed` of them are committed.
     fn append(after: u64, entries: u64, committed: u64) -> Append {
         let id = |index| to_raft(LogId { term: 1, index });
@@ -96,8 +98,7 @@ mod tests {
         }
     }
 
-    fn gathered()
-    -> (mpsc::UnboundedSender<Append>, Gathered<Pin<Box<dyn Stream<Item = Append> + Send>>, SimulatedRuntime>) {
+    fn gathered() -> (mpsc::UnboundedSender<Append>, Tested) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let requests = futures_util::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|request| (request, receiver))
@@ -106,9 +107,7 @@ mod tests {
     }
 
     /// Entries and commit of the next append, and how long it took to come.
-    async fn next(
-        gathered: &mut Gathered<Pin<Box<dyn Stream<Item = Append> + Send>>, SimulatedRuntime>,
-    ) -> Option<(usize, u64, u128)> {
+    async fn next(gathered: &mut Tested) -> Option<(usize, u64, u128)> {
         let clock = berth_shared::seam::clock::TokioClock::new();
         let from = berth_shared::seam::Clock::now(&clock);
         let request = gathered.next().await?;

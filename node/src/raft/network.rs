@@ -59,7 +59,8 @@ pub(super) struct Network<R> {
 /// The way to one member.
 #[derive(Debug)]
 pub(super) struct Link<R> {
-    route: Route<R>,
+    /// Shared by what is on its way.
+    route: Arc<Route<R>>,
     /// Of appends.
     class: Class,
 }
@@ -76,7 +77,7 @@ impl<R: Runtime> Network<R> {
         if !self.peers.knows(to) {
             self.peers.learn(to, &member.address);
         }
-        Link { route: Route { to, network: self.clone() }, class }
+        Link { route: Arc::new(Route { to, network: self.clone() }), class }
     }
 }
 
@@ -183,7 +184,7 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for Link<R> {
 
 /// An append that is encoded and has its turn.
 struct Sending<R: Runtime> {
-    route: Route<R>,
+    route: Arc<Route<R>>,
     class: Class,
     payload: Result<R, Bytes>,
     previous: Option<RaftLogId>,
@@ -206,7 +207,7 @@ impl<R: Runtime> Sending<R> {
 }
 
 impl<R: Runtime> Route<R> {
-    async fn begin_append(&self, request: AppendEntriesRequest<Types<R>>, class: Class) -> Sending<R> {
+    async fn begin_append(self: &Arc<Self>, request: AppendEntriesRequest<Types<R>>, class: Class) -> Sending<R> {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
         if class == Class::Data && !self.network.peers.reach(self.to, class).await {
@@ -269,11 +270,5 @@ fn unexpected<R: Runtime>(answer: &Answer) -> RPCError<Types<R>> {
         Answer::WrongNode => unreachable("another node answers at the member's address").into(),
         Answer::Failed(why) => network_error(why).into(),
         _ => network_error("the answer is one to another request").into(),
-    }
-}
-
-impl<R: Runtime> Clone for Route<R> {
-    fn clone(&self) -> Self {
-        Self { to: self.to, network: self.network.clone() }
     }
 }
