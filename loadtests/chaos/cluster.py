@@ -15,6 +15,7 @@ from chaos.network import ADMIN_PORT, PEER_PORT, PUBLIC_PORT, die_with_parent
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 START_SECONDS_MAX = 60
+START_MARK = "---- "  # begins the line before what a start of a process writes to its log
 
 
 class Stuck(Exception):
@@ -60,7 +61,7 @@ class Process:
         # Nothing of the harness's own surroundings may configure what is tested.
         clean = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
         with open(self.log_path, "ab") as log:
-            log.write(f"---- {self.name} is started at {time.time():.3f}\n".encode())
+            log.write(f"{START_MARK}{self.name} is started at {time.time():.3f}\n".encode())
             log.flush()
             self.child = subprocess.Popen(  # pylint: disable=consider-using-with
                 self.words,
@@ -96,6 +97,13 @@ class Process:
     def ended_by_itself(self):
         """The exit status of a process that was not killed from here, else None."""
         return None if self.child is None else self.child.poll()
+
+    def log_since_start(self):
+        """What the process has written to its log since it was last started."""
+        with open(self.log_path, "r", encoding="utf-8", errors="replace") as log:
+            lines = log.readlines()
+        starts = [place for place, line in enumerate(lines) if line.startswith(START_MARK)]
+        return lines[starts[-1] + 1 :] if starts else lines
 
     def log_tail(self, lines=5):
         with open(self.log_path, "r", encoding="utf-8", errors="replace") as log:
@@ -180,13 +188,11 @@ class Cluster:
         for process in self.processes:
             process.kill()
 
-    def cut(self, node, *others):
-        for other in others:
-            self.network.cut(node.host, other.host)
+    def cut(self, one, other):
+        self.network.cut(one.host, other.host)
 
-    def heal(self, node, *others):
-        for other in others:
-            self.network.heal(node.host, other.host)
+    def heal(self, one, other):
+        self.network.heal(one.host, other.host)
 
     def check_alive(self):
         """Stuck when a process ended that nobody killed."""

@@ -11,7 +11,7 @@ COLUMNS = [("try", 3), ("start s", 7), ("shards", 6), ("p50 s", 5), ("max s", 5)
 
 async def kill_owner(trial, load, wipe):
     """kill -9 of the owner of the busiest shard; what it owned and when it was killed."""
-    owners = await trial.cluster.every_shard_owned(trial.cluster.gateways)
+    owners = await trial.cluster.every_shard_owned()
     victim = owners[load.shards[trial.chance.choice(load.hot)]]
     owned = {shard for shard, owner in owners.items() if owner is victim}
     when = time.monotonic()

@@ -48,7 +48,7 @@ async def believe(load, gateway):
 
 async def pause_owner(options, report, trial, load):
     cluster, stale = trial.cluster, trial.cluster.gateways[-1]
-    owners = await cluster.every_shard_owned(cluster.gateways)
+    owners = await cluster.every_shard_owned()
     victim = owners[load.shards[trial.chance.choice(load.hot)]]
     owned = {shard for shard, owner in owners.items() if owner is victim}
     believer = await believe(load, stale)
@@ -90,22 +90,25 @@ async def lay_before(load, pool, owned):
     return late
 
 
+CUTS = ("peers", "everyone", "split")
+
+
 async def partition(options, network):
-    """The owner is cut from its peers only, so that gateways still reach it, then from everyone. Links are cut silently:
-    packets vanish and connections stay."""
+    """The owner is cut from its peers only, so that gateways still reach it; then from everyone; then it is alone with one
+    gateway, whose clients go on asking it while others write elsewhere. Links are cut silently: packets vanish, connections
+    stay."""
     report = Report(options, [*COLUMNS, *COUNTS, ("violations", 10)])
-    trial = Trial(options, network(), "partition")
-    if not trial.network.can_cut:
-        raise SystemExit("this scenario cuts links, which takes network namespaces: leave --loopback out")
+    trial = Trial(options, network(), "partition", gateways=options.gateways + 1)
     try:
         async with trial:
             for number in range(1, options.repeat + 1):
-                for everyone in (False, True):
-                    load = await trial.new_load(f"round-{number}-{'all' if everyone else 'peers'}")
+                for cut in CUTS:
+                    gateways = trial.cluster.gateways if cut == "split" else trial.cluster.gateways[:-1]
+                    load = await trial.new_load(f"round-{number}-{cut}", gateways)
                     trial.watch_hashes()
                     load.start()
                     await asyncio.sleep(options.seconds * trial.chance.uniform(0.3, 1))
-                    cells = await cut_owner(options, report, trial, load, everyone)
+                    cells = await cut_owner(options, report, trial, load, cut)
                     cells |= counts(await trial.verify(load))
                     report.row(trial, **cells)
                     if report.is_over():
@@ -116,20 +119,25 @@ async def partition(options, network):
     return finish(options, report, trial)
 
 
-async def cut_owner(options, report, trial, load, everyone):
+async def cut_owner(options, report, trial, load, cut):
     cluster = trial.cluster
-    owners = await cluster.every_shard_owned(cluster.gateways)
+    owners = await cluster.every_shard_owned()
     victim = owners[load.shards[trial.chance.choice(load.hot)]]
     owned = {shard for shard, owner in owners.items() if owner is victim}
-    others = [node for node in cluster.nodes if node is not victim]
-    if everyone:
-        others += cluster.gateways
+    peers, (*gateways, alone) = [node for node in cluster.nodes if node is not victim], cluster.gateways
+    links = [(victim, peer) for peer in peers]
+    if cut == "everyone":
+        links += [(victim, gateway) for gateway in cluster.gateways]
+    elif cut == "split":
+        links += [(victim, gateway) for gateway in gateways] + [(alone, peer) for peer in peers]
     when = time.monotonic()
-    cluster.cut(victim, *others)
+    for link in links:
+        cluster.cut(*link)
     first = await trial.until_recovered(load, owned, when)
     await asyncio.sleep(max(0, when + options.pause - time.monotonic()))
-    cluster.heal(victim, *others)
+    for link in links:
+        cluster.heal(*link)
     await trial.until_hashes_agree()
     await load.stop()
     cells = failover_cells(report, trial, load, first, when)
-    return cells | {"cut from": "everyone" if everyone else "peers", "not ok": len(trial.failed(load, when - 1))}
+    return cells | {"cut from": cut, "not ok": len(trial.failed(load, when - 1))}

@@ -48,6 +48,7 @@ def arguments():
     parser.add_argument("--shards", type=int, default=64)
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--rate", type=float, default=300, help="requests per second, over all clients")
+    parser.add_argument("--strict", type=float, default=0.3, help="the share of reads that are strict")
     parser.add_argument("--seconds", type=float, default=4, help="of load before the failure, at most")
     parser.add_argument("--away", type=float, default=10, help="seconds that a node misses in catch-up")
     parser.add_argument("--pause", type=float, default=10, help="seconds that an owner is stopped or cut off")

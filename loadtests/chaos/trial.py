@@ -11,7 +11,7 @@ from chaos import clients, histories
 from chaos.cluster import Cluster, Stuck
 from chaos.histories import OK, REFUSED, REJECTED, MISMATCH, UNKNOWN, UNSENT, Violation
 
-LIST_MAX = 12  # of violations that are printed
+LIST_MAX = 3  # violations of one name that are printed
 LAG_SECONDS_MAX = 1
 PROBE_SECONDS = 0.1
 SUCCESS = (OK, REJECTED, MISMATCH)
@@ -63,7 +63,7 @@ class Trial:
 
     async def new_load(self, name, gateways=None, **mix):
         """Entities of its own, made and spread over all shards; the stream of requests is not started yet."""
-        given = {"rate": self.options.rate, **mix}
+        given = {"rate": self.options.rate, "strict": self.options.strict, **mix}
         load = clients.Load(self.cluster, clients.Mix(**given), f"{self.name}-{name}", self.options.seed, gateways)
         self.loads.append(load)
         await load.prepare()
@@ -119,7 +119,7 @@ class Trial:
     async def keep_watching(self):
         while True:
             try:
-                found = histories.Hashes(await self.cluster.ask("/v1/cluster/hashes", self.cluster.gateways))
+                found = histories.Hashes(await self.cluster.ask("/v1/cluster/hashes"))
                 self.violations += found.violations
                 self.compared += len(found.agreed(2, {}))
             except Stuck:
@@ -238,7 +238,11 @@ class Report:
         for _, violation in self.violations:
             kinds[violation.check] += 1
         print(f"{self.options.scenario}: {len(self.violations)} violations, seed {self.options.seed}: {dict(kinds)}")
-        for trial, violation in self.violations[:LIST_MAX]:
+        listed = defaultdict(int)
+        for trial, violation in self.violations:
+            listed[violation.check] += 1
+            if listed[violation.check] > LIST_MAX:
+                continue
             print(f"- {violation.check}: {violation.text[:1000]} (data and logs: {trial.place})")
         return 1
 

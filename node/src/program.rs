@@ -101,6 +101,18 @@ mod tests {
     use crate::entity::kinds::Counter;
 
     #[test]
+    fn init_and_members_are_given_together() {
+        let parse = |arguments: &[&str]| Arguments::try_parse_from([&["berth-node"], arguments].concat());
+        let both = parse(&["--init", "--members", "a:1,b:2"]).unwrap();
+        assert!(both.init && both.members.unwrap() == ["a:1", "b:2"]);
+        assert!(!parse(&[]).unwrap().init);
+        assert!(parse(&["--init"]).is_err() && parse(&["--members", "a:1"]).is_err());
+        let arguments = parse(&["--init", "--members", "a"]).unwrap();
+        let error = run(&arguments, || Ok(Registry::built_in())).unwrap_err();
+        assert!(in_one_line(&*error).starts_with("--members: \"a\" is not allowed"), "{error}");
+    }
+
+    #[test]
     fn a_kind_that_breaks_the_rules_is_named_before_anything_is_started() {
         let error = run(&Arguments::default(), || Registry::built_in().add(Counter)).unwrap_err();
         assert_eq!(in_one_line(&*error), "there are two kinds named counter");

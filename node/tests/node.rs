@@ -177,10 +177,15 @@ async fn a_store_without_its_journal_or_data_without_its_identity_is_not_started
         #[expect(clippy::disallowed_methods, reason = "somebody loses a file")]
         std::fs::remove_file(&file).unwrap();
         let started = app::start(config(), Registry::built_in(), open(), seams.clone(), Tracing::OFF).await;
-        let error = berth_shared::cause::in_one_line(&started.unwrap_err());
+        let refused = match started {
+            Ok(node) => {
+                node.ended().await;
+                node.shutdown().await.unwrap_err()
+            }
+            Err(error) => error,
+        };
+        let error = berth_shared::cause::in_one_line(&refused);
         assert!(error.contains(reason), "{error}");
-        // What the start had begun ends by itself; a program would have ended with it.
-        seams.spawner.sleep(Duration::from_secs(5)).await;
         std::fs::copy(folder.path().join("aside"), &file).unwrap();
     }
     let node = start(config(), open(), &seams).await;

@@ -133,6 +133,18 @@ async fn a_node_starts_from_file_and_environment_and_ends_when_told_to() {
     assert!(data.join("identity.json").exists(), "as the environment says");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_for_its_seeds_ends_when_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    // A port that nobody listens on.
+    let seeds = "node-1:7400,127.0.0.1:1,127.0.0.1:2";
+    let mut node = Running::start(program(folder.path()).env("BERTH_CLUSTER__SEEDS", seeds));
+    node.logged("the node looks for its cluster").await;
+    node.signal("TERM");
+    assert_eq!(node.ended().await.code(), Some(0));
+    node.logged("the node has stopped before it had started").await;
+}
+
 fn refusal(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();

@@ -267,3 +267,191 @@ impl Following {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use berth_shared::ids::{ClusterId, LogId, NodeId, Term};
+    use berth_shared::telemetry::{Metrics, SIZE_COUNTS};
+    use futures_util::future::BoxFuture;
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::disk::SimulatedDisk;
+    use crate::entity::Timestamp;
+    use crate::entity::erased::Verdict;
+    use crate::record::Batch;
+    use crate::shard::executor::{self, Executor};
+    use crate::shard::group::{Done, Proposed, Status};
+    use crate::shard::residency::Residency;
+    use crate::store::{self, Store};
+
+    /// A group that leads when it is told to and commits what it is given, to its own shard and to a follower's.
+    struct Pair {
+        leading: watch::Sender<Option<Term>>,
+        log: Mutex<u64>,
+        shards: [Arc<Shard>; 2],
+    }
+
+    impl fmt::Debug for Pair {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Pair")
+        }
+    }
+
+    impl Pair {
+        fn next(&self, term: Term) -> LogId {
+            let mut index = self.log.lock();
+            *index += 1;
+            LogId { term, index: *index }
+        }
+
+        async fn lead(&self, term: Option<Term>) {
+            if let Some(term) = term {
+                let log_id = self.next(term);
+                for shard in &self.shards {
+                    shard.apply_blank(log_id).await.unwrap();
+                }
+            }
+            self.leading.send_replace(term);
+        }
+    }
+
+    impl Group for Pair {
+        fn leading(&self) -> watch::Receiver<Option<Term>> {
+            self.leading.subscribe()
+        }
+
+        fn holds_lease(&self, term: Term) -> bool {
+            self.term() == Some(term)
+        }
+
+        fn propose(&self, term: Term, batch: Arc<Batch>, done: Done) -> BoxFuture<'_, ()> {
+            Box::pin(async move {
+                let log_id = self.next(term);
+                let applied = self.shards[0].apply(log_id, &batch).await.unwrap();
+                self.shards[1].apply(log_id, &batch).await.unwrap();
+                done(Proposed::Applied(applied));
+            })
+        }
+
+        fn confirm(&self, term: Term) -> BoxFuture<'_, bool> {
+            Box::pin(std::future::ready(self.holds_lease(term)))
+        }
+
+        fn transfer(&self, _to: NodeId) -> BoxFuture<'_, bool> {
+            Box::pin(std::future::ready(false))
+        }
+
+        fn status(&self) -> Status {
+            Status::default()
+        }
+
+        fn compact(&self) -> BoxFuture<'_, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn stop(&self) -> BoxFuture<'_, ()> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    async fn open_shard(disk: &SimulatedDisk, registry: &Arc<Registry>, seams: &Seams) -> (Arc<Shard>, Store) {
+        let journal: store::JournalFlushed = Arc::new(|| Box::pin(std::future::ready(Ok(()))));
+        let config = store::Config { fatal: Arc::new(|line| panic!("{line}")), ..store::Config::default() };
+        let store = Store::open(disk, journal, config, seams.clone()).await.unwrap();
+        let residency = Residency::new(64 << 20);
+        let shard = Shard::open(SYSTEM_SHARD, registry.clone(), store.clone(), residency, seams.clone()).unwrap();
+        (shard, store)
+    }
+
+    fn members(count: u64, address: &str) -> Vec<Member> {
+        (0..count).map(|n| Member { node: NodeId(u64::MAX - count + n), address: address.to_owned() }).collect()
+    }
+
+    fn record() -> InitRecord {
+        InitRecord { cluster: ClusterId(7), members: members(3, "a:1"), shards: 64, replicas: 3 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_leads_makes_the_first_plan_once_and_every_replica_follows_it() {
+        let (seams, registry) = (Seams::simulated(1), Arc::new(registry().unwrap()));
+        let disks = [SimulatedDisk::new(), SimulatedDisk::new()];
+        let (owner, owner_store) = open_shard(&disks[0], &registry, &seams).await;
+        let (follower, _) = open_shard(&disks[1], &registry, &seams).await;
+        let shards = [owner.clone(), follower.clone()];
+        let group = Arc::new(Pair { leading: watch::Sender::new(None), log: Mutex::new(0), shards });
+        let metrics = Metrics::new(&[]).unwrap();
+        let records = metrics.histogram("batch_records", "Records per batch.", &SIZE_COUNTS, &[]);
+        let config = executor::Config { mailbox_max: 8, batches_in_flight_max: 4, window_keys_max: 1000 };
+        let mailbox = Executor::start(config, owner.clone(), group.clone(), records, seams.clone());
+        let shutdown = CancellationToken::new();
+        let plans = [&owner, &follower].map(|shard| follow(shard.clone(), &seams, shutdown.clone()));
+        let begin = |record: InitRecord| {
+            let (group, mailbox, registry) = (group.clone(), mailbox.clone(), registry.clone());
+            initialise(record, group, mailbox, registry, plans[0].clone(), seams.clone(), shutdown.clone())
+        };
+        let initialising = seams.spawner.spawn(begin(record()));
+        seams.spawner.sleep(Duration::from_secs(10)).await;
+        assert!(plans.iter().all(|plan| plan.borrow().is_none()), "nobody leads");
+
+        group.lead(Some(3)).await;
+        initialising.await.unwrap();
+        seams.spawner.sleep(2 * LOOK_INTERVAL).await;
+        let made = Plan::first(&record().members, 64, 3);
+        assert!(plans.iter().all(|plan| plan.borrow().as_deref() == Some(&made)));
+
+        // Another owner may try again, with the same record or with another one; neither changes the plan.
+        let version = |shard: &Shard| shard.resident(&EntityKey::new("cluster", PLAN).unwrap()).unwrap().version;
+        assert_eq!(version(&owner), 1);
+        group.lead(None).await;
+        group.lead(Some(4)).await;
+        submit(&record(), &mailbox, &registry, &seams).await;
+        submit(&InitRecord { cluster: ClusterId(8), shards: 8, ..record() }, &mailbox, &registry, &seams).await;
+        seams.spawner.sleep(2 * LOOK_INTERVAL).await;
+        assert_eq!((version(&owner), version(&follower)), (1, 1));
+        assert!(plans.iter().all(|plan| plan.borrow().as_deref() == Some(&made)));
+
+        // After a restart the plan is known before anybody leads.
+        shutdown.cancel();
+        owner_store.checkpoint().await.unwrap();
+        let (again, _) = open_shard(&disks[0].process_killed(), &registry, &seams).await;
+        let mut plan = follow(again, &seams, CancellationToken::new());
+        plan.wait_for(Option::is_some).await.unwrap();
+        assert_eq!(plan.borrow().as_deref(), Some(&made));
+    }
+
+    #[test]
+    fn the_largest_plan_is_one_event() {
+        let registry = registry().unwrap();
+        let kind = registry.get(Cluster::KIND).unwrap();
+        let address = format!("{}:65535", "h".repeat(253));
+        let record =
+            InitRecord { members: members(MEMBERS_MAX as u64, &address), shards: 16_384, replicas: 5, ..record() };
+        let body = serde_json::to_vec(&Body { record: &record }).unwrap();
+        let command = kind.decode("initialise", &body).unwrap();
+        let key = EntityKey::new(Cluster::KIND, PLAN).unwrap();
+        let context = Context { now: Timestamp::from_micros(1), key: &key, version: 0, principal: "" };
+        let Verdict::Accepted(accepted) = kind.decide(&kind.initial(), &command, &context).unwrap() else { panic!() };
+        assert_eq!(accepted.events.len(), 1);
+        assert!(accepted.events[0].data.len() < crate::entity::erased::EVENT_BYTES_MAX);
+        let Verdict::Rejected(rejected) = kind.decide(&accepted.state, &command, &context).unwrap() else { panic!() };
+        assert_eq!(rejected.reason, "already-initialised");
+    }
+
+    #[test]
+    fn a_record_without_members_shards_or_replicas_makes_no_plan() {
+        let key = EntityKey::new(Cluster::KIND, PLAN).unwrap();
+        let context = Context { now: Timestamp::from_micros(1), key: &key, version: 0, principal: "" };
+        for record in [
+            InitRecord { members: Vec::new(), ..record() },
+            InitRecord { shards: 0, ..record() },
+            InitRecord { replicas: 0, ..record() },
+            InitRecord { members: members(1001, "a:1"), ..record() },
+        ] {
+            let decided = Cluster.decide(&Plan::default(), &Instruction::Initialise { record }, &context);
+            assert_eq!(decided.unwrap_err(), Refusal::Unusable);
+        }
+    }
+}

@@ -16,7 +16,7 @@ use berth_shared::peer::{self, Reply};
 use berth_shared::seam::{BootInstant, Seams};
 
 use super::message::{Answer, Append, Appended, Request, Transferred, Vote};
-use super::{RaftOf, Runtime, from_raft};
+use super::{RaftOf, Runtime, from_raft, snapshot};
 
 /// Messages that wait for their group. One more is not answered.
 const INBOX_MAX: usize = 512;
@@ -36,6 +36,7 @@ pub(super) struct Arrivals<R: Runtime> {
     /// Rule R2: until then this node may have promised a leader, before it was started anew, not to help elect another one.
     pub(super) votes_from: BootInstant,
     pub(super) heard: Arc<Heard>,
+    pub(super) snapshots: snapshot::Receiver<R>,
     pub(super) seams: Seams,
 }
 
@@ -109,8 +110,8 @@ impl<R: Runtime> Arrivals<R> {
                 let transferred = transferred.map(|response| Answer::Transfer(Transferred::from_raft::<R>(&response)));
                 answer(reply, &transferred.unwrap_or_else(failed));
             }),
-            Request::Snapshot(_) => {
-                answer(reply, &Answer::Failed("snapshots are not taken".to_owned()));
+            Request::Snapshot(part) => {
+                self.snapshots.take(&part, &message, reply);
                 return None;
             }
         };

@@ -13,10 +13,11 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::raft::{ClientWriteResult, VoteRequest};
+use openraft::type_config::alias::WatchReceiverOf;
 use openraft::vote::RaftLeaderId;
 use openraft::{Raft, ReadPolicy, SnapshotPolicy, StepDownPolicy};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use berth_shared::ids::{LogId, NodeId, ShardId, Term};
@@ -29,7 +30,7 @@ use super::message::Vote;
 use super::network::Network;
 use super::{
     Callback, ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Error, HEARTBEAT, Member, Membership, Proposal, RaftOf,
-    Runtime, Types, encode_membership, from_raft, log, machine,
+    Runtime, Types, encode_membership, from_raft, log, machine, snapshot,
 };
 use crate::journal::{self, Journal};
 use crate::record::Batch;
@@ -54,6 +55,9 @@ const CONFIRM_MAX: Duration = Duration::from_secs(1);
 const APPLY_END_MAX: Duration = Duration::from_secs(5);
 /// How long a checkpoint of the store may take before its purpose is given up.
 const SNAPSHOT_MAX: Duration = Duration::from_secs(60);
+/// What a compaction leaves of a log, if that is less than a quarter of it: enough for a member that was away for some
+/// seconds to catch up without a snapshot.
+const LOG_KEPT_BYTES_MAX: u64 = 8 << 20;
 /// Messages that may wait for one group.
 const GROUP_QUEUE_MAX: u64 = 4096;
 
@@ -64,6 +68,7 @@ pub(super) struct Start<'a> {
     pub(super) journal: Journal,
     pub(super) peers: Peers,
     pub(super) seams: Seams,
+    pub(super) snapshot_turns: Arc<Semaphore>,
     /// Of a group that begins. One that has a log has its members in it.
     pub(super) voters: &'a [(NodeId, String)],
     pub(super) first_owner: bool,
@@ -73,7 +78,9 @@ pub(super) struct RaftGroup<R: Runtime> {
     shard: ShardId,
     node: NodeId,
     raft: RaftOf<R>,
+    metrics: WatchReceiverOf<Types<R>, openraft::metrics::RaftServerMetrics<Types<R>>>,
     machine: Arc<Shard>,
+    journal: Journal,
     leadership: Arc<Leadership<R>>,
     heard: Arc<Heard>,
     campaigner: Mutex<Campaigner>,
@@ -101,7 +108,7 @@ pub(super) struct Started<R: Runtime> {
 
 impl<R: Runtime> RaftGroup<R> {
     pub(super) async fn start(start: Start<'_>) -> Result<Started<R>, Error> {
-        let Start { node, shard, journal, peers, seams, voters, first_owner } = start;
+        let Start { node, shard, journal, peers, seams, snapshot_turns, voters, first_owner } = start;
         let id = shard.id();
         let failed = |reason: String| Error::Start { shard: id, reason };
         check(&shard, &journal).map_err(failed)?;
@@ -112,11 +119,11 @@ impl<R: Runtime> RaftGroup<R> {
         }
         let (blank_sender, blank) = watch::channel(0);
         let (sole_voter, ended) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
-        let log = log::ShardLog::new(id, journal);
+        let log = log::ShardLog::new(id, journal.clone());
         let drop_guard = ended.clone().drop_guard();
         let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, sole_voter.clone(), drop_guard)
             .map_err(|error| failed(error.to_string()))?;
-        let network = Network { shard: id, peers, seams: seams.clone(), runtime: PhantomData };
+        let network = Network { shard: id, peers, seams: seams.clone(), snapshot_turns, runtime: PhantomData };
         let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
         let raft = Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
         let is_alone = raft.voter_ids().eq([node.0]);
@@ -132,21 +139,26 @@ impl<R: Runtime> RaftGroup<R> {
         leadership.clone().watch(id, &raft, blank, stopping.clone(), &seams);
         let heard = Arc::new(Heard::default());
         let (of, heard_by) = (raft.clone(), heard.clone());
-        let arrivals = Arrivals { shard: id, raft: of, votes_from, heard: heard_by, seams: seams.clone() };
+        let snapshots = snapshot::Receiver::new(shard.clone(), raft.clone(), seams.clone());
+        let arrivals = Arrivals { shard: id, raft: of, votes_from, heard: heard_by, snapshots, seams: seams.clone() };
         let inbox = arrivals.start();
         let campaigner = Mutex::new(Campaigner::new(votes_from, beginning));
-        let group = Arc::new(Self {
+        let (metrics, machine) = (raft.server_metrics(), shard);
+        let group = Self {
             shard: id,
             node,
             raft,
-            machine: shard,
+            metrics,
+            machine,
+            journal,
             leadership,
             heard,
             campaigner,
             seams,
             stopping,
             ended,
-        });
+        };
+        let group = Arc::new(group);
         Ok(Started { group, inbox })
     }
 
@@ -164,6 +176,9 @@ impl<R: Runtime> RaftGroup<R> {
     /// which members that were away shortly catch up.
     async fn make_room(&self) -> Result<(), openraft::errors::Fatal<Types<R>>> {
         let Some(applied) = self.machine.machine().head().applied else { return Ok(()) };
+        let sizes = self.journal.shard_sizes();
+        let log_bytes = sizes.iter().find(|size| size.shard == self.shard).map_or(0, |size| size.bytes);
+        let keep_bytes = (log_bytes / 4).min(LOG_KEPT_BYTES_MAX);
         self.raft.trigger().snapshot().await?;
         let mut metrics = self.raft.data_metrics();
         let taken = async {
@@ -177,11 +192,13 @@ impl<R: Runtime> RaftGroup<R> {
             tracing::warn!(shard = %self.shard, "the snapshot takes long; the log is purged after the next one");
             return Ok(());
         }
-        self.raft.trigger().purge_log(applied.index).await
+        let Some(upto) = self.journal.entries_to_purge(self.shard, keep_bytes) else { return Ok(()) };
+        // No further than the snapshot goes: the library sees to that, and to what a member is being sent just now.
+        self.raft.trigger().purge_log(upto).await
     }
 
     fn vote(&self) -> Vote {
-        Vote::from_raft::<R>(&self.raft.server_metrics().borrow_watched().vote)
+        Vote::from_raft::<R>(&self.metrics.borrow_watched().vote)
     }
 
     async fn offer(&self, term: Term, to: NodeId) -> bool {
@@ -233,9 +250,11 @@ impl<R: Runtime> RaftGroup<R> {
 /// Whether a shard and the journal belong together.
 fn check(shard: &Shard, journal: &Journal) -> Result<(), String> {
     let id = shard.id();
-    let (state, applied) = (journal.log_state(id), shard.machine().head().applied);
-    if applied > state.last || (applied.is_some() && journal.vote(id).is_none()) {
-        // A checkpoint waits for the journal, so this is another journal, or none: votes and entries are lost.
+    let head = shard.machine().head().clone();
+    let (state, applied) = (journal.log_state(id), head.applied);
+    if (applied > state.last && !head.is_as_installed()) || (applied.is_some() && journal.vote(id).is_none()) {
+        // A checkpoint waits for the journal, so this is another journal, or none: votes and entries are lost. Only a
+        // snapshot gets ahead of the log, which is purged up to it afterwards.
         return Err(format!("its store holds entries up to {applied:?}, and its journal ends at {:?}", state.last));
     }
     if state.last_purged > applied {
@@ -283,8 +302,9 @@ fn config(shard: ShardId) -> openraft::Config {
         enable_leader_restore: Some(false),
         removed_leader_step_down: StepDownPolicy::Never,
         max_payload_entries: APPEND_ENTRIES_MAX,
-        // Entries go to the followers while the leader's own disk writes them.
-        broadcast_submitted_on_append: Some(true),
+        // Entries go to the followers while the leader's own disk writes them in any case; this would send each by itself,
+        // and not with those that wait beside it.
+        broadcast_submitted_on_append: Some(false),
         // Snapshots are taken when the journal needs room, and what is purged then is counted in bytes: one entry may be
         // half a megabyte.
         snapshot_policy: SnapshotPolicy::Never,
@@ -297,24 +317,20 @@ fn config(shard: ShardId) -> openraft::Config {
 
 impl<R: Runtime> Paced for RaftGroup<R> {
     fn pulse(&self, now: BootInstant, heartbeat: bool, connected: &[NodeId]) {
-        let (leads, view, voters) = {
-            let metrics = self.raft.server_metrics();
-            let metrics = metrics.borrow_watched();
-            let vote = Vote::from_raft::<R>(&metrics.vote);
-            let leads = metrics.state.is_leader();
-            let is_voter = metrics.membership_config.membership().voter_ids().any(|voter| voter == self.node.0);
-            let is_connected = vote.node != self.node && connected.binary_search(&vote.node).is_ok();
-            let may_stand = is_voter && !leads;
-            let view = View { now, may_stand, vote, heard: self.heard.at(), is_connected };
-            (leads, view, metrics.membership_config.clone())
+        let (vote, leads) = {
+            let metrics = self.metrics.borrow_watched();
+            (Vote::from_raft::<R>(&metrics.vote), metrics.state.is_leader())
         };
         if leads && heartbeat {
             self.trigger("a heartbeat", self.raft.trigger().heartbeat());
         }
-        let silent = view.vote.node;
-        let alive = |node: &NodeId| *node != silent && connected.binary_search(node).is_ok();
-        let rank = || rank(self.shard, self.node, voters.membership().voter_ids().map(NodeId).filter(alive));
-        if self.campaigner.lock().is_due(&view, rank, || self.seams.random.next_u64()) {
+        let is_connected = vote.node != self.node && connected.binary_search(&vote.node).is_ok();
+        let view = View { now, may_stand: !leads, vote, heard: self.heard.at(), is_connected };
+        let alive = |node: &NodeId| *node != vote.node && connected.binary_search(node).is_ok();
+        let rank = || rank(self.shard, self.node, self.raft.voter_ids().map(NodeId).filter(alive));
+        if self.campaigner.lock().is_due(&view, rank, || self.seams.random.next_u64())
+            && self.raft.voter_ids().any(|voter| voter == self.node.0)
+        {
             // A vote is asked for before a term is begun, so that an attempt which cannot win disturbs nobody.
             self.trigger("standing for election", self.raft.trigger().elect(true));
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Semaphore, mpsc};
 
 use berth_shared::ids::{NodeId, ShardId};
 use berth_shared::peer::Reply;
@@ -17,7 +17,7 @@ use berth_shared::seam::{Seams, Spawner};
 use super::arrival::{self, Arrived};
 use super::group::{Paced, RaftGroup, Start};
 use super::message::Answer;
-use super::{Error, HEARTBEAT, Runtime, SimulatedRuntime, SystemRuntime};
+use super::{Error, HEARTBEAT, Runtime, SimulatedRuntime, SystemRuntime, snapshot};
 use crate::journal::Journal;
 use crate::shard::Shard;
 use crate::shard::group::Group;
@@ -36,6 +36,7 @@ struct Shared {
     node: NodeId,
     peers: Peers,
     seams: Seams,
+    snapshot_turns: Arc<Semaphore>,
     /// Bounded by the shards of the cluster.
     hosted: RwLock<BTreeMap<ShardId, Hosted>>,
 }
@@ -48,7 +49,8 @@ struct Hosted {
 impl Groups {
     /// Starts the task that keeps the groups going; it ends with the last clone.
     pub fn new(node: NodeId, peers: Peers, seams: &Seams) -> Self {
-        let shared = Arc::new(Shared { node, peers, seams: seams.clone(), hosted: RwLock::default() });
+        let snapshot_turns = Arc::new(Semaphore::new(snapshot::SENDS_MAX));
+        let shared = Arc::new(Shared { node, peers, seams: seams.clone(), snapshot_turns, hosted: RwLock::default() });
         seams.spawner.spawn(pulse(Arc::downgrade(&shared), seams.clone()));
         Self { shared }
     }
@@ -65,10 +67,10 @@ impl Groups {
         for (node, address) in voters {
             self.shared.peers.learn(*node, address);
         }
-        let Shared { node, peers, seams, .. } = &*self.shared;
-        let (node, peers, seams) = (*node, peers.clone(), seams.clone());
+        let Shared { node, peers, seams, snapshot_turns, .. } = &*self.shared;
+        let (node, peers, seams, snapshot_turns) = (*node, peers.clone(), seams.clone(), snapshot_turns.clone());
         let (id, spawner) = (shard.id(), seams.spawner);
-        let start = Start { node, shard, journal, peers, seams, voters, first_owner };
+        let start = Start { node, shard, journal, peers, seams, snapshot_turns, voters, first_owner };
         match spawner {
             Spawner::Threads => self.host::<SystemRuntime>(id, start).await,
             Spawner::Inline => self.host::<SimulatedRuntime>(id, start).await,

@@ -14,7 +14,8 @@ use tokio_util::sync::DropGuard;
 
 use berth_shared::ids::{NodeId, Term};
 
-use super::{Proposal, Runtime, Types, decode_membership, encode_membership, from_raft, to_raft};
+use super::snapshot::{self, SnapshotHandle};
+use super::{Proposal, Runtime, Types, encode_membership, from_raft};
 use crate::shard::Shard;
 
 pub(super) struct ShardMachine<R> {
@@ -27,10 +28,6 @@ pub(super) struct ShardMachine<R> {
     _ended: DropGuard,
     runtime: PhantomData<R>,
 }
-
-/// Stands for the shard's rows in the store, which are the snapshot; they are read when it is sent.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SnapshotHandle;
 
 pub(super) struct Checkpointer<R> {
     shard: Arc<Shard>,
@@ -97,16 +94,21 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for ShardMachine<R> {
         Checkpointer { shard: self.shard.clone(), runtime: PhantomData }
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<Types<R>>, _data: SnapshotHandle) -> io::Result<()> {
-        // Only another member could send one, and the group has none.
-        Err(io::Error::new(io::ErrorKind::Unsupported, "a group of one voter has nobody to get a snapshot from"))
+    /// Returns when the snapshot is durable, because the log is purged up to it next.
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types<R>>, data: SnapshotHandle) -> io::Result<()> {
+        let SnapshotHandle::Received(staging) = data else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a shard is no snapshot of itself"));
+        };
+        self.shard.install(*staging).await.map_err(io::Error::other)?;
+        self.note_members(meta.last_membership.membership());
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<Types<R>, SnapshotHandle>>> {
         if self.shard.machine().head().applied.is_none() {
             return Ok(None);
         }
-        snapshot::<R>(&self.shard).map(Some)
+        current::<R>(&self.shard).map(Some)
     }
 }
 
@@ -115,29 +117,20 @@ impl<R: Runtime> RaftSnapshotBuilder<Types<R>> for Checkpointer<R> {
 
     /// A checkpoint makes everything applied durable. The metadata is read before it, so it never says more than is durable.
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Types<R>, SnapshotHandle>> {
-        let snapshot = snapshot::<R>(&self.shard)?;
+        let snapshot = current::<R>(&self.shard)?;
         self.shard.checkpoint().await?;
         Ok(snapshot)
     }
 }
 
-fn snapshot<R: Runtime>(shard: &Shard) -> io::Result<SnapshotOf<Types<R>, SnapshotHandle>> {
-    let (last_log_id, last_membership) = applied_state::<R>(shard)?;
-    let meta = SnapshotMetaOf::<Types<R>> { last_log_id, last_membership };
-    Ok(SnapshotOf::<Types<R>, SnapshotHandle> { meta, snapshot: SnapshotHandle })
+fn current<R: Runtime>(shard: &Arc<Shard>) -> io::Result<SnapshotOf<Types<R>, SnapshotHandle>> {
+    let meta = snapshot::meta::<R>(shard.machine().head())?;
+    Ok(SnapshotOf::<Types<R>, SnapshotHandle> { meta, snapshot: SnapshotHandle::Ours(shard.clone()) })
 }
 
 type AppliedState<R> = (Option<LogIdOf<Types<R>>>, StoredMembershipOf<Types<R>>);
 
 fn applied_state<R: Runtime>(shard: &Shard) -> io::Result<AppliedState<R>> {
-    let machine = shard.machine();
-    let head = machine.head();
-    let membership = match &head.membership.log_id {
-        None => StoredMembershipOf::<Types<R>>::default(),
-        Some(log_id) => {
-            let members = decode_membership(&head.membership.bytes)?;
-            StoredMembershipOf::<Types<R>>::new(Some(to_raft(*log_id)), members)
-        }
-    };
-    Ok((head.applied.map(to_raft), membership))
+    let meta = snapshot::meta::<R>(shard.machine().head())?;
+    Ok((meta.last_log_id, meta.last_membership))
 }

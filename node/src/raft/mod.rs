@@ -8,6 +8,7 @@
 
 mod arrival;
 mod campaign;
+mod gather;
 mod group;
 mod groups;
 mod leadership;
@@ -16,6 +17,7 @@ mod machine;
 mod message;
 mod network;
 mod runtime;
+mod snapshot;
 #[cfg(test)]
 mod suite_test;
 
@@ -93,7 +95,7 @@ pub struct Member {
 /// Calls back when openraft answers a proposal; dropped uncalled when it never will.
 pub struct Callback<T>(Box<dyn FnOnce(T) + Send>);
 
-type SnapshotHandle = machine::SnapshotHandle;
+use snapshot::SnapshotHandle;
 type RaftOf<R> = Raft<Types<R>, machine::ShardMachine<R>>;
 
 #[derive(Debug, thiserror::Error)]

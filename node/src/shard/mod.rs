@@ -30,7 +30,7 @@ use berth_shared::seam::Seams;
 
 use crate::entity::Registry;
 use crate::record::Batch;
-use crate::store::{self, Changes, OutcomeRow, Staging, Store};
+use crate::store::{self, Changes, OutcomeRow, SnapshotReader, Staging, Store};
 use entities::{LoadTicket, Resident};
 use machine::{Applied, Machine, rehydrate};
 use residency::Residency;
@@ -214,6 +214,16 @@ impl Shard {
         let mut machine = self.machine();
         let changes = machine.apply_membership(log_id, membership);
         self.hand_over(changes)
+    }
+
+    /// The shard as the store holds it, to be sent to another replica.
+    pub async fn snapshot(&self) -> Result<SnapshotReader, store::Error> {
+        self.store.snapshot(self.id).await
+    }
+
+    /// Begins to receive the shard as another replica holds it; see [`Self::install`].
+    pub async fn stage(&self) -> Result<Staging, store::Error> {
+        self.store.stage(self.id).await
     }
 
     /// Puts a snapshot that was received as a whole in the place of all that the shard holds. Until the store has it on disk

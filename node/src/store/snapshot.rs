@@ -11,7 +11,7 @@ use redb::{AccessGuard, Range, ReadOnlyTable, ReadTransaction};
 use berth_shared::ids::ShardId;
 use berth_shared::seam::Spawner;
 
-use super::chunk::{ChunkBuilder, Content};
+use super::chunk::{CHUNK_BYTES_MAX, ChunkBuilder, Content};
 use super::file::{self, Definition, ENTITIES, EVENTS, OUTCOMES, SHARDS, SNAPSHOTS};
 use super::layout::{self, Row, RowError};
 use super::model::ShardHead;
@@ -37,7 +37,7 @@ impl Store {
     }
 
     /// Returns when everything that was written of `shard` is in the file, durable or not.
-    async fn bring_to_file(&self, shard: ShardId) -> Result<(), Error> {
+    pub(super) async fn bring_to_file(&self, shard: ShardId) -> Result<(), Error> {
         let wanted = {
             let mut queue = self.shared.queue.lock();
             queue.check_open()?;
@@ -97,6 +97,7 @@ struct Source {
     shard: ShardId,
     /// Tells this snapshot's chunks from those of others.
     number: u64,
+    chunk_bytes_max: usize,
     head: ShardHead,
     head_row: Vec<u8>,
     entities: Table,
@@ -113,11 +114,12 @@ impl Source {
             open(SHARDS)?.get(key.as_slice())?.map(|row| row.value().to_vec()).ok_or(Error::Absent(shard))?;
         let head = layout::decode_shard(&key, &head_row).map_err(|error| Error::damaged("shards", &key, error))?;
         let (entities, snapshots, events) = (open(ENTITIES)?, open(SNAPSHOTS)?, open(EVENTS)?);
-        Ok(Self { shard, number, head, head_row, entities, snapshots, events, outcomes: open(OUTCOMES)? })
+        let (outcomes, chunk_bytes_max) = (open(OUTCOMES)?, CHUNK_BYTES_MAX);
+        Ok(Self { shard, number, chunk_bytes_max, head, head_row, entities, snapshots, events, outcomes })
     }
 
     fn chunk(&self, mut cursor: Cursor) -> Result<(Bytes, Cursor), Error> {
-        let mut chunk = ChunkBuilder::new(self.number, cursor.number);
+        let mut chunk = ChunkBuilder::new(self.number, cursor.number, self.chunk_bytes_max);
         if cursor.last.is_none() {
             let key = layout::shard_key(self.shard);
             cursor.content.next(Row::Shard, &key, &self.head_row)?;
@@ -232,6 +234,17 @@ impl Walk {
     fn advance(&mut self) -> Result<(), Error> {
         self.row = self.rest.next().transpose()?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl SnapshotReader {
+    /// The same with smaller chunks, so that a small shard has many.
+    pub(super) fn in_chunks_of(mut self, bytes_max: usize) -> Self {
+        if let Some(source) = Arc::get_mut(&mut self.source) {
+            source.chunk_bytes_max = bytes_max;
+        }
+        self
     }
 }
 

@@ -292,6 +292,16 @@ impl Cluster {
         }
     }
 
+    /// The same with all of them under way together.
+    pub(crate) async fn increment_at_once(&self, id: &str, times: usize) {
+        let leader = self.leader().await;
+        let pending: Vec<_> = (0..times).map(|_| self.send(leader, &Ask::increment(id))).collect();
+        for answer in pending {
+            let answer = answer.0.await;
+            assert!(matches!(answer, Ok(Answered::Executed { .. })), "{answer:?}");
+        }
+    }
+
     /// A counter's state and version at the node, if it may read.
     pub(crate) async fn read(&self, place: usize, id: &str) -> Result<(u64, String), reader::Error> {
         let key = EntityKey::new("counter", id).unwrap();

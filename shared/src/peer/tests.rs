@@ -516,6 +516,30 @@ async fn a_shutdown_lets_running_requests_answer_and_declines_new_ones() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_listener_is_served_again_and_everybody_is_greeted_anew() {
+    let seams = Seams::simulated(1);
+    let client = connect_plain(&seams);
+    let mut listener = seams.network.listen(ADDRESS).await.unwrap();
+    for cluster in [None, Some(ClusterId(1))] {
+        let (shutdown, ours) = (CancellationToken::new(), Identity { cluster, ..identity() });
+        let (config, handler) = (server::Config::default(), Arc::new(Echo));
+        let serving = serve_on(seams.clone(), config, &mut *listener, ours, handler, shutdown.clone());
+        let asking = async {
+            let answer = client.call(Bytes::from_static(b"x"), in_seconds(&seams, 5)).await;
+            assert_eq!(answer, Ok(Bytes::from_static(b"x")));
+            assert_eq!(client.peer().unwrap().cluster, cluster);
+            shutdown.cancel();
+        };
+        tokio::join!(serving, asking);
+        // The backlog takes whoever comes before the listener is served once more.
+        drop(seams.network.connect(ADDRESS).await.unwrap());
+        while client.peer().is_some() {
+            seams.spawner.sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_does_not_wait_for_ever() {
     let seams = Seams::simulated(20);
     let (handler, mut desk) = desk();

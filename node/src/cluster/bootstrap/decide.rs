@@ -9,6 +9,7 @@ use berth_shared::report::Member;
 
 use super::{InitRecord, Settings, Status};
 use crate::cluster::identity::Identity;
+use crate::cluster::plan::MEMBERS_MAX;
 
 /// What came of asking one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ pub(super) fn may_accept(
     record: &InitRecord,
     force: bool,
 ) -> Result<(), &'static str> {
-    let is_sound = record.members.is_sorted_by(|a, b| a.node < b.node);
+    let is_sound = record.members.is_sorted_by(|a, b| a.node < b.node) && record.members.len() <= MEMBERS_MAX;
     let names_us = record.members.iter().any(|member| member.node == own.node && member.address == own.address);
     match &own.accepted {
         _ if own.cluster.is_some() => Err("this node has joined a cluster"),
@@ -165,7 +166,9 @@ fn join(view: &View<'_>) -> Option<Decision> {
 /// A fresh node without a cluster to join.
 fn found(view: &View<'_>) -> Decision {
     let own = view.own;
-    if !view.seeds.contains(&own.address) {
+    // A seed may be another name of this node's own address.
+    let is_us = |(address, status): (&String, &Status)| status.node == own.node && view.seeds.contains(address);
+    if !view.seeds.contains(&own.address) && !answered(view).any(is_us) {
         let silent = view.seen.iter().filter_map(|(address, seen)| match seen {
             Seen::Silent(reason) => Some(silent(address, reason)),
             Seen::Answered(_) => None,

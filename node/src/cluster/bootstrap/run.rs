@@ -135,6 +135,8 @@ struct Founding {
     /// The nodes that were fresh in the last round, and since when these and no others.
     fresh: (BTreeSet<NodeId>, BootInstant),
     report_at: BootInstant,
+    /// The last record that was not accepted, and why: said once, because it is proposed again and again.
+    refused: Option<(ClusterId, &'static str)>,
 }
 
 impl Founding {
@@ -151,7 +153,7 @@ impl Founding {
         let fresh = (BTreeSet::new(), now);
         let report_at = now + PATIENCE;
         let clients = BTreeMap::new();
-        Self { config, identity, disk, answerer, proposals, seams, speaker, clients, fresh, report_at }
+        Self { config, identity, disk, answerer, proposals, seams, speaker, clients, fresh, report_at, refused: None }
     }
 
     async fn run(mut self) -> Result<(Identity, ClusterId, Role), Error> {
@@ -220,18 +222,29 @@ impl Founding {
 
     async fn consider(&mut self, proposal: Proposal) -> Result<(), Error> {
         let Proposal { record, force, from, reply } = proposal;
-        let by = from.map_or_else(|| "?".to_owned(), |node| node.to_string());
-        match may_accept(&self.identity, self.config.settings, &record, force) {
+        let cluster = record.cluster;
+        match self.may_accept(&record, force) {
             Ok(()) if self.identity.accepted.as_ref() == Some(&record) => {}
             Ok(()) => {
-                let cluster = record.cluster;
-                tracing::info!(by, %cluster, force, members = ?addresses(&record), "this node accepts a record");
+                tracing::info!(by = ?from, %cluster, force, members = ?addresses(&record), "this node accepts a record");
                 self.change(|identity| identity.accepted = Some(record)).await?;
             }
-            Err(why) => tracing::warn!(by, cluster = %record.cluster, "a record was not accepted: {why}"),
+            Err(why) if self.refused != Some((cluster, why)) => {
+                self.refused = Some((cluster, why));
+                tracing::warn!(by = ?from, %cluster, "a record was not accepted: {why}");
+            }
+            Err(_) => {}
         }
         self.answerer.send_status(reply);
         Ok(())
+    }
+
+    fn may_accept(&self, record: &InitRecord, force: bool) -> Result<(), &'static str> {
+        if self.config.init.is_some() && !force && self.identity.accepted.as_ref() != Some(record) {
+            // Its operator has decided otherwise, and must not have to take this acceptance back.
+            return Err("this node was started with --init");
+        }
+        may_accept(&self.identity, self.config.settings, record, force)
     }
 
     /// Changes the identity on disk, then in memory, then in what others are told.

@@ -2,8 +2,10 @@
 
 mod damage;
 mod flushing;
+mod installing;
 mod model;
 mod reading;
+mod snapshots;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,8 +99,38 @@ fn outcome_index(store: &Store, shard: ShardId) -> Vec<(Lane, u64)> {
     rows
 }
 
+/// All chunks of a snapshot of `shard`, in parts of about `bytes`.
+async fn chunks_of(store: &Store, shard: ShardId, bytes: usize) -> Vec<Bytes> {
+    let mut reader = store.snapshot(shard).await.unwrap().in_chunks_of(bytes);
+    let mut chunks = Vec::new();
+    while let Some(chunk) = reader.next_chunk().await.unwrap() {
+        chunks.push(chunk);
+    }
+    chunks
+}
+
+/// Stages `chunks` and makes them the content of `shard`.
+async fn install(store: &Store, shard: ShardId, chunks: Vec<Bytes>) -> Result<ShardHead, Error> {
+    let mut staging = store.stage(shard).await?;
+    for chunk in chunks {
+        staging.add(chunk).await?;
+    }
+    Ok(staging.commit().await?.publish())
+}
+
+/// Of which generations the file holds rows.
+fn generations_in_file(store: &Store) -> Vec<(ShardId, u32)> {
+    let transaction = store.shared.begin_read().unwrap();
+    generation::orphans(&transaction, &std::collections::BTreeMap::new()).unwrap().into_iter().collect()
+}
+
 /// What happens to the queue and the file in a flush, one step at a time.
 impl Store {
+    /// Returns when what was written of `shard` is in the file.
+    async fn in_file(&self, shard: ShardId) {
+        self.bring_to_file(shard).await.unwrap();
+    }
+
     fn take_layer(&self) -> Option<Arc<layer::Layer>> {
         self.shared.queue.lock().take_to_write()
     }

@@ -21,7 +21,7 @@ pub(super) struct Model {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ModelShard {
-    head: ShardHead,
+    pub(super) head: ShardHead,
     entities: BTreeMap<EntityKey, ModelEntity>,
     outcomes: BTreeMap<(Lane, u64), OutcomeRow>,
     rows: RowBounds,
@@ -44,6 +44,11 @@ impl Model {
     pub(super) fn random_changes(&mut self, random: &SeededRandom) -> Changes {
         let below = |limit: u64| random.next_u64() % limit;
         let shard_id = ShardId(below(u64::from(SHARDS)) as u16);
+        self.random_changes_of(shard_id, random)
+    }
+
+    pub(super) fn random_changes_of(&mut self, shard_id: ShardId, random: &SeededRandom) -> Changes {
+        let below = |limit: u64| random.next_u64() % limit;
         let shard = self.shards.entry(shard_id).or_default();
         let index = shard.head.applied.map_or(0, |applied| applied.index) + 1;
         shard.head.applied = Some(LogId { term: 1 + index / 10, index });
@@ -124,41 +129,45 @@ impl ModelShard {
 
 /// All that `store` answers, next to what it should answer.
 pub(super) fn check(store: &Store, model: &Model) -> Result<(), String> {
+    for shard in (0..SHARDS).map(ShardId) {
+        check_shard(store, shard, &model.shards.get(&shard).cloned().unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+pub(super) fn check_shard(store: &Store, shard: ShardId, expected: &ModelShard) -> Result<(), String> {
     let same = |what: &str, found: String, expected: String| {
         if found == expected { Ok(()) } else { Err(format!("{what}: found {found}\nexpected {expected}")) }
     };
     let read = |error: Error| format!("unreadable: {error}");
-    for shard in (0..SHARDS).map(ShardId) {
-        let expected = model.shards.get(&shard).cloned().unwrap_or_default();
-        let head = store.shard_head(shard);
-        same("head", format!("{:?}", head.unwrap_or_default()), format!("{:?}", expected.head))?;
+    let head = store.shard_head(shard);
+    same("head", format!("{:?}", head.unwrap_or_default()), format!("{:?}", expected.head))?;
 
-        let keys: Vec<_> = ["counter", "cart", "cat"]
-            .into_iter()
-            .flat_map(|kind| IDS.map(|id| EntityKey::new(kind, id).unwrap()))
-            .collect();
-        let entities = store.entities(shard, &keys).map_err(read)?;
-        for (key, found) in keys.iter().zip(entities) {
-            let entity = expected.entities.get(key);
-            let wanted = entity.map(ModelEntity::stored);
-            same(key.as_str(), format!("{found:?}"), format!("{wanted:?}"))?;
-            let mut history = Vec::new();
-            let mut after = Some(0);
-            while let Some(from) = after {
-                let page = store.events(shard, key, from, 3, 500).map_err(read)?;
-                after = page.as_ref().and_then(|page| page.next);
-                history.extend(page.into_iter().flat_map(|page| page.events));
-            }
-            let wanted = entity.map(|entity| entity.events.clone()).unwrap_or_default();
-            same(key.as_str(), format!("{history:?}"), format!("{wanted:?}"))?;
+    let keys: Vec<_> = ["counter", "cart", "cat"]
+        .into_iter()
+        .flat_map(|kind| IDS.map(|id| EntityKey::new(kind, id).unwrap()))
+        .collect();
+    let entities = store.entities(shard, &keys).map_err(read)?;
+    for (key, found) in keys.iter().zip(entities) {
+        let entity = expected.entities.get(key);
+        let wanted = entity.map(ModelEntity::stored);
+        same(key.as_str(), format!("{found:?}"), format!("{wanted:?}"))?;
+        let mut history = Vec::new();
+        let mut after = Some(0);
+        while let Some(from) = after {
+            let page = store.events(shard, key, from, 3, 500).map_err(read)?;
+            after = page.as_ref().and_then(|page| page.next);
+            history.extend(page.into_iter().flat_map(|page| page.events));
         }
+        let wanted = entity.map(|entity| entity.events.clone()).unwrap_or_default();
+        same(key.as_str(), format!("{history:?}"), format!("{wanted:?}"))?;
+    }
 
-        let rows = outcome_index_checked(store, shard).map_err(read)?;
-        same("rows", format!("{rows:?}"), format!("{:?}", expected.outcomes.keys().collect::<Vec<_>>()))?;
-        for (lane, row) in Lane::ALL.into_iter().flat_map(|lane| (0..12).map(move |row| (lane, row))) {
-            let found = store.outcome(shard, lane, row).map_err(read)?;
-            same("outcome", format!("{found:?}"), format!("{:?}", expected.outcomes.get(&(lane, row)).cloned()))?;
-        }
+    let rows = outcome_index_checked(store, shard).map_err(read)?;
+    same("rows", format!("{rows:?}"), format!("{:?}", expected.outcomes.keys().collect::<Vec<_>>()))?;
+    for (lane, row) in Lane::ALL.into_iter().flat_map(|lane| (0..12).map(move |row| (lane, row))) {
+        let found = store.outcome(shard, lane, row).map_err(read)?;
+        same("outcome", format!("{found:?}"), format!("{:?}", expected.outcomes.get(&(lane, row)).cloned()))?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Whole nodes on a network in memory, as far as bootstrap goes: each has a disk that may lose power at any write, is started,
 //! killed and started again, and reaches only whom it is allowed to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ struct Line {
     network: MemoryNetwork,
     /// Pairs that cannot connect, one way.
     cut: Arc<Mutex<BTreeSet<(String, String)>>>,
+    /// Other names of addresses.
+    names: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Network for Line {
@@ -36,7 +38,10 @@ impl Network for Line {
             let error = io::Error::new(io::ErrorKind::HostUnreachable, "the line is cut");
             return Box::pin(std::future::ready(Err(error)));
         }
-        self.network.connect(address)
+        let names = self.names.lock();
+        let address = names.get(address).cloned().unwrap_or_else(|| address.to_owned());
+        let network = self.network.clone();
+        Box::pin(async move { network.connect(&address).await })
     }
 
     fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
@@ -55,6 +60,7 @@ pub(super) struct World {
     pub(super) seams: Seams,
     network: MemoryNetwork,
     cut: Arc<Mutex<BTreeSet<(String, String)>>>,
+    names: Arc<Mutex<BTreeMap<String, String>>>,
     pub(super) machines: Vec<Machine>,
 }
 
@@ -70,8 +76,8 @@ impl World {
     /// `count` machines that are not started, all of them seeds, with empty disks.
     pub(super) fn new(seed: u64, count: usize, expect: usize) -> Self {
         let (seams, network) = (Seams::simulated(seed), MemoryNetwork::default());
-        let cut = Arc::<Mutex<BTreeSet<(String, String)>>>::default();
-        let mut world = Self { seams, network, cut, machines: Vec::new() };
+        let (cut, names) = (Arc::default(), Arc::default());
+        let mut world = Self { seams, network, cut, names, machines: Vec::new() };
         let seeds: Vec<String> = (0..count).map(address).collect();
         for number in 0..count {
             world.add(address(number), seeds.clone(), expect);
@@ -80,12 +86,22 @@ impl World {
     }
 
     pub(super) fn add(&mut self, address: String, seeds: Vec<String>, expect: usize) -> usize {
-        let line = Line { from: address.clone(), network: self.network.clone(), cut: self.cut.clone() };
+        let line = Line {
+            from: address.clone(),
+            network: self.network.clone(),
+            cut: self.cut.clone(),
+            names: self.names.clone(),
+        };
         let settings = Settings { shards: 64, replicas: 3, expect: expect as u16 };
         let config = Config { seeds, settings, init: None, credential: None, software: "test".to_owned() };
         let seams = Seams { network: Arc::new(line), ..self.seams.clone() };
         self.machines.push(Machine { disk: SimulatedDisk::new(), config, address, seams, task: None });
         self.machines.len() - 1
+    }
+
+    /// Gives a machine's address another name as well.
+    pub(super) fn rename(&self, number: usize, name: &str) {
+        self.names.lock().insert(name.to_owned(), self.machines[number].address.clone());
     }
 
     pub(super) async fn pass(&self, time: Duration) {

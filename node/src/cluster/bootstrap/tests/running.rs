@@ -1,11 +1,21 @@
 //! Whole nodes becoming a cluster: in any order, late, restarting at every step, and with lost disks.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_shared::ids::{ClusterId, NodeId};
+use berth_shared::peer::{self, Class, Client};
+use berth_shared::report::Member;
+use berth_shared::seam::{Seams, Spawner};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
 
+use super::super::{Ask, Config, InitRecord, Settings, Status, run};
 use super::machines::{World, address};
-use crate::cluster::identity::{Identity, Role};
+use crate::cluster::identity::{self, Identity, Role};
+use crate::disk::{Backend, Disk, SimulatedDisk};
+use crate::transport::wire::NodeRequest;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -62,13 +72,14 @@ async fn exactly_one_cluster_comes_of_every_one_of_200_starts() {
         for victim in 0..count {
             match world.below(3) {
                 0 => world.machines[victim].disk.cut_power_after(world.below(3)),
-                1 => kills.push((starts[victim] + world.below(1_500), victim)),
+                // Everything happens once the last one is there.
+                1 => kills.push((starts[late] + world.below(800), victim)),
                 _ => {}
             }
         }
         for tick in (0..20_000).step_by(10) {
-            for number in 0..count {
-                if (tick..tick + 10).contains(&starts[number]) {
+            for (number, start) in starts.iter().enumerate() {
+                if (tick..tick + 10).contains(start) {
                     world.start(number);
                 }
             }
@@ -219,4 +230,92 @@ async fn a_node_that_is_no_seed_begins_no_cluster() {
     assert!(world.joins_within(MINUTE).await);
     assert_eq!(world.machines[outsider].identity().unwrap().role(), Some(Role::Joining));
     assert_eq!(world.clusters().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_seed_may_be_another_name_of_the_node_itself() {
+    let mut world = World::new(6, 2, 2);
+    world.rename(0, "alias-0:1");
+    for number in 0..2 {
+        world.machines[number].config.seeds = vec!["alias-0:1".to_owned(), address(1)];
+        world.start(number);
+    }
+    assert!(world.joins_within(MINUTE).await);
+    assert_eq!(world.common_record().members.len(), 2);
+}
+
+/// A disk whose writes wait until they are let through.
+#[derive(Debug)]
+struct Slow {
+    disk: SimulatedDisk,
+    arrived: mpsc::UnboundedSender<()>,
+    passes: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Disk for Slow {
+    fn open(&self, name: &str) -> io::Result<Backend> {
+        self.disk.open(name)
+    }
+
+    fn read_small(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        self.disk.read_small(name)
+    }
+
+    fn write_small(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.arrived.send(()).map_err(io::Error::other)?;
+        self.passes.lock().recv().map_err(io::Error::other)?;
+        self.disk.write_small(name, bytes)
+    }
+
+    fn holds(&self, name: &str) -> io::Result<bool> {
+        self.disk.holds(name)
+    }
+
+    fn describe(&self, name: &str) -> String {
+        self.disk.describe(name)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acceptance_is_on_disk_before_anybody_hears_of_it() {
+    let seams = Seams { spawner: Spawner::Threads, ..Seams::simulated(1) };
+    let (arrived_sender, mut arrived) = mpsc::unbounded_channel();
+    let (pass, passes) = std::sync::mpsc::channel();
+    let memory = SimulatedDisk::new();
+    let disk = Arc::new(Slow { disk: memory.clone(), arrived: arrived_sender, passes: Mutex::new(passes) });
+    let identity = Identity::fresh(NodeId(2), "b:1");
+    let listener = seams.network.listen("b:1").await.unwrap();
+    let settings = Settings { shards: 64, replicas: 3, expect: 2 };
+    let seeds = vec!["a:1".to_owned(), "b:1".to_owned()];
+    let config = Config { seeds, settings, init: None, credential: None, software: "test".to_owned() };
+    seams.spawner.spawn(run(config, identity, disk, listener, seams.clone()));
+
+    let speaker = peer::Identity {
+        role: peer::Role::Node,
+        node: Some(NodeId(1)),
+        cluster: None,
+        software: "test".to_owned(),
+        credential: None,
+    };
+    let client =
+        Client::new(seams.clone(), peer::client::Config::default(), "b:1".to_owned(), Class::Control, speaker, None);
+    let ask = |ask: Ask| {
+        let (client, deadline) = (client.clone(), seams.clock.now() + MINUTE);
+        async move {
+            let question = peer::encode(&NodeRequest::Bootstrap(ask)).unwrap();
+            peer::decode::<Status>(&client.call(question, deadline).await.unwrap()).unwrap()
+        }
+    };
+    let member = |node, address: &str| Member { node: NodeId(node), address: address.to_owned() };
+    let members = vec![member(1, "a:1"), member(2, "b:1")];
+    let record = InitRecord { cluster: ClusterId(7), members, shards: 64, replicas: 3 };
+    assert_eq!(ask(Ask::Status).await.accepted, None);
+    let proposed = seams.spawner.spawn(ask(Ask::Propose { record: record.clone(), force: false }));
+    arrived.recv().await.unwrap();
+    assert_eq!(ask(Ask::Status).await.accepted, None, "it is not on disk yet");
+    assert!(!proposed.is_finished() && memory.read_small(identity::FILE).unwrap().is_none());
+    pass.send(()).unwrap();
+    assert_eq!(proposed.await.unwrap().accepted, Some(record.clone()));
+    assert_eq!(ask(Ask::Status).await.accepted, Some(record));
+    assert!(memory.read_small(identity::FILE).unwrap().is_some());
 }
