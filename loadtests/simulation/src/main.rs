@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use berth_simulation::{command, simulate};
+use berth_simulation::plan::{Flaw, Plan};
+use berth_simulation::{command, simulate_plan};
 use clap::Parser;
 
 /// Runs whole Berth clusters in simulation.
@@ -17,6 +18,12 @@ struct Arguments {
     /// Runs every seed twice and compares the traces.
     #[arg(long)]
     twice: bool,
+    /// Only starts the clusters, and looks whether each becomes one.
+    #[arg(long)]
+    only_begin: bool,
+    /// Plants something that must not be; then a run should fail.
+    #[arg(long)]
+    flaw: Option<Flaw>,
     /// Writes the trace of every seed to `<directory>/<seed>.<1 or 2>`.
     #[arg(long)]
     traces: Option<PathBuf>,
@@ -48,7 +55,8 @@ fn main() -> ExitCode {
 
 /// Runs a seed and prints what came of it; its trace's hash if all promises were kept.
 fn run(seed: u64, time: u32, arguments: &Arguments) -> Option<u128> {
-    let report = match simulate(seed, arguments.traces.is_some()) {
+    let plan = Plan { only_begins: arguments.only_begin, flaw: arguments.flaw, ..Plan::new(seed) };
+    let report = match simulate_plan(plan, arguments.traces.is_some()) {
         Ok(report) => report,
         Err(error) => {
             println!("seed {seed}: {error}");

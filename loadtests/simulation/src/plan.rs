@@ -32,11 +32,13 @@ pub struct Plan {
     pub actions: Vec<Scheduled>,
     /// When everything is mended, since the clients began.
     pub heal_at: Duration,
+    /// The run ends when the cluster serves.
+    pub only_begins: bool,
     /// Something that must not be, to show that it is noticed; no seed draws it.
     pub flaw: Option<Flaw>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Flaw {
     /// Syncs report success and keep nothing.
     DisksForget,
@@ -132,6 +134,7 @@ impl Plan {
         let gateways = 1 + draw.below(2) as usize;
         let style = Style {
             pause: Duration::from_millis(10 + draw.below(60)),
+            deadline: Duration::from_secs(5),
             reads_percent: 20 + draw.below(40),
             reads_strictly: draw.chance(50),
             writes_documents: cluster::SENDS_SNAPSHOTS && draw.chance(50),
@@ -175,6 +178,7 @@ impl Plan {
             beginnings,
             actions,
             heal_at: FAULTS_LAST,
+            only_begins: false,
             flaw: None,
         }
     }

@@ -1,22 +1,45 @@
-//! Flaws that are planted in the running system, each of which some of a few seeds must find: a simulation that notices
-//! nothing proves nothing.
+//! Flaws that are planted in the running system, which must be noticed: a simulation that notices nothing proves nothing.
 
-use berth_simulation::plan::{Flaw, Plan};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use berth_simulation::client::Style;
+use berth_simulation::cluster::{gateway_name, node_name};
+use berth_simulation::plan::{Action, Cut, Flaw, How, Plan, Scheduled};
 use berth_simulation::simulate_plan;
 
-/// The promises that are seen to be broken with `flaw` in any of the seeds.
-fn broken_by(flaw: Flaw, seeds: std::ops::Range<u64>) -> Vec<&'static str> {
-    let mut broken = Vec::new();
-    for seed in seeds {
-        let plan = Plan { flaw: Some(flaw), ..Plan::new(seed) };
-        let report = simulate_plan(plan, false).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        broken.extend(report.violations.iter().map(|violation| violation.promise));
-    }
-    broken
+/// The promises that are seen to be broken.
+fn broken(plan: Plan) -> BTreeSet<&'static str> {
+    let seed = plan.seed;
+    let report = simulate_plan(plan, false).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    report.violations.iter().map(|violation| violation.promise).collect()
 }
 
 #[test]
 fn disks_that_forget_what_they_synced_are_noticed() {
-    let broken = broken_by(Flaw::DisksForget, 1..4);
-    assert!(broken.contains(&"durable") || broken.contains(&"processes run"), "{broken:?}");
+    let broken = broken(Plan { flaw: Some(Flaw::DisksForget), ..Plan::new(1) });
+    assert!(broken.contains("durable") || broken.contains("processes run"), "{broken:?}");
+}
+
+/// The node with the slow clock is cut off from the others, and with it one of two gateways, which hears of no new owner.
+#[test]
+fn a_lease_that_lasts_too_long_is_noticed() {
+    let plan = |flaw| {
+        let heal_at = Duration::from_secs(4);
+        let mut plan = Plan { flaw, heal_at, gateways: 2, clients: 8, ..Plan::new(1) };
+        // Who waits for what cannot be had soon asks for something else.
+        plan.style = Style { deadline: Duration::from_secs(1), reads_percent: 80, reads_strictly: false, ..plan.style };
+        (plan.beginnings, plan.actions) = (Vec::new(), Vec::new());
+        for from in [node_name(0), gateway_name(0)] {
+            for to in [node_name(1), node_name(2)] {
+                let cut = Cut { from: from.clone(), to, how: How::Both };
+                plan.actions.push(Scheduled { at: Duration::from_secs(1), action: Action::Cut(cut) });
+            }
+        }
+        plan
+    };
+    let broken_by_flaw = broken(plan(Some(Flaw::ClockCrawls)));
+    assert!(broken_by_flaw.contains("single writer"), "two owners at once: {broken_by_flaw:?}");
+    assert!(broken_by_flaw.contains("linearizable"), "and what the old one still answers: {broken_by_flaw:?}");
+    assert_eq!(broken(plan(None)), [].into(), "with a good clock it is not");
 }

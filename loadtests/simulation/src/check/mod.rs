@@ -25,3 +25,8 @@ pub fn all(history: &History) -> Vec<Violation> {
     ];
     checks.iter().flat_map(|check| check(history)).collect()
 }
+
+/// What can be wrong with a cluster that has only begun.
+pub fn beginning(history: &History) -> Vec<Violation> {
+    [single_writer::check, agreement::check].iter().flat_map(|check| check(history)).collect()
+}

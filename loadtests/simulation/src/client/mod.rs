@@ -15,8 +15,6 @@ use crate::world::Host;
 use http::{Answer, Connection};
 pub use workload::{Style, entities};
 
-/// What a request may take at most, which every request says.
-const DEADLINE: Duration = Duration::from_secs(5);
 /// What a client waits beyond the deadline, for an answer that is on its way.
 const GRACE: Duration = Duration::from_secs(1);
 /// Events per page when the logs are read.
@@ -133,10 +131,10 @@ impl Client {
     }
 
     async fn send(&mut self, method: &str, path: &str, key: Option<&str>, body: &str) -> Result<Answer, String> {
-        let wait = format!("wait={}", DEADLINE.as_secs());
+        let wait = format!("wait={}", self.style.deadline.as_secs());
         let mut headers = vec![("content-type", "application/json"), ("prefer", wait.as_str())];
         headers.extend(key.map(|key| ("idempotency-key", key)));
-        self.connection.send(method, path, &headers, body, DEADLINE + GRACE).await
+        self.connection.send(method, path, &headers, body, self.style.deadline + GRACE).await
     }
 
     /// Reads the logs of all entities into the history; an error says which cannot be read.

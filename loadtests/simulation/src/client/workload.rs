@@ -9,6 +9,8 @@ use crate::history::{Entity, Kind, Write};
 pub struct Style {
     /// Mean pause between two requests of a client.
     pub pause: Duration,
+    /// What a request may take, in whole seconds; every request says so.
+    pub deadline: Duration,
     pub reads_percent: u64,
     /// Whether half of the reads ask for a quorum's word.
     pub reads_strictly: bool,
