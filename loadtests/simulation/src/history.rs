@@ -18,6 +18,7 @@ pub struct Entity {
 pub enum Kind {
     Counter,
     Account,
+    Document,
 }
 
 /// One request of one client.
@@ -53,6 +54,10 @@ pub enum Write {
     },
     Withdraw {
         cents: u64,
+    },
+    /// A text that the number makes, long enough that journals fill.
+    Put {
+        number: u64,
     },
 }
 
@@ -199,6 +204,7 @@ impl Write {
             Self::Open => ("opened", Value::Null),
             Self::Deposit { cents } => ("deposited", json!({ "amountCents": cents })),
             Self::Withdraw { cents } => ("withdrawn", json!({ "amountCents": cents })),
+            Self::Put { number } => ("put", json!({ "value": document(number) })),
         }
     }
 
@@ -209,6 +215,7 @@ impl Write {
             Self::Open => ("open", json!({})),
             Self::Deposit { cents } => ("deposit", json!({ "amountCents": cents })),
             Self::Withdraw { cents } => ("withdraw", json!({ "amountCents": cents })),
+            Self::Put { number } => ("put", json!({ "value": document(number) })),
         }
     }
 
@@ -220,11 +227,17 @@ impl Write {
     }
 }
 
+/// The text of a document, of up to 16 KiB.
+pub fn document(number: u64) -> Value {
+    json!({ "number": number, "text": "abcdefgh".repeat((number % 2048) as usize) })
+}
+
 impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Counter => "counter",
             Self::Account => "account",
+            Self::Document => "document",
         }
     }
 }

@@ -18,11 +18,16 @@ pub mod world;
 
 mod model;
 
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use plan::Plan;
 use run::Report;
 
+/// How long a run may take on a busy machine; it takes some seconds.
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Room for deep polls of unoptimised code.
 const STACK_BYTES: usize = 32 << 20;
 
@@ -33,16 +38,24 @@ pub fn simulate(seed: u64, keeps_trace: bool) -> Result<Report, String> {
 
 /// The same for a plan of one's own.
 pub fn simulate_plan(plan: Plan, keeps_trace: bool) -> Result<Report, String> {
+    let (sender, receiver) = mpsc::channel();
     let name = format!("seed {}", plan.seed);
+    let run = move || {
+        let report = panic::catch_unwind(AssertUnwindSafe(|| run::run(&plan, keeps_trace)));
+        // Nobody waits any more for what took too long.
+        let _ = sender.send(report);
+    };
     #[expect(clippy::disallowed_methods, reason = "the simulation's own thread is outside of what is simulated")]
-    let running = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || run::run(&plan, keeps_trace));
-    match running.map_err(|error| error.to_string())?.join() {
-        Ok(report) => Ok(report),
-        Err(panic) => {
+    let running = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(run);
+    running.map_err(|error| error.to_string())?;
+    match receiver.recv_timeout(PATIENCE) {
+        Ok(Ok(report)) => Ok(report),
+        Ok(Err(panic)) => {
             let message = panic.downcast_ref::<String>().cloned();
             let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             Err(format!("panicked: {}", message.unwrap_or_default()))
         }
+        Err(_) => Err(format!("no end after {PATIENCE:?}: some task never waits, and so time stands still")),
     }
 }
 

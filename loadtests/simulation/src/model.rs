@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::history::{Event, Kind, Write};
+use crate::history::{Event, Kind, Write, document};
 
 /// The states of an entity at every version: the first is that of version 0.
 pub(crate) fn states(kind: Kind, log: &[Event]) -> Result<Vec<State>, String> {
@@ -20,6 +20,7 @@ pub(crate) fn states(kind: Kind, log: &[Event]) -> Result<Vec<State>, String> {
 pub(crate) enum State {
     Counter { value: i64 },
     Account { balance: u64, open: bool },
+    Document { number: Option<u64> },
 }
 
 impl State {
@@ -27,6 +28,7 @@ impl State {
         match kind {
             Kind::Counter => Self::Counter { value: 0 },
             Kind::Account => Self::Account { balance: 0, open: false },
+            Kind::Document => Self::Document { number: None },
         }
     }
 
@@ -47,6 +49,11 @@ impl State {
                 };
                 Some(Self::Account { balance, open: true })
             }
+            Self::Document { .. } => {
+                let value = event.data.get("value").filter(|_| event.name == "put")?;
+                let number = value.get("number")?.as_u64()?;
+                (*value == document(number)).then_some(Self::Document { number: Some(number) })
+            }
         }
     }
 
@@ -65,6 +72,7 @@ impl State {
         match self {
             Self::Counter { value } => json!({ "value": value }),
             Self::Account { balance, open } => json!({ "balanceCents": balance, "open": open }),
+            Self::Document { number } => number.map_or(Value::Null, document),
         }
     }
 }

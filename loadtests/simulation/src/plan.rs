@@ -40,6 +40,8 @@ pub struct Plan {
 pub enum Flaw {
     /// Syncs report success and keep nothing.
     DisksForget,
+    /// The clock of one node runs at a third of its speed, so that its leases last longer than the others wait.
+    ClockCrawls,
 }
 
 /// A node's machine.
@@ -83,6 +85,11 @@ pub enum Action {
         host: String,
         pause_max: Duration,
     },
+    /// Every write, or every sync, is answered with an error until the process starts again.
+    DiskFails {
+        host: String,
+        how: DiskFault,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +100,12 @@ pub enum Stop {
     PowerCut,
     /// The disk is lost, and an empty one takes its place.
     Wipe,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFault {
+    Full,
+    SyncFails,
 }
 
 /// A link that does not work as it should.
@@ -120,14 +133,17 @@ impl Plan {
         let style = Style {
             pause: Duration::from_millis(10 + draw.below(60)),
             reads_percent: 20 + draw.below(40),
-            reads_strictly: false,
+            reads_strictly: draw.chance(50),
+            writes_documents: cluster::SENDS_SNAPSHOTS && draw.chance(50),
             keys_percent: draw.below(101),
             retries_percent: if draw.chance(50) { 60 } else { 0 },
         };
         let apart = if draw.chance(50) { 1500 } else { 1 };
+        // Up to 2 %, which leases allow for, though no clock of a computer is that bad.
+        let skew = if draw.chance(50) { 20_000 } else { 100 };
         let machine = |draw: &mut Draw| Machine {
             starts_at: Duration::from_millis(draw.below(apart)),
-            clock_per_million: 999_900 + draw.below(201),
+            clock_per_million: 1_000_000 - skew + draw.below(2 * skew + 1),
             wall_offset_micros: (draw.below(400_001)).cast_signed() - 200_000,
             disk_pause_max: Duration::from_millis(draw.below(4)),
         };
@@ -172,13 +188,18 @@ fn stops(draw: &mut Draw, actions: &mut Vec<Scheduled>) {
         while at < FAULTS_LAST {
             let host = node_name(draw.below(NODES as u64) as usize);
             let down = Duration::from_millis(100 + draw.below(2500));
-            match draw.below(3) {
+            match draw.below(4) {
                 0 => actions.push(Scheduled { at, action: Action::Stop { host: host.clone(), how: Stop::Kill } }),
                 1 => actions.push(Scheduled { at, action: Action::Stop { host: host.clone(), how: Stop::PowerCut } }),
-                _ => {
-                    let writes = draw.below(60);
-                    actions.push(Scheduled { at, action: Action::PowerGoesAfter { host: host.clone(), writes } });
-                    // An idle node may not write that much.
+                fault => {
+                    let begin = if fault == 2 {
+                        Action::PowerGoesAfter { host: host.clone(), writes: draw.below(60) }
+                    } else {
+                        let how = if draw.chance(50) { DiskFault::Full } else { DiskFault::SyncFails };
+                        Action::DiskFails { host: host.clone(), how }
+                    };
+                    actions.push(Scheduled { at, action: begin });
+                    // An idle node may write little.
                     let (at, how) = (at + down / 2, Stop::PowerCut);
                     actions.push(Scheduled { at, action: Action::Stop { host: host.clone(), how } });
                 }
@@ -307,9 +328,21 @@ mod tests {
             .flat_map(|seed| Plan::new(seed).actions)
             .map(|scheduled| format!("{:?}", scheduled.action))
             .collect();
-        for part in
-            ["Kill", "PowerCut", "PowerGoesAfter", "Start", "Both", "OneWay", "Held", "Mend", "SlowDisk", "gateway"]
-        {
+        for part in [
+            "Kill",
+            "PowerCut",
+            "PowerGoesAfter",
+            "Start",
+            "Both",
+            "OneWay",
+            "Held",
+            "Mend",
+            "SlowDisk",
+            "gateway",
+            "Wipe",
+            "Full",
+            "SyncFails",
+        ] {
             assert!(actions.iter().any(|action| action.contains(part)), "{part}");
         }
     }

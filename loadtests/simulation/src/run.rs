@@ -2,6 +2,8 @@
 //! to the checks.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use crate::client::Client;
 use crate::cluster::{self, NODES};
 use crate::history::{History, Outcome, Violation};
 use crate::observer::Observer;
-use crate::plan::{Action, Cut, Flaw, How, Plan, QUIET, SETTLING, Scheduled, Stop};
+use crate::plan::{Action, Cut, DiskFault, Flaw, How, Plan, QUIET, SETTLING, Scheduled, Stop};
 use crate::trace::Trace;
 use crate::world::World;
 
@@ -99,6 +101,8 @@ struct Run<'a> {
     cuts: Vec<Cut>,
     /// Draws of disks that lose power.
     power_cuts: u64,
+    /// Nodes whose disks return errors.
+    failing: Rc<RefCell<BTreeSet<usize>>>,
     steps: u64,
     observer: Observer,
     _entered: simulation::Entered,
@@ -130,6 +134,7 @@ impl<'a> Run<'a> {
             gateways: Rc::new(RefCell::new((0..plan.gateways).map(|_| None).collect())),
             cuts: Vec::new(),
             power_cuts: 0,
+            failing: Rc::default(),
             steps: 0,
             observer: Observer::default(),
             _entered: entered,
@@ -147,13 +152,15 @@ impl<'a> Run<'a> {
         let name = cluster::node_name(number);
         let machine = self.plan.machines[number];
         let host = self.world.host(&name).clone();
-        host.set_clock_rate(0, machine.clock_per_million);
+        let crawls = self.plan.flaw == Some(Flaw::ClockCrawls) && number == 0;
+        host.set_clock_rate(0, if crawls { 333_333 } else { machine.clock_per_million });
         host.set_wall_offset(machine.wall_offset_micros);
         host.set_disk_pause_max(machine.disk_pause_max);
         let (world, disks, nodes) = (self.world.clone(), self.disks.clone(), self.nodes.clone());
+        let failing = self.failing.clone();
         self.sim.host(name.clone(), move || {
             let (world, name, host) = (world.clone(), name.clone(), host.clone());
-            let (disk, nodes) = (disks.borrow()[number].clone(), nodes.clone());
+            let (disk, nodes, failing) = (disks.borrow()[number].clone(), nodes.clone(), failing.clone());
             async move {
                 world.run_here(&name);
                 let process = async {
@@ -168,7 +175,7 @@ impl<'a> Run<'a> {
                         }
                         Err(error) => error.to_string(),
                     };
-                    if !disk.power_is_off() {
+                    if !disk.power_is_off() && !failing.borrow().contains(&number) {
                         return Err(format!("{name} cannot go on: {error}").into());
                     }
                     host.abort(&error);
@@ -300,13 +307,15 @@ impl<'a> Run<'a> {
         self.observer.look(now, &reports, &self.world.trace);
     }
 
-    /// Processes that have ended themselves: of a node whose power went it was to be expected.
+    /// Processes that have ended themselves: where the disk fails it was to be expected.
     fn take_ends(&mut self, is_healed: bool) -> Result<(), Violation> {
         let hosts = self.world.hosts().to_vec();
         for host in hosts {
             let Some(message) = host.take_end() else { continue };
-            let power_went = node_number(&host.name).is_some_and(|number| self.disks.borrow()[number].power_is_off());
-            if !power_went {
+            let is_due = node_number(&host.name).is_some_and(|number| {
+                self.failing.borrow().contains(&number) || self.disks.borrow()[number].power_is_off()
+            });
+            if !is_due {
                 return Err(Violation::new("processes run", format!("{} has ended itself: {message}", host.name)));
             }
             self.stop(&host.name, Stop::PowerCut)?;
@@ -326,6 +335,12 @@ impl<'a> Run<'a> {
                     self.disks.borrow()[number].cut_power_after(*writes);
                 }
             }
+            Action::DiskFails { host, how } => {
+                if let Some(number) = node_number(host) {
+                    self.disks.borrow()[number].set_faults(faults(*how));
+                    self.failing.borrow_mut().insert(number);
+                }
+            }
             Action::Start { host } => self.start(host),
             Action::Cut(cut) => self.cut(cut),
             Action::Mend(cut) => self.mend(cut),
@@ -342,7 +357,7 @@ impl<'a> Run<'a> {
         for number in 0..NODES {
             let name = cluster::node_name(number);
             self.world.host(&name).set_disk_pause_max(self.plan.machines[number].disk_pause_max);
-            if self.disks.borrow()[number].power_is_off() {
+            if self.failing.borrow().contains(&number) || self.disks.borrow()[number].power_is_off() {
                 self.stop(&name, Stop::PowerCut)?;
             }
             self.start(&name);
@@ -395,6 +410,7 @@ impl<'a> Run<'a> {
     }
 
     fn put_disk(&mut self, number: usize, disk: SimulatedDisk) {
+        self.failing.borrow_mut().remove(&number);
         self.disks.borrow_mut()[number] = flawed(disk, self.plan.flaw);
     }
 
@@ -448,6 +464,13 @@ async fn why(node: Rc<app::Handle>) -> String {
     match Rc::try_unwrap(node) {
         Ok(node) => node.shutdown().await.map_or_else(|error| error.to_string(), |()| "it was shut down".to_owned()),
         Err(_) => "somebody looks into it".to_owned(),
+    }
+}
+
+fn faults(how: DiskFault) -> Faults {
+    match how {
+        DiskFault::Full => Faults { write: Some(io::ErrorKind::StorageFull), ..Faults::default() },
+        DiskFault::SyncFails => Faults { sync: Some(io::ErrorKind::Other), ..Faults::default() },
     }
 }
 

@@ -177,6 +177,68 @@ async fn purging_reaches_beyond_the_end_and_never_goes_back() {
     assert_eq!(journal.log_state(SHARD).last_purged, Some(log_id(2, 20)));
 }
 
+/// What installing a snapshot comes to: the entries it covers go, whether or not there were any.
+#[tokio::test(start_paused = true)]
+async fn a_log_goes_on_behind_a_purge_beyond_its_end_also_after_restarts() {
+    for (entries, conflict) in [(0, false), (10, false), (30, true)] {
+        let disk = SimulatedDisk::new();
+        let journal = open(&disk).await;
+        append(&journal, SHARD, (0..entries).map(|index| batch(1, index)).collect()).await.unwrap();
+        if conflict {
+            journal.truncate_after(SHARD, Some(log_id(1, 5))).await.unwrap();
+        }
+        journal.purge(SHARD, log_id(3, 20)).await.unwrap();
+        let purged = LogState { last_purged: Some(log_id(3, 20)), last: Some(log_id(3, 20)) };
+        assert_eq!(journal.log_state(SHARD), purged);
+        journal.close().await;
+
+        let journal = open(&disk).await;
+        assert_eq!((journal.log_state(SHARD), seen(&journal, SHARD).await.3), (purged, vec![]));
+        assert_eq!((journal.live_bytes(), journal.entries_to_purge(SHARD, 0)), (0, None));
+        append(&journal, SHARD, vec![batch(3, 20)]).await.unwrap_err();
+        append(&journal, SHARD, vec![batch(3, 22)]).await.unwrap_err();
+        append(&journal, SHARD, vec![batch(3, 21), batch(4, 22)]).await.unwrap();
+        journal.close().await;
+
+        let journal = open(&disk).await;
+        append(&journal, SHARD, vec![batch(4, 23)]).await.unwrap();
+        assert_eq!(seen(&journal, SHARD).await.3, [batch(3, 21), batch(4, 22), batch(4, 23)]);
+        journal.truncate_after(SHARD, Some(log_id(3, 21))).await.unwrap();
+        journal.purge(SHARD, log_id(3, 21)).await.unwrap();
+        append(&journal, SHARD, vec![batch(5, 22)]).await.unwrap();
+        assert_eq!(seen(&journal, SHARD).await.3, [batch(5, 22)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_be_purged_leaves_the_newest_entries_of_about_the_size_asked_for() {
+    let disk = SimulatedDisk::new();
+    let journal = open(&disk).await;
+    assert_eq!(journal.entries_to_purge(SHARD, 0), None, "nothing is known of it");
+    let entries = (5..25).map(|index| membership(1, index, 100 * (index as usize % 3 + 1))).collect();
+    append(&journal, SHARD, entries).await.unwrap();
+    append(&journal, OTHER, vec![membership(1, 1, 50_000)]).await.unwrap();
+    let size_after = |index: u64| async move {
+        let disk = SimulatedDisk::new();
+        let journal = open(&disk).await;
+        let entries = (index + 1..25).map(|index| membership(1, index, 100 * (index as usize % 3 + 1))).collect();
+        append(&journal, SHARD, entries).await.unwrap();
+        journal.live_bytes()
+    };
+    assert_eq!(journal.entries_to_purge(SHARD, 0), Some(24));
+    let all = journal.shard_sizes()[1].bytes;
+    assert_eq!((journal.entries_to_purge(SHARD, all), journal.entries_to_purge(SHARD, u64::MAX)), (None, None));
+    for keep_bytes in (1..all).step_by(77) {
+        let last = journal.entries_to_purge(SHARD, keep_bytes);
+        let kept = if let Some(last) = last { size_after(last).await } else { all };
+        assert!(kept >= keep_bytes, "{kept} are kept of {keep_bytes}");
+        assert!(size_after(last.unwrap_or(4) + 1).await < keep_bytes, "one entry more could go");
+    }
+    let last = journal.entries_to_purge(SHARD, 1_000).unwrap();
+    journal.purge(SHARD, log_id(1, last)).await.unwrap();
+    assert_eq!(journal.entries_to_purge(SHARD, 1_000), None, "it is done");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_gap_is_refused_and_changes_nothing() {
     let journal = open(&SimulatedDisk::new()).await;

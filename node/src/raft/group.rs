@@ -13,6 +13,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::raft::{ClientWriteResult, VoteRequest};
+use openraft::type_config::alias::WatchReceiverOf;
 use openraft::vote::RaftLeaderId;
 use openraft::{Raft, ReadPolicy, SnapshotPolicy, StepDownPolicy};
 use parking_lot::Mutex;
@@ -77,6 +78,7 @@ pub(super) struct RaftGroup<R: Runtime> {
     shard: ShardId,
     node: NodeId,
     raft: RaftOf<R>,
+    metrics: WatchReceiverOf<Types<R>, openraft::metrics::RaftServerMetrics<Types<R>>>,
     machine: Arc<Shard>,
     journal: Journal,
     leadership: Arc<Leadership<R>>,
@@ -141,9 +143,21 @@ impl<R: Runtime> RaftGroup<R> {
         let arrivals = Arrivals { shard: id, raft: of, votes_from, heard: heard_by, snapshots, seams: seams.clone() };
         let inbox = arrivals.start();
         let campaigner = Mutex::new(Campaigner::new(votes_from, beginning));
-        let machine = shard;
-        let group =
-            Self { shard: id, node, raft, machine, journal, leadership, heard, campaigner, seams, stopping, ended };
+        let (metrics, machine) = (raft.server_metrics(), shard);
+        let group = Self {
+            shard: id,
+            node,
+            raft,
+            metrics,
+            machine,
+            journal,
+            leadership,
+            heard,
+            campaigner,
+            seams,
+            stopping,
+            ended,
+        };
         let group = Arc::new(group);
         Ok(Started { group, inbox })
     }
@@ -184,7 +198,7 @@ impl<R: Runtime> RaftGroup<R> {
     }
 
     fn vote(&self) -> Vote {
-        Vote::from_raft::<R>(&self.raft.server_metrics().borrow_watched().vote)
+        Vote::from_raft::<R>(&self.metrics.borrow_watched().vote)
     }
 
     async fn offer(&self, term: Term, to: NodeId) -> bool {
@@ -288,8 +302,9 @@ fn config(shard: ShardId) -> openraft::Config {
         enable_leader_restore: Some(false),
         removed_leader_step_down: StepDownPolicy::Never,
         max_payload_entries: APPEND_ENTRIES_MAX,
-        // Entries go to the followers while the leader's own disk writes them.
-        broadcast_submitted_on_append: Some(true),
+        // Entries go to the followers while the leader's own disk writes them in any case; this would send each by itself,
+        // and not with those that wait beside it.
+        broadcast_submitted_on_append: Some(false),
         // Snapshots are taken when the journal needs room, and what is purged then is counted in bytes: one entry may be
         // half a megabyte.
         snapshot_policy: SnapshotPolicy::Never,
@@ -302,24 +317,20 @@ fn config(shard: ShardId) -> openraft::Config {
 
 impl<R: Runtime> Paced for RaftGroup<R> {
     fn pulse(&self, now: BootInstant, heartbeat: bool, connected: &[NodeId]) {
-        let (leads, view, voters) = {
-            let metrics = self.raft.server_metrics();
-            let metrics = metrics.borrow_watched();
-            let vote = Vote::from_raft::<R>(&metrics.vote);
-            let leads = metrics.state.is_leader();
-            let is_voter = metrics.membership_config.membership().voter_ids().any(|voter| voter == self.node.0);
-            let is_connected = vote.node != self.node && connected.binary_search(&vote.node).is_ok();
-            let may_stand = is_voter && !leads;
-            let view = View { now, may_stand, vote, heard: self.heard.at(), is_connected };
-            (leads, view, metrics.membership_config.clone())
+        let (vote, leads) = {
+            let metrics = self.metrics.borrow_watched();
+            (Vote::from_raft::<R>(&metrics.vote), metrics.state.is_leader())
         };
         if leads && heartbeat {
             self.trigger("a heartbeat", self.raft.trigger().heartbeat());
         }
-        let silent = view.vote.node;
-        let alive = |node: &NodeId| *node != silent && connected.binary_search(node).is_ok();
-        let rank = || rank(self.shard, self.node, voters.membership().voter_ids().map(NodeId).filter(alive));
-        if self.campaigner.lock().is_due(&view, rank, || self.seams.random.next_u64()) {
+        let is_connected = vote.node != self.node && connected.binary_search(&vote.node).is_ok();
+        let view = View { now, may_stand: !leads, vote, heard: self.heard.at(), is_connected };
+        let alive = |node: &NodeId| *node != vote.node && connected.binary_search(node).is_ok();
+        let rank = || rank(self.shard, self.node, self.raft.voter_ids().map(NodeId).filter(alive));
+        if self.campaigner.lock().is_due(&view, rank, || self.seams.random.next_u64())
+            && self.raft.voter_ids().any(|voter| voter == self.node.0)
+        {
             // A vote is asked for before a term is begun, so that an attempt which cannot win disturbs nobody.
             self.trigger("standing for election", self.raft.trigger().elect(true));
         }

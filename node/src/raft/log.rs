@@ -14,8 +14,9 @@ use berth_shared::ids::{LogIndex, NodeId, ShardId};
 use super::{Proposal, Runtime, Types, decode_membership, encode_membership, from_raft, to_raft};
 use crate::journal::{Entry, Journal, Payload, Vote};
 
-/// Bytes of entries read at once for replication.
-const READ_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of entries read at once for replication: one append, which must fit into one frame between nodes. A larger entry
+/// goes alone.
+const READ_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct ShardLog<R> {
@@ -51,9 +52,13 @@ impl<R: Runtime> RaftLogReader<Types<R>> for ShardLog<R> {
         entries.into_iter().map(to_raft_entry::<R>).collect()
     }
 
-    /// At most [`READ_BYTES_MAX`], so that catching up from far behind takes bounded memory.
+    /// At most [`READ_BYTES_MAX`], so that catching up from far behind takes bounded memory. None where the first of them is
+    /// purged already, which the library takes for nothing to send: the member gets a snapshot next.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry<R>>> {
         let entries = self.journal.entries_within(self.shard, start..end, READ_BYTES_MAX).await?;
+        if entries.first().is_some_and(|first| first.log_id.index != start) {
+            return Ok(Vec::new());
+        }
         entries.into_iter().map(to_raft_entry::<R>).collect()
     }
 

@@ -99,7 +99,7 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for ShardMachine<R> {
         let SnapshotHandle::Received(staging) = data else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a shard is no snapshot of itself"));
         };
-        self.shard.install(staging).await.map_err(io::Error::other)?;
+        self.shard.install(*staging).await.map_err(io::Error::other)?;
         self.note_members(meta.last_membership.membership());
         Ok(())
     }

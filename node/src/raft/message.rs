@@ -280,3 +280,120 @@ impl<'a> Append<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use berth_shared::key::EntityKey;
+    use berth_shared::peer;
+    use proptest::prelude::*;
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::raft::{Member, Membership, SimulatedRuntime};
+    use crate::record::{EventBody, Fingerprint, KeyOrigin, Outcome, Record, RequestKey, Scope, Status};
+
+    type Tested = SimulatedRuntime;
+
+    fn batch() -> Batch {
+        let record = Record {
+            key: EntityKey::new("counter", "a").unwrap(),
+            request: RequestKey { scope: Scope([1; 16]), fingerprint: Fingerprint([2; 16]), origin: KeyOrigin::Client },
+            base_version: 3,
+            time_micros: 4,
+            outcome: Outcome { status: Status::Accepted, reply: Bytes::from_static(b"1"), reason: Bytes::new() },
+            events: smallvec![EventBody {
+                event_type: Bytes::from_static(b"added"),
+                data: Bytes::from_static(br#"{"by":1}"#),
+            }],
+        };
+        Batch::new(5, vec![record])
+    }
+
+    fn request() -> AppendEntriesRequest<Types<Tested>> {
+        let members = [7, 8].map(|node| (node, Member { address: format!("node-{node}") }));
+        let membership = Membership::new(vec![[7, 8].into()], std::collections::BTreeMap::from(members)).unwrap();
+        let payloads = [
+            EntryPayload::Blank,
+            EntryPayload::Normal(Proposal(Arc::new(batch()))),
+            EntryPayload::Membership(membership),
+        ];
+        let entry = |(payload, index)| openraft::Entry { log_id: to_raft(LogId { term: 5, index }), payload };
+        AppendEntriesRequest {
+            vote: Vote { term: 5, node: NodeId(7), committed: true }.to_raft::<Tested>(),
+            prev_log_id: Some(to_raft(LogId { term: 4, index: 9 })),
+            entries: payloads.into_iter().zip(10..).map(entry).collect(),
+            leader_commit: Some(to_raft(LogId { term: 4, index: 8 })),
+        }
+    }
+
+    fn encoded() -> Bytes {
+        let request = request();
+        let members = memberships::<Tested>(&request).unwrap();
+        peer::encode(&Request::Append(Append::from_raft::<Tested>(&request, &members))).unwrap()
+    }
+
+    fn arrived(message: &Bytes) -> io::Result<AppendEntriesRequest<Types<Tested>>> {
+        match peer::decode(message).map_err(io::Error::other)? {
+            Request::Append(append) => append.to_raft::<Tested>(message),
+            other => Err(io::Error::other(format!("{other:?}"))),
+        }
+    }
+
+    #[test]
+    fn entries_arrive_as_they_were_sent_without_a_copy() {
+        let message = encoded();
+        let arrived = arrived(&message).unwrap();
+        assert_eq!(format!("{arrived:?}"), format!("{:?}", request()));
+        let EntryPayload::Normal(Proposal(batch)) = &arrived.entries[1].payload else { panic!("{arrived:?}") };
+        assert!(message.as_ptr_range().contains(&batch.bytes().as_ptr()), "its bytes are those of the message");
+    }
+
+    #[test]
+    fn a_damaged_batch_is_refused() {
+        let message = encoded();
+        let batch = batch();
+        let place = message.windows(batch.bytes().len()).position(|part| part == batch.bytes()).unwrap();
+        for bit in 0..batch.bytes().len() * 8 {
+            let mut damaged = message.to_vec();
+            damaged[place + bit / 8] ^= 1 << (bit % 8);
+            assert!(arrived(&damaged.into()).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn entries_with_a_gap_are_refused() {
+        let mut request = request();
+        request.entries.remove(0);
+        let members = memberships::<Tested>(&request).unwrap();
+        let append = Append::from_raft::<Tested>(&request, &members);
+        assert!(append.to_raft::<Tested>(&Bytes::new()).is_err());
+    }
+
+    #[test]
+    fn votes_transfers_and_answers_arrive_as_they_were_sent() {
+        let vote = Vote { term: 3, node: NodeId(7), committed: false };
+        let last = Some(LogId { term: 2, index: 11 });
+        let campaign = Campaign { vote, last, leadership_transfer: true };
+        assert_eq!(Campaign::from_raft::<Tested>(&campaign.to_raft::<Tested>()), campaign);
+        let transfer = Transfer { from: vote, to: NodeId(8), last };
+        assert_eq!(Transfer::from_raft::<Tested>(&transfer.to_raft::<Tested>()), transfer);
+        for transferred in [
+            Transferred::Accepted,
+            Transferred::VoteChanged { expected: vote, actual: Vote { committed: true, ..vote } },
+            Transferred::NotFlushed { expected: last, actual: None },
+        ] {
+            assert_eq!(Transferred::from_raft::<Tested>(&transferred.to_raft::<Tested>()), transferred);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_messages_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), of_append: bool) {
+            if of_append {
+                // Far enough into an append that its entries are read.
+                bytes.splice(..0, encoded()[..20].iter().copied());
+            }
+            let _ = arrived(&Bytes::from(bytes));
+        }
+    }
+}

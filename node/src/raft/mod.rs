@@ -8,6 +8,7 @@
 
 mod arrival;
 mod campaign;
+mod gather;
 mod group;
 mod groups;
 mod leadership;

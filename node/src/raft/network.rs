@@ -23,6 +23,7 @@ use berth_shared::ids::{NodeId, ShardId};
 use berth_shared::peer::{self, CallError, Class};
 use berth_shared::seam::Seams;
 
+use super::gather::Gathered;
 use super::message::{self, Answer, Append, Appended, Campaign, Request, Transfer};
 use super::{ELECTION_TIMEOUT_MIN, Member, RaftLogId, Runtime, SnapshotHandle, Types, snapshot, to_raft};
 use crate::transport::peers::Peers;
@@ -58,7 +59,8 @@ pub(super) struct Network<R> {
 /// The way to one member.
 #[derive(Debug)]
 pub(super) struct Link<R> {
-    route: Route<R>,
+    /// Shared by what is on its way.
+    route: Arc<Route<R>>,
     /// Of appends.
     class: Class,
 }
@@ -75,7 +77,7 @@ impl<R: Runtime> Network<R> {
         if !self.peers.knows(to) {
             self.peers.learn(to, &member.address);
         }
-        Link { route: Route { to, network: self.clone() }, class }
+        Link { route: Arc::new(Route { to, network: self.clone() }), class }
     }
 }
 
@@ -127,7 +129,8 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for Link<R> {
             // Connection and room are waited for in the order of the requests, and each is queued on the connection when its
             // turn comes, so they arrive in order. A failure is an item too: the library pauses before it makes a request,
             // and never would if none was asked for.
-            let sent = input.then(move |request| route.begin_append(request, class)).map(Sending::finish);
+            let requests = Gathered::<_, R>::new(input, route.network.seams.spawner);
+            let sent = requests.then(move |request| route.begin_append(request, class)).map(Sending::finish);
             let answers = sent.buffered(PIPELINE_MAX).scan(false, |over, answer| {
                 let this_one = (!*over).then_some(answer);
                 *over = !matches!(this_one, Some(Ok(Ok(_))));
@@ -181,7 +184,7 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for Link<R> {
 
 /// An append that is encoded and has its turn.
 struct Sending<R: Runtime> {
-    route: Route<R>,
+    route: Arc<Route<R>>,
     class: Class,
     payload: Result<R, Bytes>,
     previous: Option<RaftLogId>,
@@ -204,7 +207,7 @@ impl<R: Runtime> Sending<R> {
 }
 
 impl<R: Runtime> Route<R> {
-    async fn begin_append(&self, request: AppendEntriesRequest<Types<R>>, class: Class) -> Sending<R> {
+    async fn begin_append(self: &Arc<Self>, request: AppendEntriesRequest<Types<R>>, class: Class) -> Sending<R> {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
         if class == Class::Data && !self.network.peers.reach(self.to, class).await {
@@ -267,11 +270,5 @@ fn unexpected<R: Runtime>(answer: &Answer) -> RPCError<Types<R>> {
         Answer::WrongNode => unreachable("another node answers at the member's address").into(),
         Answer::Failed(why) => network_error(why).into(),
         _ => network_error("the answer is one to another request").into(),
-    }
-}
-
-impl<R: Runtime> Clone for Route<R> {
-    fn clone(&self) -> Self {
-        Self { to: self.to, network: self.network.clone() }
     }
 }

@@ -39,7 +39,7 @@ pub(super) enum SnapshotHandle {
     /// The shard as it is when it is sent, which is not older than what the library believes the snapshot to be.
     Ours(Arc<Shard>),
     /// Received as a whole.
-    Received(Staging),
+    Received(Box<Staging>),
 }
 
 type Snapshot<R> = SnapshotOf<Types<R>, SnapshotHandle>;
@@ -164,7 +164,7 @@ async fn receive<R: Runtime>(shard: Arc<Shard>, raft: RaftOf<R>, mut parts: mpsc
             None => return answer(reply, &Answer::Failed("the snapshot has no head".to_owned())),
         };
         tracing::info!(shard = %id, last = ?meta.last_log_id, "a snapshot has come");
-        let snapshot = Snapshot::<R> { meta, snapshot: SnapshotHandle::Received(staging) };
+        let snapshot = Snapshot::<R> { meta, snapshot: SnapshotHandle::Received(Box::new(staging)) };
         return match raft.install_full_snapshot(vote.to_raft::<R>(), snapshot).await {
             Ok(response) => answer(reply, &Answer::Installed(Vote::from_raft::<R>(&response.vote))),
             Err(error) => answer(reply, &Answer::Failed(error.to_string())),

@@ -221,6 +221,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_that_was_loaded_before_a_snapshot_is_there_after_it() {
+        let mut entities = Entities::default();
+        entities.put(key("a"), at(5), 1);
+        let early = entities.begin_load(&key("b"));
+        entities.clear();
+        assert_eq!((entities.bytes(), entities.len(), entities.oldest_use()), (0, 0, None));
+        let late = entities.begin_load(&key("b"));
+        assert!(!entities.finish_load(&key("b"), early, Some(at(1)), 2), "it may be of the former content");
+        assert!(entities.peek(&key("b")).is_none());
+        assert!(entities.finish_load(&key("b"), late, Some(at(9)), 3));
+        assert_eq!(entities.peek(&key("b")).map(|resident| resident.version), Some(9));
+    }
+
+    #[test]
     fn a_load_that_began_after_the_record_is_taken_in_although_an_earlier_one_still_runs() {
         let mut entities = Entities::default();
         let early = entities.begin_load(&key("a"));

@@ -350,3 +350,221 @@ fn checksum(chunk: &[u8]) -> u32 {
 fn take(bytes: &mut Bytes, len: usize, what: &'static str) -> Result<Bytes, SnapshotError> {
     if bytes.len() < len { Err(SnapshotError::Field(what)) } else { Ok(bytes.split_to(len)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::layout::EntityHead;
+    use super::super::model::{Snapshot, StoredEvent};
+    use super::*;
+    use crate::record::{Fingerprint, Outcome, Scope, Status};
+
+    /// Stored once by layout version 1 and never regenerated: a newer node must read the chunks of an older one.
+    const SAMPLE_V1: &str = include_str!("samples/chunk-v1.hex");
+
+    const SHARD: ShardId = ShardId(0x0102);
+    const GENERATION: u32 = 3;
+    const NUMBER: u64 = 0x1122_3344_5566_7788;
+
+    type Stored = (Row, Vec<u8>, Vec<u8>);
+
+    fn head() -> Stored {
+        let head =
+            ShardHead { applied: Some(LogId { term: 7, index: 9 }), generation: GENERATION, ..ShardHead::default() };
+        let key = layout::shard_key(SHARD).to_vec();
+        (Row::Shard, key.clone(), layout::encode_shard(&key, &head))
+    }
+
+    fn key(id: &str) -> Vec<u8> {
+        layout::entity_key(SHARD, GENERATION, &EntityKey::new("cart", id).unwrap())
+    }
+
+    fn entity(id: &str, version: Version, snapshot_version: Version) -> Stored {
+        let head = EntityHead { version, deleted: false, last_event_time_micros: 5, snapshot_version };
+        (Row::Entity, key(id), layout::encode_entity(&key(id), &head))
+    }
+
+    fn snapshot(id: &str, version: Version) -> Stored {
+        let snapshot = Snapshot { version, state: Bytes::from_static(b"{}") };
+        (Row::Snapshot, key(id), layout::encode_snapshot(&key(id), &snapshot))
+    }
+
+    fn events(id: &str, versions: std::ops::RangeInclusive<Version>) -> Stored {
+        let key = layout::events_key(&key(id), *versions.start());
+        let event = |version| StoredEvent {
+            version,
+            time_micros: version,
+            event_type: Bytes::from_static(b"added"),
+            data: Bytes::from_static(b"1"),
+        };
+        let events: Vec<_> = versions.map(event).collect();
+        (Row::Events, key.clone(), layout::encode_events(&key, &events))
+    }
+
+    fn outcome(lane: Lane, row: u64) -> Stored {
+        let key = layout::outcome_key(SHARD, GENERATION, lane, row).to_vec();
+        let outcome = Outcome { status: Status::Accepted, reply: Bytes::from_static(b"1"), reason: Bytes::new() };
+        let (scope, fingerprint) = (Scope([1; 16]), Fingerprint([2; 16]));
+        let row = OutcomeRow { lane, row, scope, fingerprint, expires_micros: 8, version: 1, outcome };
+        (Row::Outcome, key.clone(), layout::encode_outcome(&key, &row))
+    }
+
+    /// A shard of which every row has its place.
+    fn whole() -> Vec<Stored> {
+        vec![
+            head(),
+            entity("a", 4, 2),
+            snapshot("a", 2),
+            events("a", 1..=3),
+            events("a", 4..=4),
+            entity("a b", 1, 0),
+            events("a b", 1..=1),
+            outcome(Lane::Gateway, 6),
+            outcome(Lane::Client, 5),
+            outcome(Lane::Client, 6),
+        ]
+    }
+
+    fn chunk(number: u32, rows: &[Stored], is_last: bool) -> Bytes {
+        let mut chunk = ChunkBuilder::new(NUMBER, number, CHUNK_BYTES_MAX);
+        for (kind, key, row) in rows {
+            assert!(chunk.add(*kind, key, row).unwrap());
+        }
+        chunk.finish(is_last)
+    }
+
+    /// Whether `rows` are a whole shard for who receives them.
+    fn received(rows: &[Stored]) -> Result<Vec<FileRow>, SnapshotError> {
+        Received::new(SHARD, 8).take(&chunk(0, rows, true)).map(|taken| taken.rows)
+    }
+
+    /// Whether they are for who reads them.
+    fn read(rows: &[Stored]) -> Result<(), SnapshotError> {
+        let mut content = Content::new(SHARD);
+        for (kind, key, row) in rows {
+            content.next(*kind, key, row)?;
+        }
+        content.check_whole()
+    }
+
+    fn from_hex(text: &str) -> Bytes {
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        text.trim().as_bytes().chunks(2).map(byte).collect()
+    }
+
+    #[test]
+    fn a_chunk_of_layout_version_1_reads_the_same_and_is_still_written_the_same() {
+        let sample = from_hex(SAMPLE_V1);
+        assert_eq!(sample, chunk(0, &whole(), true));
+        let taken = Received::new(SHARD, GENERATION).take(&sample).unwrap();
+        assert!(taken.received.is_whole());
+        let rows: Vec<_> = taken.rows.into_iter().map(|row| (row.kind, row.key, row.row)).collect();
+        assert_eq!(rows, whole()[1..], "under the same generation the rows are the same");
+        assert_eq!(
+            taken.outcomes.iter().map(|row| (row.lane, row.row)).collect::<Vec<_>>(),
+            [(Lane::Gateway, 6), (Lane::Client, 5), (Lane::Client, 6)]
+        );
+    }
+
+    #[test]
+    fn rows_come_under_the_generation_of_who_receives_them() {
+        for (row, (_, key, _)) in received(&whole()).unwrap().into_iter().zip(whole().into_iter().skip(1)) {
+            assert_eq!(layout::generation_of_key(&row.key), Ok((SHARD, 8)));
+            assert_eq!(row.key[GENERATION_BYTES..], key[GENERATION_BYTES..]);
+            assert!(layout::open(row.kind, &row.key, &row.row).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_shard_that_lacks_a_row_is_neither_read_nor_received() {
+        // Whole entities and whole outcomes may be missing, for all that the others say.
+        for (missing, is_noticed) in
+            [true, true, true, true, true, true, true, false, false, false].into_iter().enumerate()
+        {
+            let mut rows = whole();
+            rows.remove(missing);
+            assert_eq!(
+                (read(&rows).is_err(), received(&rows).is_err()),
+                (is_noticed, is_noticed),
+                "without row {missing}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_shard_whose_rows_are_out_of_order_or_come_twice_is_neither_read_nor_received() {
+        for (one, other) in (0..whole().len()).flat_map(|one| (0..one).map(move |other| (one, other))) {
+            let mut rows = whole();
+            rows.swap(one, other);
+            assert!(read(&rows).is_err() && received(&rows).is_err(), "rows {one} and {other} swapped");
+        }
+        for twice in 0..whole().len() {
+            let mut rows = whole();
+            rows.insert(twice, rows[twice].clone());
+            assert!(read(&rows).is_err() && received(&rows).is_err(), "row {twice} twice");
+        }
+        let extra = |at: usize, row: Stored| {
+            let mut rows = whole();
+            rows.insert(at, row);
+            rows
+        };
+        for rows in [
+            extra(5, events("a", 5..=5)),
+            extra(5, snapshot("a", 2)),
+            extra(7, snapshot("a b", 1)),
+            extra(7, entity("b", 0, 0)),
+            extra(7, entity("b", 1, 2)),
+            extra(10, entity("b", 1, 0)),
+        ] {
+            assert!(read(&rows).is_err() && received(&rows).is_err(), "{:?}", rows.len());
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_another_shard_is_foreign() {
+        let chunk = chunk(0, &whole(), true);
+        let refused = Received::new(ShardId(9), 1).take(&chunk).map(drop);
+        assert_eq!(refused, Err(SnapshotError::Foreign));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let chunk = chunk(0, &whole(), true);
+        for bit in 0..chunk.len() * 8 {
+            let mut flipped = chunk.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Received::new(SHARD, 1).take(&flipped.into()).is_err(), "bit {bit}");
+        }
+        for len in 0..chunk.len() {
+            assert!(Received::new(SHARD, 1).take(&chunk.slice(..len)).is_err(), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_row_of_a_newer_layout_is_refused_by_name() {
+        let mut newer = chunk(0, &whole(), true).to_vec();
+        newer[HEADER_BYTES + 1] = 9;
+        let sum = checksum(&newer).to_le_bytes();
+        newer[1..PREFIX_BYTES].copy_from_slice(&sum);
+        let refused = Received::new(SHARD, 1).take(&newer.into()).map(drop);
+        assert_eq!(refused, Err(SnapshotError::Row { table: "shards", error: RowError::Version(9) }));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_chunks_never_panic(place in 0..600_usize, bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let mut hostile = chunk(0, &whole(), true).to_vec();
+            let place = HEADER_BYTES + place % (hostile.len() - HEADER_BYTES);
+            for (old, new) in hostile[place..].iter_mut().zip(&bytes) {
+                *old = *new;
+            }
+            if bytes.len() > 30 {
+                hostile.truncate(place);
+            }
+            let sum = checksum(&hostile).to_le_bytes();
+            hostile[1..PREFIX_BYTES].copy_from_slice(&sum);
+            let _ = Received::new(SHARD, u32::MAX).take(&hostile.into());
+        }
+    }
+}

@@ -176,3 +176,110 @@ impl fmt::Debug for Peers {
         f.debug_struct("Peers").field("known", &self.shared.peers.read().keys()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use berth_shared::ids::ClusterId;
+    use berth_shared::peer::{self, Handler, Incoming, Role, server};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    const OURS: NodeId = NodeId(1);
+    const OTHER: NodeId = NodeId(2);
+    const ADDRESS: &str = "other:7400";
+
+    fn identity(node: NodeId) -> Identity {
+        let (software, cluster) = ("test".to_owned(), Some(ClusterId(1)));
+        Identity { role: Role::Node, node: Some(node), cluster, software, credential: None }
+    }
+
+    /// Answers with what it was asked, but for nothing, which it leaves unanswered as long as it lives.
+    #[derive(Default)]
+    struct Echo(parking_lot::Mutex<Vec<peer::Reply>>);
+
+    impl Handler for Echo {
+        fn handle(&self, incoming: Incoming) {
+            match incoming.payload.is_empty() {
+                true => self.0.lock().push(incoming.reply),
+                false => incoming.reply.send(incoming.payload),
+            }
+        }
+    }
+
+    /// A node that answers at [`ADDRESS`] until the token is cancelled.
+    async fn serve(seams: &Seams, node: NodeId) -> CancellationToken {
+        let listener = seams.network.listen(ADDRESS).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let config = server::Config { drain_timeout: Duration::ZERO, ..server::Config::default() };
+        let (echo, until) = (Arc::new(Echo::default()), shutdown.clone());
+        seams.spawner.spawn(peer::serve(seams.clone(), config, listener, identity(node), echo, until));
+        shutdown
+    }
+
+    async fn ask(peers: &Peers, class: Class, payload: &'static [u8]) -> Result<Bytes, CallError> {
+        let deadline = peers.shared.seams.clock.now() + Duration::from_millis(300);
+        peers.call(OTHER, class, Bytes::from_static(payload), deadline).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_asked_on_a_connection_of_each_class() {
+        let seams = Seams::simulated(1);
+        let _node = serve(&seams, OTHER).await;
+        let peers = Peers::new(seams, identity(OURS));
+        assert!(matches!(ask(&peers, Class::Data, b"a").await, Err(CallError::NotSent(_))), "nobody knows where");
+        peers.learn(OTHER, ADDRESS);
+        for class in [Class::Control, Class::Data, Class::Bulk] {
+            assert!(peers.reach(OTHER, class).await);
+            assert_eq!(ask(&peers, class, b"a").await.unwrap(), "a");
+        }
+        assert_eq!(peers.connected(), [OTHER]);
+        let unanswered = ask(&peers, Class::Data, b"").await;
+        assert_eq!(unanswered, Err(CallError::DeadlinePassed { sent: true }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_lost_is_told_of_and_made_again() {
+        let seams = Seams::simulated(1);
+        let node = serve(&seams, OTHER).await;
+        let peers = Peers::new(seams.clone(), identity(OURS));
+        peers.learn(OTHER, ADDRESS);
+        let mut connected = peers.watch(OTHER).unwrap();
+        connected.wait_for(|connected| *connected).await.unwrap();
+        node.cancel();
+        let from = seams.clock.now();
+        connected.wait_for(|connected| !*connected).await.unwrap();
+        assert!(seams.clock.now().since(from) < Duration::from_millis(50));
+        assert!(!peers.is_connected(OTHER));
+        seams.spawner.sleep(Duration::from_secs(5)).await;
+        let _node = serve(&seams, OTHER).await;
+        connected.wait_for(|connected| *connected).await.unwrap();
+        assert!(seams.clock.now().since(from) < Duration::from_millis(5300), "it is dialled in short steps");
+        assert!(peers.is_connected(OTHER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_node_at_the_address_is_no_connection() {
+        let seams = Seams::simulated(1);
+        let _node = serve(&seams, NodeId(3)).await;
+        let peers = Peers::new(seams, identity(OURS));
+        peers.learn(OTHER, ADDRESS);
+        peers.watch(OTHER).unwrap().wait_for(|connected| *connected).await.unwrap();
+        assert!(!peers.is_connected(OTHER));
+        assert!(!peers.reach(OTHER, Class::Control).await);
+        assert_eq!(peers.connected(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_for_data_is_given_in_order_and_comes_back() {
+        let seams = Seams::simulated(1);
+        let peers = Peers::new(seams.clone(), identity(OURS));
+        assert!(peers.data_room(OTHER, 1).await.is_none(), "the node is not known");
+        peers.learn(OTHER, ADDRESS);
+        let all = peers.data_room(OTHER, usize::MAX).await.unwrap();
+        let waiting = seams.spawner.timeout(Duration::from_secs(1), peers.data_room(OTHER, 1)).await;
+        assert!(waiting.is_none(), "there is no room left");
+        drop(all);
+        assert!(peers.data_room(OTHER, 1).await.is_some());
+    }
+}

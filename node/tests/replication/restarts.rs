@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Answered, Ask, Cluster};
 
 #[tokio::test(start_paused = true)]
 async fn a_member_that_was_away_shortly_catches_up_from_the_log() {
@@ -13,6 +13,21 @@ async fn a_member_that_was_away_shortly_catches_up_from_the_log() {
     cluster.run(2).await;
     cluster.agree().await;
     assert_eq!(cluster.applied(2, "a").await, Some(305));
+    assert_eq!(cluster.log_begins(2), 0, "no snapshot was needed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_missed_much_catches_up_from_the_log_in_parts() {
+    let mut cluster = Cluster::led_by_the_first(3).await;
+    cluster.stop(2).await;
+    for number in 0..24 {
+        let (id, text) = (format!("document-{number}"), "x".repeat(400_000));
+        let body = format!(r#"{{"value":"{text}"}}"#);
+        let answer = cluster.ask(0, Ask::new("document", &id, "put", &body)).await;
+        assert!(matches!(answer, Answered::Executed { .. }), "{answer:?}");
+    }
+    cluster.run(2).await;
+    cluster.agree().await;
     assert_eq!(cluster.log_begins(2), 0, "no snapshot was needed");
 }
 

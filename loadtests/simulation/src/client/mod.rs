@@ -10,7 +10,7 @@ use berth_shared::seam::Seams;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::history::{Call, Entity, Event, History, Operation, Outcome, Write};
+use crate::history::{Call, Entity, Event, History, Kind, Operation, Outcome, Write};
 use crate::world::Host;
 use http::{Answer, Connection};
 pub use workload::{Style, entities};
@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// What a client waits beyond the deadline, for an answer that is on its way.
 const GRACE: Duration = Duration::from_secs(1);
 /// Events per page when the logs are read.
-const PAGE: usize = 500;
+const PAGE: usize = 200;
 
 /// One client.
 #[derive(Debug)]
@@ -59,7 +59,8 @@ impl Client {
     }
 
     async fn work_once(&mut self) {
-        let entities = entities();
+        let mut entities = entities();
+        entities.retain(|entity| self.style.writes_documents || entity.kind != Kind::Document);
         let entity = entities[self.draw(entities.len() as u64) as usize].clone();
         if self.draw(100) < self.style.reads_percent {
             let is_strict = self.style.reads_strictly && self.draw(2) == 0;
@@ -88,7 +89,7 @@ impl Client {
 
     /// Opens the accounts, which everything else rests on; tries until it is done.
     pub async fn open_accounts(&mut self) {
-        for entity in entities().into_iter().filter(|entity| entity.kind == crate::history::Kind::Account) {
+        for entity in entities().into_iter().filter(|entity| entity.kind == Kind::Account) {
             let key = Some(format!("open-{}", entity.id));
             loop {
                 let outcome = self.run(&entity, Call::Write(Write::Open), key.clone()).await;

@@ -12,6 +12,8 @@ pub struct Style {
     pub reads_percent: u64,
     /// Whether half of the reads ask for a quorum's word.
     pub reads_strictly: bool,
+    /// Whether there are documents, which are long.
+    pub writes_documents: bool,
     /// Of writes: how many carry a key of the client's own.
     pub keys_percent: u64,
     /// Of those with a key: how many are tried again when nobody knows what became of them.
@@ -22,7 +24,8 @@ pub struct Style {
 pub fn entities() -> Vec<Entity> {
     let counters = (0..4).map(|number| Entity { kind: Kind::Counter, id: format!("c{number}") });
     let accounts = (0..3).map(|number| Entity { kind: Kind::Account, id: format!("a{number}") });
-    counters.chain(accounts).collect()
+    let documents = (0..2).map(|number| Entity { kind: Kind::Document, id: format!("d{number}") });
+    counters.chain(accounts).chain(documents).collect()
 }
 
 /// The `number`th write of `client`, unlike every other write of the run.
@@ -33,5 +36,6 @@ pub(super) fn write(kind: Kind, client: usize, number: u64, random: u64) -> Writ
         // About as much is asked for as there is, so that some is refused.
         Kind::Account if random % 5 < 2 => Write::Deposit { cents: amount },
         Kind::Account => Write::Withdraw { cents: amount },
+        Kind::Document => Write::Put { number: amount },
     }
 }

@@ -128,6 +128,32 @@ async fn a_store_that_cannot_be_written_stops_while_it_stages_and_while_it_insta
     }
 }
 
+/// Entries that contradict the snapshot are removed in the journal just before. Were the store ahead of that, it could not
+/// start.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_installed_before_the_journal_has_flushed_what_it_was_given() {
+    let (disk, seams) = (SimulatedDisk::new(), Seams::simulated(1));
+    let (asked, mut was_asked) = tokio::sync::mpsc::unbounded_channel();
+    let journal: JournalFlushed = Arc::new(move || {
+        let (done, answer) = tokio::sync::oneshot::channel::<()>();
+        asked.send(done).unwrap();
+        Box::pin(async move { answer.await.map_err(io::Error::other) })
+    });
+    let store = Store::open(&disk, journal, idle_config(), seams.clone()).await.unwrap();
+    let chunks = chunks_with(10).await;
+    let installing = seams.spawner.spawn({
+        let store = store.clone();
+        async move { install(&store, SHARD, chunks).await }
+    });
+    let confirm = was_asked.recv().await.unwrap();
+    cleared().await;
+    assert!(!installing.is_finished());
+    assert_eq!(open(&disk.process_killed()).await.shard_head(SHARD), None);
+    confirm.send(()).unwrap();
+    let installed = installing.await.unwrap().unwrap();
+    assert_eq!(open(&disk.power_cut(1)).await.shard_head(SHARD), Some(installed));
+}
+
 /// A store that receives a snapshot, and everything that it ever held.
 struct Receiver {
     store: Store,
