@@ -26,7 +26,7 @@ class Trial:
         self.cluster = Cluster(options.shape(**shape), network, self.place)
         self.chance = random.Random(f"{options.seed}-{name}")
         self.violations = []
-        self.loads, self.earlier = [], {}
+        self.loads, self.earlier, self.reported = [], {}, set()
         self.watcher, self.compared = None, 0
 
     async def __aenter__(self):
@@ -178,11 +178,12 @@ class Trial:
         return tally
 
     async def verify_again(self):
-        """All loads' logs once more: nothing that was ever read of them may have changed."""
+        """All loads' logs once more, after everything that happened since: what was read of them may not have changed, and
+        what clients were told then must still be so."""
         for load in self.loads:
             logs = await load.logs()
-            self.violations += histories.check_growth(self.earlier, logs)
-            self.violations += histories.check(load.operations, logs, load.retries)[0]
+            found = histories.check_growth(self.earlier, logs) + histories.check(load.operations, logs, load.retries)[0]
+            self.violations += [violation for violation in found if violation not in self.reported]
 
     def check_disks(self):
         """No data directory belongs to another cluster than the others, whoever lost which."""
@@ -210,6 +211,7 @@ class Report:
         """One repetition; its violations are counted since the last row of the same trial."""
         self.count += 1
         fresh, trial.violations = trial.violations, []
+        trial.reported.update(fresh)
         self.violations += [(trial, violation) for violation in fresh]
         cells = {"try": self.count, "violations": len(fresh), **cells}
         texts = []
