@@ -124,17 +124,17 @@ async fn content(shard: &Shard) -> String {
         let head = machine.head();
         let keys: Vec<_> = (1..200).filter_map(|index| machine.window.get(&scope(index))).collect();
         let (applied, time, hash) = (head.applied, head.shard_time_micros, head.content_hash);
-        format!("{applied:?} {time} {hash} {:?} {} {keys:?}", head.hash_marks, machine.window.len())
+        vec![format!("{applied:?} {time} {hash} {:?} {} {keys:?}", head.hash_marks, machine.window.len())]
     };
     let rows = (1..200).filter_map(|index| shard.machine().window.get(&scope(index))).collect();
-    said += &format!("{:?}", shard.outcomes(rows).await.unwrap());
+    said.push(format!("{:?}", shard.outcomes(rows).await.unwrap()));
     for id in IDS {
         let versions = shard.load(vec![key(id)]).await.unwrap().remove(&key(id)).map(|resident| resident.version);
         let state = shard.state_at(&key(id), versions.unwrap_or(0)).await.unwrap();
         let page = shard.events(&key(id), 0, 1_000).await.unwrap();
-        said += &format!("\n{id} {versions:?} {state:?} {page:?}");
+        said.push(format!("{id} {versions:?} {state:?} {page:?}"));
     }
-    said
+    said.join("\n")
 }
 
 #[tokio::test(start_paused = true)]

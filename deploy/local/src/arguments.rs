@@ -35,8 +35,8 @@ pub(crate) struct Arguments {
     /// Memory for entities per node; the least recently used are dropped from memory beyond it.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = resident_cap)]
     pub(crate) resident_cap: ByteSize,
-    /// Which log lines are written: a level, or levels by module such as "info,openraft=error".
-    #[arg(long, value_name = "FILTER", default_value = "warn,openraft=error", value_parser = log_filter)]
+    /// Which log lines are written: a level, or levels by module such as "info,berth_node::journal=debug".
+    #[arg(long, value_name = "FILTER", default_value = "warn,openraft=error,openraft::core::heartbeat=off", value_parser = log_filter)]
     pub(crate) log: String,
 }
 

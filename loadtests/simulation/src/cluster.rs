@@ -12,12 +12,8 @@ use berth_shared::telemetry::{Metrics, Tracing};
 use crate::network::HTTP_PORT;
 
 pub const NODES: usize = 3;
-/// Whether there are as many copies as it takes to lose one for ever.
-pub const SURVIVES_A_LOST_DISK: bool = true;
 /// Few shards, so that the entities of a run share them.
 const SHARDS: u16 = 4;
-/// Whether a replica that is far behind gets a snapshot, so that journals may be cut short under it.
-pub const SENDS_SNAPSHOTS: bool = false;
 const PEER_PORT: u16 = 7400;
 const ADMIN_PORT: u16 = 7490;
 
@@ -48,10 +44,8 @@ fn node_config(number: usize) -> berth_node::config::Config {
     };
     config.cluster.shards = SHARDS;
     config.cluster.seeds = (0..NODES).map(peer_address).collect();
-    if SENDS_SNAPSHOTS {
-        // The least there may be, so that journals are cut short.
-        config.journal.live_size = ByteSize(1 << 20);
-    }
+    // The least there may be, so that journals are cut short under replicas that are behind, which then get a snapshot.
+    config.journal.live_size = ByteSize(1 << 20);
     // Often, so that power cuts meet checkpoints.
     config.store.checkpoint_interval = HumanDuration::from_millis(500);
     config

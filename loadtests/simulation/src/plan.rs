@@ -7,7 +7,7 @@ use berth_shared::seam::Random;
 use berth_shared::seam::random::SeededRandom;
 
 use crate::client::Style;
-use crate::cluster::{self, NODES, gateway_name, node_name};
+use crate::cluster::{NODES, gateway_name, node_name};
 
 /// How long things break.
 const FAULTS_LAST: Duration = Duration::from_secs(12);
@@ -137,7 +137,7 @@ impl Plan {
             deadline: Duration::from_secs(5),
             reads_percent: 20 + draw.below(40),
             reads_strictly: draw.chance(50),
-            writes_documents: cluster::SENDS_SNAPSHOTS && draw.chance(50),
+            writes_documents: draw.chance(50),
             keys_percent: draw.below(101),
             retries_percent: if draw.chance(50) { 60 } else { 0 },
         };
@@ -160,7 +160,7 @@ impl Plan {
         if draw.chance(40) {
             gateway_stop(&mut draw, gateways, &mut actions);
         }
-        if cluster::SURVIVES_A_LOST_DISK && draw.chance(40) {
+        if draw.chance(40) {
             wipe(&mut draw, &mut actions);
         }
         actions.sort_by_key(|scheduled| scheduled.at);

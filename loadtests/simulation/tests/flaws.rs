@@ -24,9 +24,9 @@ fn disks_that_forget_what_they_synced_are_noticed() {
 /// The node with the slow clock is cut off from the others, and with it one of two gateways, which hears of no new owner.
 #[test]
 fn a_lease_that_lasts_too_long_is_noticed() {
-    let plan = |flaw| {
+    let plan = |seed, flaw| {
         let heal_at = Duration::from_secs(4);
-        let mut plan = Plan { flaw, heal_at, gateways: 2, clients: 8, ..Plan::new(1) };
+        let mut plan = Plan { flaw, heal_at, gateways: 2, clients: 12, ..Plan::new(seed) };
         // Who waits for what cannot be had soon asks for something else.
         plan.style = Style { deadline: Duration::from_secs(1), reads_percent: 80, reads_strictly: false, ..plan.style };
         (plan.beginnings, plan.actions) = (Vec::new(), Vec::new());
@@ -38,8 +38,12 @@ fn a_lease_that_lasts_too_long_is_noticed() {
         }
         plan
     };
-    let broken_by_flaw = broken(plan(Some(Flaw::ClockCrawls)));
-    assert!(broken_by_flaw.contains("single writer"), "two owners at once: {broken_by_flaw:?}");
-    assert!(broken_by_flaw.contains("linearizable"), "and what the old one still answers: {broken_by_flaw:?}");
-    assert_eq!(broken(plan(None)), [].into(), "with a good clock it is not");
+    // Two owners at once are seen every time; that somebody is told something stale takes a client that asks just then.
+    let stale = (1..6).find(|seed| {
+        let broken = broken(plan(*seed, Some(Flaw::ClockCrawls)));
+        assert!(broken.contains("single writer"), "seed {seed}: {broken:?}");
+        broken.contains("linearizable")
+    });
+    assert!(stale.is_some(), "what the old owner still answers is noticed");
+    assert_eq!(broken(plan(1, None)), [].into(), "with a good clock it does not happen");
 }

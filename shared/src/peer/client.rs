@@ -326,13 +326,11 @@ impl Shared {
         Ok(id)
     }
 
-    /// Returns what the link was before.
-    pub(super) fn set_link(&self, link: Link) -> Link {
+    pub(super) fn set_link(&self, link: Link) {
         let connected = matches!(link, Link::Connected { .. });
-        let before = std::mem::replace(&mut self.state.lock().link, link);
+        self.state.lock().link = link;
         self.connected.send_if_modified(|current| std::mem::replace(current, connected) != connected);
         self.changed.notify_waiters();
-        before
     }
 }
 

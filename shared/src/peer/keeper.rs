@@ -17,6 +17,9 @@ use super::{Class, Identity};
 use crate::seam::BootInstant;
 use crate::seam::network::Stream;
 
+/// How long a peer may be away, as one that starts or ends is, before it is worth a warning.
+const AWAY_MAX: Duration = Duration::from_secs(1);
+
 /// Keeps up the connection of one client until it is dropped.
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
@@ -29,9 +32,11 @@ impl Keeper {
     pub(super) async fn run(self) {
         let config = &self.shared.config;
         let mut pause = config.backoff_min;
+        let mut away = Away::default();
         loop {
             match self.connect().await {
                 Ok((stream, peer)) => {
+                    away = Away::default();
                     let began = self.shared.seams.clock.now();
                     let ended = self.serve(stream, &peer).await;
                     let lived = self.shared.seams.clock.now().since(began);
@@ -45,12 +50,12 @@ impl Keeper {
                     }
                 }
                 Err(reason) => {
-                    let link = self.shared.set_link(Link::Down(reason.clone()));
-                    // A peer that stays away is worth one line, not one for every attempt.
-                    if matches!(link, Link::Down(before) if before == reason) {
-                        tracing::debug!(address = %self.shared.address, "still not connected: {reason}");
-                    } else {
+                    self.shared.set_link(Link::Down(reason.clone()));
+                    let refused = matches!(&reason, NotSent::Refused(_));
+                    if away.is_worth_a_warning(refused, self.shared.seams.clock.now()) {
                         tracing::warn!(address = %self.shared.address, "{reason}");
+                    } else {
+                        tracing::debug!(address = %self.shared.address, "{reason}");
                     }
                     if matches!(&reason, NotSent::Refused(r) if r.code != RefusalCode::TooManyConnections) {
                         pause = config.backoff_max;
@@ -126,6 +131,25 @@ impl Drop for Keeper {
         self.shared.connected.send_replace(false);
         self.shared.changed.notify_waiters();
         woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// For how long a peer could not be connected to, and what was said of it.
+#[derive(Default)]
+struct Away {
+    since: Option<BootInstant>,
+    warned: bool,
+    refused: bool,
+}
+
+impl Away {
+    /// Whether to warn of a failed attempt: one line for an absence, one for a peer that refuses, and none for every attempt.
+    fn is_worth_a_warning(&mut self, refused: bool, now: BootInstant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let is_worth_it = if refused { !self.refused } else { !self.warned && now.since(since) >= AWAY_MAX };
+        self.refused |= refused;
+        self.warned |= is_worth_it;
+        is_worth_it
     }
 }
 

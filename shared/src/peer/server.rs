@@ -284,6 +284,8 @@ impl Server {
         let greeting = self.seams.spawner.timeout(self.config.handshake_timeout, greeting);
         match self.shutdown.run_until_cancelled(greeting).await {
             Some(Some(Ok(peer))) => self.answer(stream, &address, peer).await,
+            // A peer that ends, or a probe of the port.
+            Some(Some(Err(error @ handshake::Error::Stream(_)))) => tracing::info!(address, "{error}"),
             Some(Some(Err(error))) => tracing::warn!(address, "{error}"),
             Some(None) => tracing::warn!(address, "the peer's greeting did not come in time"),
             None => {}

@@ -30,7 +30,7 @@ use crate::seam::{Random, Spawner};
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Which log lines are written: a level, or levels by module, such as `info,berth_node::journal=debug`. By default
-    /// openraft's warnings are left out: it warns of every message that a vote has overtaken, which is how votes go.
+    /// openraft's warnings are left out, which accompany every vote, and the errors of its heartbeats, which accompany every stop.
     pub filter: String,
     pub format: LogFormat,
     /// The gRPC address of an OTLP collector, such as `http://127.0.0.1:4317`. Absent: no spans are made.
@@ -51,7 +51,7 @@ pub enum LogFormat {
 
 impl Default for Config {
     fn default() -> Self {
-        let filter = "info,openraft=error".to_owned();
+        let filter = "info,openraft=error,openraft::core::heartbeat=off".to_owned();
         Self { filter, format: LogFormat::Pretty, otlp_endpoint: None, sample_ratio: 1.0 }
     }
 }
