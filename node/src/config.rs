@@ -143,7 +143,7 @@ impl Default for StoreConfig {
         Self {
             cache_size: ByteSize(32 << 20),
             queue_size: ByteSize(32 << 20),
-            flush_interval: HumanDuration(Duration::from_millis(50)),
+            flush_interval: HumanDuration(Duration::from_millis(200)),
             checkpoint_interval: HumanDuration(Duration::from_secs(5)),
         }
     }

@@ -1,6 +1,7 @@
 //! Power cuts during a random workload. The journal promises that its file always holds the effect of a whole prefix of all
 //! operations, which reaches at least to the last one that was called back as durable. So a [`History`] keeps every
-//! operation in order, and what is found after a cut must be what the history says after one of the operations since.
+//! operation in order, and what is found after a cut must be what the history says after one of the operations since. Only
+//! the committed entry, which is written once in a while, may be one that was saved earlier.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -141,6 +142,18 @@ impl History {
         Ok(())
     }
 
+    /// Whether every committed entry that was found was saved in one of the first `steps`, or earlier.
+    fn committed_before(&self, steps: usize, found: &BTreeMap<ShardId, Log>) -> bool {
+        found.iter().all(|(shard, log)| {
+            let before = self.start.get(shard).and_then(|log| log.committed);
+            let saved = self.steps[..steps].iter().filter_map(|step| match step {
+                Step::SaveCommitted(of, committed) if of == shard => Some(*committed),
+                _ => None,
+            });
+            saved.chain([before]).any(|committed| committed == log.committed)
+        })
+    }
+
     /// Whether `found` can be what is left: every durable step, and after them any number of the others, in order.
     pub(crate) fn check(&self, found: &BTreeMap<ShardId, Log>) -> Result<(), String> {
         let durable = self.durable.load(Ordering::SeqCst);
@@ -149,7 +162,7 @@ impl History {
             if let Some(step) = number.checked_sub(durable + 1).map(|_| &self.steps[number - 1]) {
                 logs.entry(step.shard()).or_default().apply(step);
             }
-            if same(&logs, found) {
+            if same(&logs, found) && self.committed_before(number, found) {
                 return Ok(());
             }
         }
@@ -157,10 +170,14 @@ impl History {
     }
 }
 
-/// A shard that nothing was said about, or of which everything was taken back, is as good as one that is not there.
+/// The same but for what is committed. A shard that nothing was said about, or of which everything was taken back, is as good
+/// as one that is not there.
 fn same(one: &BTreeMap<ShardId, Log>, other: &BTreeMap<ShardId, Log>) -> bool {
-    let empty = Log::default();
-    one.keys().chain(other.keys()).all(|shard| one.get(shard).unwrap_or(&empty) == other.get(shard).unwrap_or(&empty))
+    let log = |logs: &BTreeMap<ShardId, Log>, shard| {
+        let log = logs.get(shard).cloned().unwrap_or_default();
+        Log { committed: None, ..log }
+    };
+    one.keys().chain(other.keys()).all(|shard| log(one, shard) == log(other, shard))
 }
 
 /// All that a journal answers.

@@ -3,7 +3,8 @@
 //! consensus library, and nothing of what the payloads mean.
 //!
 //! One task writes. It takes everything queued since its last commit, in the order it was queued, makes one transaction of
-//! it, commits it with two fsyncs, and calls all callbacks. So the file always holds the effect of a whole prefix of all
+//! it, commits it with two fsyncs, and calls all callbacks. A journal that has been idle commits at once; under load commits
+//! begin at a distance, because a commit costs far more than one more entry in it. So the file always holds the effect of a whole prefix of all
 //! operations of all shards, and a crash loses only operations that were not called back.
 //!
 //! # Layout
@@ -187,9 +188,10 @@ impl Journal {
         .await
     }
 
-    /// Remembers the newest committed entry. It gets to disk with whatever is written next, and when the journal closes.
+    /// Remembers the newest committed entry. It gets to disk about once a second with what is written then, and when the
+    /// journal closes: what is not known to be committed after a crash is found out by the group.
     pub fn save_committed(&self, shard: ShardId, committed: Option<LogId>) {
-        self.shared.state.lock().change_metadata(shard, |metadata| metadata.committed = committed);
+        self.shared.state.lock().set_committed(shard, committed);
     }
 
     /// Appends entries, which must follow the shard's last one without a gap. Waits for room in the queue, not for the disk:

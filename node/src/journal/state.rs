@@ -41,6 +41,8 @@ struct Queue {
     callbacks: Vec<Callback>,
     /// Shards whose metadata changed.
     metadata: HashSet<ShardId>,
+    /// Shards of which only the committed entry changed: that can wait for a later transaction.
+    committed: HashSet<ShardId>,
     permits: usize,
 }
 
@@ -139,6 +141,11 @@ impl State {
 
     pub(super) fn metadata(&self, shard: ShardId) -> Metadata {
         self.shards.get(&shard).map_or_else(Metadata::default, |log| log.metadata)
+    }
+
+    pub(super) fn set_committed(&mut self, shard: ShardId, committed: Option<LogId>) {
+        self.shards.entry(shard).or_default().metadata.committed = committed;
+        self.queue.committed.insert(shard);
     }
 
     pub(super) fn change_metadata(&mut self, shard: ShardId, change: impl FnOnce(&mut Metadata)) {
@@ -296,13 +303,17 @@ impl State {
         self.closing
     }
 
-    /// Everything queued. `None` when nobody waits for anything, unless the journal closes with metadata unwritten.
-    pub(super) fn take_transaction(&mut self) -> Option<Transaction> {
-        let awaited = !self.queue.operations.is_empty() || !self.queue.callbacks.is_empty();
-        if !awaited && (!self.closing || self.queue.metadata.is_empty()) {
+    /// Everything queued; of what was committed, only `with_committed`. `None` when nobody waits for anything, unless the
+    /// journal closes with metadata unwritten.
+    pub(super) fn take_transaction(&mut self, with_committed: bool) -> Option<Transaction> {
+        if with_committed || self.closing {
+            self.queue.metadata.extend(self.queue.committed.drain());
+        }
+        if !self.is_awaited() && (!self.closing || self.queue.metadata.is_empty()) {
             return None;
         }
-        let queue = std::mem::take(&mut self.queue);
+        let committed = std::mem::take(&mut self.queue.committed);
+        let queue = std::mem::replace(&mut self.queue, Queue { committed, ..Queue::default() });
         let mut metadata: Vec<_> = queue.metadata.iter().map(|shard| (*shard, self.metadata(*shard))).collect();
         metadata.sort_unstable_by_key(|(shard, _)| *shard);
         Some(Transaction {
@@ -312,6 +323,11 @@ impl State {
             permits: queue.permits,
             next_sequence: self.next_sequence,
         })
+    }
+
+    /// Whether somebody waits for a transaction.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.queue.operations.is_empty() || !self.queue.callbacks.is_empty()
     }
 
     /// After the commit of `transaction`: its entries need not be in memory any more.
@@ -415,7 +431,7 @@ mod tests {
         let append = |state: &mut State, index| {
             let entry = Entry { log_id: LogId { term: 1, index }, payload: Payload::Blank };
             state.append(shard, vec![entry], 0, Box::new(|_| {})).unwrap();
-            state.take_transaction().unwrap()
+            state.take_transaction(true).unwrap()
         };
         let first = append(&mut state, 1);
         let second = append(&mut state, 2);

@@ -3,8 +3,11 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::{Database, Durability, ReadableTable, Table};
+
+use berth_shared::seam::BootInstant;
 
 use super::Shared;
 use super::layout;
@@ -15,21 +18,44 @@ use super::state::{Operation, Transaction};
 const MOVED_ROWS_MIN: usize = 32;
 const MOVED_BYTES_MAX: usize = 256 * 1024;
 
+/// The least time from the beginning of one commit to that of the next. Most of what a commit costs, two fsyncs above all,
+/// it costs whatever is in it.
+const COMMIT_DISTANCE: Duration = Duration::from_millis(2);
+
+/// How often it is written which entries are committed.
+const COMMITTED_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Writes until the journal is closed or fails, then closes the file.
 pub(super) async fn run(shared: Arc<Shared>, database: Arc<Database>) {
+    let clock = &shared.seams.clock;
+    let (mut last_commit, mut last_committed) = (None::<BootInstant>, clock.now());
     loop {
-        let (transaction, closing) = {
-            let mut state = shared.state.lock();
-            (state.take_transaction(), state.is_closing())
+        let (awaited, closing) = {
+            let state = shared.state.lock();
+            (state.is_awaited(), state.is_closing())
         };
+        if !awaited && !closing {
+            shared.wake.notified().await;
+            continue;
+        }
+        let distance = last_commit.map_or(COMMIT_DISTANCE, |last| clock.now().since(last));
+        if distance < COMMIT_DISTANCE && !closing {
+            shared.seams.spawner.sleep(COMMIT_DISTANCE - distance).await;
+        }
+        let now = clock.now();
+        let with_committed = now.since(last_committed) >= COMMITTED_INTERVAL;
+        if with_committed {
+            last_committed = now;
+        }
+        last_commit = Some(now);
+        let transaction = shared.state.lock().take_transaction(with_committed);
         match transaction {
             Some(transaction) => {
                 if !write(&shared, &database, transaction).await {
                     break;
                 }
             }
-            None if closing => break,
-            None => shared.wake.notified().await,
+            None => break,
         }
     }
     // Readers hold the database only while they hold a permit.
@@ -74,7 +100,7 @@ fn fail(shared: &Shared, transaction: Transaction, error: &redb::Error) {
     let waiting = {
         let mut state = shared.state.lock();
         state.fail(&message);
-        state.take_transaction()
+        state.take_transaction(true)
     };
     shared.queue_room.close();
     (shared.config.fatal)(&message);

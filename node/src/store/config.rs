@@ -41,7 +41,7 @@ impl Default for Config {
             file_name: "store.redb".to_owned(),
             cache_bytes: 32 << 20,
             queue_bytes_max: 32 << 20,
-            flush_interval: Duration::from_millis(50),
+            flush_interval: Duration::from_millis(200),
             flush_bytes: 4 << 20,
             checkpoint_interval: Duration::from_secs(5),
             checkpoint_bytes: 64 << 20,

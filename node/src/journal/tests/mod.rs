@@ -1,5 +1,7 @@
 //! What the journal promises its callers, on healthy, slow, failing and damaged disks.
 
+mod pace;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
