@@ -20,7 +20,7 @@ const MOVED_BYTES_MAX: usize = 256 * 1024;
 
 /// The least time from the beginning of one commit to that of the next. Most of what a commit costs, two fsyncs above all,
 /// it costs whatever is in it.
-const COMMIT_DISTANCE: Duration = Duration::from_millis(2);
+const COMMIT_DISTANCE: Duration = Duration::from_millis(3);
 
 /// How often it is written which entries are committed.
 const COMMITTED_INTERVAL: Duration = Duration::from_secs(1);
