@@ -24,6 +24,7 @@ use crate::transport::wire::{NodeRequest, encode_raft};
 const SHARD: ShardId = ShardId(0);
 const US: NodeId = NodeId(1);
 const THEM: NodeId = NodeId(2);
+const VOTERS: [NodeId; 3] = [US, THEM, NodeId(3)];
 /// The entry that every group begins with.
 const FIRST: Option<LogId> = Some(LogId { term: 0, index: 0 });
 
@@ -56,7 +57,7 @@ fn identity(node: NodeId) -> Identity {
 }
 
 impl Replica {
-    async fn start(seams: &Seams, disk: &SimulatedDisk, address: &str) -> Self {
+    async fn start(seams: &Seams, disk: &SimulatedDisk, address: &str, voters: &[NodeId]) -> Self {
         let config = journal::Config { fatal: Arc::new(|line| panic!("{line}")), ..Default::default() };
         let journal = Journal::open(disk, config, seams.clone()).await.unwrap();
         let flushed: store::JournalFlushed = {
@@ -75,7 +76,7 @@ impl Replica {
         let (listener, service) = (seams.network.listen(address).await.unwrap(), Arc::new(Service(groups.clone())));
         let served = peer::serve(seams.clone(), config, listener, identity(US), service, shutdown.clone());
         seams.spawner.spawn(served);
-        let voters = [US, THEM, NodeId(3)].map(|node| (node, format!("{node}:1")));
+        let voters: Vec<_> = voters.iter().map(|node| (*node, format!("{node}:1"))).collect();
         let group = groups.start(shard, journal.clone(), &voters, false).await.unwrap();
         let (config, address) = (peer::client::Config::default(), address.to_owned());
         let client = Client::new(seams.clone(), config, address, Class::Control, identity(THEM), None);
@@ -110,12 +111,18 @@ impl Replica {
     }
 }
 
+fn vote(term: u64) -> Vote {
+    Vote { term, node: THEM, committed: false }
+}
+
+fn leader(term: u64) -> Vote {
+    Vote { committed: true, ..vote(term) }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_replica_started_anew_gives_no_vote_says_none_and_takes_no_leadership() {
     let (seams, disk) = (Seams::simulated(1), SimulatedDisk::new());
-    let vote = |term| Vote { term, node: THEM, committed: false };
-    let leader = |term| Vote { committed: true, ..vote(term) };
-    let fresh = Replica::start(&seams, &disk, "fresh:1").await;
+    let fresh = Replica::start(&seams, &disk, "fresh:1", &VOTERS).await;
     let answers = fresh.ask_all(vote(5), leader(4)).await;
     assert!(answers.iter().all(Option::is_some), "it has promised nobody anything: {answers:?}");
     assert!(matches!(answers[1], Some(Answer::Vote { granted: true, .. })), "{answers:?}");
@@ -124,7 +131,7 @@ async fn a_replica_started_anew_gives_no_vote_says_none_and_takes_no_leadership(
     fresh.stop().await;
 
     let started_at = seams.clock.now();
-    let anew = Replica::start(&seams, &disk, "anew:1").await;
+    let anew = Replica::start(&seams, &disk, "anew:1", &VOTERS).await;
     let since_start = || seams.clock.now().since(started_at);
     let mut asked = 0;
     while since_start() < ELECTION_TIMEOUT_MAX {
@@ -136,6 +143,22 @@ async fn a_replica_started_anew_gives_no_vote_says_none_and_takes_no_leadership(
     assert!(asked > 100, "{asked}");
     let answers = anew.ask_all(vote(6), leader(5)).await;
     assert!(answers.iter().all(Option::is_some), "{answers:?}");
+    assert!(matches!(answers[1], Some(Answer::Vote { granted: true, .. })), "{answers:?}");
+    anew.stop().await;
+}
+
+/// As a replica has it that was not there when its group began, and has given its vote before the first entry came.
+#[tokio::test(start_paused = true)]
+async fn a_vote_without_a_log_is_existing_data_too() {
+    let (seams, disk) = (Seams::simulated(1), SimulatedDisk::new());
+    let fresh = Replica::start(&seams, &disk, "fresh:1", &[]).await;
+    let answers = fresh.ask_all(vote(5), leader(4)).await;
+    assert!(matches!(answers[1], Some(Answer::Vote { granted: true, .. })), "{answers:?}");
+    fresh.stop().await;
+    let anew = Replica::start(&seams, &disk, "anew:1", &[]).await;
+    assert_eq!(anew.ask_all(vote(6), leader(5)).await, [None, None, None]);
+    seams.spawner.sleep(ELECTION_TIMEOUT_MAX).await;
+    let answers = anew.ask_all(vote(6), leader(5)).await;
     assert!(matches!(answers[1], Some(Answer::Vote { granted: true, .. })), "{answers:?}");
     anew.stop().await;
 }
