@@ -214,6 +214,41 @@ proptest! {
     }
 }
 
+/// Rule W1. The fate of a command was unknown, and its retry was decided when it was applied after all. What comes behind
+/// the retry passes every check, but was computed on top of what the retry had decided: that may have been something else,
+/// because a kind may look at the time.
+#[test]
+fn states_computed_on_top_of_a_dropped_record_are_not_taken() {
+    let registry = Arc::new(Registry::built_in());
+    let key = EntityKey::new("counter", "a").unwrap();
+    let batch = |request, base_version, by: u8| {
+        let event = EventBody { event_type: "added".into(), data: format!("{{\"by\":{by}}}").into() };
+        let scope = Scope([request; 16]);
+        let record = Record {
+            key: key.clone(),
+            request: RequestKey { scope, fingerprint: Fingerprint([request; 16]), origin: KeyOrigin::Client },
+            base_version,
+            time_micros: 5,
+            outcome: Outcome { status: Status::Accepted, reply: "null".into(), reason: Bytes::new() },
+            events: smallvec![event],
+        };
+        Arc::new(Batch::new(1, vec![record]))
+    };
+    let kind = registry.get("counter").unwrap();
+    let after = |value: u8| {
+        let json = Bytes::from(format!("{{\"value\":{value}}}"));
+        vec![Some(After { state: kind.state_from_json(&json).unwrap(), json })]
+    };
+    let mut owner = Replica::new(&registry, false);
+    let (lost, retry, on_top) = (batch(1, 0, 10), batch(1, 0, 5), batch(2, 1, 3));
+    assert_eq!(owner.apply(LogId { term: 1, index: 1 }, &lost), [Verdict::Applied]);
+    owner.machine.expect(retry.clone(), after(5));
+    owner.machine.expect(on_top.clone(), after(8));
+    assert_eq!(owner.apply(LogId { term: 1, index: 2 }, &retry), [Verdict::KnownKey]);
+    assert_eq!(owner.apply(LogId { term: 1, index: 3 }, &on_top), [Verdict::Applied]);
+    assert_eq!(owner.value(&key), (2, Bytes::from(r#"{"value":13}"#)), "as on every other replica");
+}
+
 #[test]
 fn replicas_with_different_histories_have_different_content_hashes() {
     let registry = Arc::new(Registry::built_in());

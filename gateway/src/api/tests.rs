@@ -540,6 +540,12 @@ async fn after_a_lost_attempt_a_command_ends_in_its_outcome_or_504() {
     let found = api(|question, n| if n == 1 { Err(CallError::MaybeExecuted) } else { content(question, n) });
     assert_eq!(ask(&found, "POST", ADD, &[], "").await.status, 200);
     found.forward.nodes().execute(2, |execute| assert_eq!(execute.attempt, 2));
+    // The entity has said so, which it does after the key check: no earlier attempt was executed, and none will be.
+    let decided = api(|_, n| match n {
+        1 => Err(CallError::MaybeExecuted),
+        _ => reply(&Reply::Refused(Refusal { seen: Some(SEEN), ..refused(Code::TooLarge) })),
+    });
+    assert_eq!(ask(&decided, "POST", ADD, &[], "").await.status, 413);
 }
 
 #[tokio::test(start_paused = true)]

@@ -256,6 +256,17 @@ mod tests {
         }
     }
 
+    /// It was sent on at once and so has not waited, which would be a reason of its own.
+    #[test]
+    fn what_may_have_been_executed_is_not_refused_for_the_crowd_at_the_next_owner() {
+        for lost in [MaybeExecuted, refused(Code::UnknownOutcome)] {
+            for crowd in [NodeBusy, refused(Code::Overloaded)] {
+                let judged = judge_moves(Command, &[(lost, true), (crowd, false)]);
+                assert_eq!(judged, (RetryAfterPause, Code::UnknownOutcome), "{lost:?}, {crowd:?}");
+            }
+        }
+    }
+
     #[test]
     fn nodes_that_send_a_request_back_and_forth_are_given_time() {
         let learnt = (WrongOwner, true);

@@ -16,6 +16,8 @@ mod log;
 mod machine;
 mod message;
 mod network;
+#[cfg(test)]
+mod restart_test;
 mod runtime;
 mod snapshot;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{NetworkError, ReplicationClosed, StreamingError};
+use openraft::errors::{NetworkError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::raft::SnapshotResponse;
 use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf, VoteOf};
 use openraft::{OptionalSend, StoredMembership};
@@ -63,6 +63,12 @@ pub(super) async fn send<R: Runtime>(
 }
 
 async fn stream<R: Runtime>(route: &Route<R>, vote: Vote, shard: &Shard) -> Sent<R> {
+    // A member may be away for days. Until it is back, no turn is taken and nothing is read for it.
+    let peers = &route.network.peers;
+    peers.until_connected(route.to).await;
+    if !peers.reach(route.to, Class::Bulk).await {
+        return Err(Unreachable::from_string("there is no connection to the node").into());
+    }
     let _turn = route.network.snapshot_turns.acquire().await.map_err(failed)?;
     let mut reader = shard.snapshot().await.map_err(failed)?;
     let stream = route.network.seams.random.next_u64();

@@ -118,6 +118,16 @@ impl Peers {
         peer.stands(client)
     }
 
+    /// Waits, for as long as it takes, until the control connection to `node` stands; not at all when no address is known.
+    pub async fn until_connected(&self, node: NodeId) {
+        while let Some(mut connected) = self.watch(node) {
+            if connected.wait_for(|connected| *connected).await.is_ok() {
+                return;
+            }
+            // It has another address by now.
+        }
+    }
+
     /// Waits until `bytes` more may be on their way to `node`, in the order of these calls. The room is free again when the
     /// permit is dropped.
     pub async fn data_room(&self, node: NodeId, bytes: usize) -> Option<OwnedSemaphorePermit> {

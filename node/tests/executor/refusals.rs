@@ -84,6 +84,25 @@ async fn without_a_lease_nothing_is_answered_that_was_not_written() {
     assert_eq!(stage.run(Ask::no_op("a")).await, Answered::counted(2, 6));
 }
 
+/// The lease is confirmed before a command is decided and not after it, when another owner may have written.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_ends_while_a_command_is_decided_spoils_its_outcome() {
+    let stage = Stage::leading().await;
+    stage.run(Ask::add("a", r#"{"by":5}"#)).await;
+    for (ask, answer) in [
+        (Ask::no_op("a"), Answered::counted(1, 5)),
+        (Ask::increment("a").if_version(7), Answered::mismatch(1)),
+        (Ask::add("a", r#"{"by":9223372036854775807}"#), Answered::rejected("overflow")),
+    ] {
+        for successor in [None, Some(TERM + 2)] {
+            stage.group.pass_lease_after(1, successor);
+            assert_eq!(stage.send(ask.clone()).await.unwrap(), Answered::WrongOwner, "{ask:?}");
+            stage.group.say_leading(Some(TERM));
+        }
+        assert_eq!(stage.run(ask).await, answer);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refusal_under_a_clients_key_is_stored_and_replayed() {
     let stage = Stage::leading().await;

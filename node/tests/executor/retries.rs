@@ -9,7 +9,7 @@ use berth_node::store::Lane;
 use berth_shared::key::EntityKey;
 use berth_shared::problem::Code;
 
-use crate::scripted::{Answered, Ask, Options, Pending, Stage};
+use crate::scripted::{Answered, Ask, Options, Pending, Stage, TERM};
 
 fn ask() -> Ask<'static> {
     Ask::add("a", r#"{"by":5}"#).key("k").request(1)
@@ -84,6 +84,19 @@ async fn a_replay_needs_a_lease() {
     stage.run(ask()).await;
     stage.group.lose_lease();
     assert_eq!(stage.run(ask().attempt(2)).await, Answered::WrongOwner);
+}
+
+/// Whoever leads by then may have forgotten the outcome, with its key, and executed the command anew.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_ends_while_an_outcome_is_read_spoils_its_replay() {
+    let stage = Stage::leading().await;
+    stage.run(ask()).await;
+    for successor in [None, Some(TERM + 2)] {
+        stage.group.pass_lease_after(1, successor);
+        assert_eq!(stage.run(ask().attempt(2)).await, Answered::WrongOwner);
+        stage.group.say_leading(Some(TERM));
+    }
+    assert_eq!(stage.run(ask().attempt(2)).await, Answered::counted(1, 5).replay());
 }
 
 #[tokio::test(start_paused = true)]

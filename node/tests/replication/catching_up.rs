@@ -1,6 +1,10 @@
 //! Members that are behind: they catch up from the log as far as it reaches back, and by a snapshot beyond that.
 
+use std::cell::Cell;
 use std::time::Duration;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Metadata, Subscriber, span};
 
 use crate::cluster::{Answered, Ask, Cluster};
 
@@ -86,6 +90,57 @@ async fn a_snapshot_of_many_chunks_arrives_while_commands_go_on() {
     cluster.agree().await;
     assert!(cluster.log_begins(2) > 0);
     assert_eq!(cluster.applied(2, "a").await, Some(50));
+}
+
+thread_local! {
+    /// Snapshots that were begun to be sent, by the test that runs on this thread.
+    static SENDS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts the lines that say so. One for all threads: whether a line is wanted is remembered for the whole process.
+struct CountSends;
+
+impl Visit for &CountSends {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" && format!("{value:?}") == "sending a snapshot" {
+            SENDS.set(SENDS.get() + 1);
+        }
+    }
+}
+
+impl Subscriber for CountSends {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().ends_with("raft::snapshot")
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut &*self);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_for_a_member_that_is_away_until_it_is_back() {
+    tracing::subscriber::set_global_default(CountSends).unwrap();
+    let mut cluster = one_is_far_behind().await;
+    cluster.sleep(Duration::from_secs(20)).await;
+    assert_eq!(SENDS.get(), 0);
+    cluster.run(2).await;
+    let took = cluster.until("it has caught up", |cluster| cluster.applied_index(2) >= cluster.applied_index(0)).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    cluster.agree().await;
+    assert_eq!((SENDS.get(), cluster.applied(2, "a").await), (1, Some(205)));
 }
 
 /// Lets the tasks run that many times, and time pass in between. Waiting for a timer would let all of them run until nothing

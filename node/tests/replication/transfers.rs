@@ -1,7 +1,13 @@
 //! Rule R3: leadership is offered only when the lease has been given up, and an offer that comes to nothing ends in another
 //! term, never in the one it was made in.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use berth_node::record::{Batch, EventBody, Fingerprint, KeyOrigin, Outcome, Record, RequestKey, Scope, Status};
+use berth_node::shard::group::Proposed;
+use berth_shared::key::EntityKey;
+use tokio::sync::oneshot;
 
 use crate::cluster::{Answered, Ask, Cluster};
 
@@ -99,4 +105,41 @@ async fn leadership_is_offered_to_voters_only() {
     assert!(!cluster.node(0).group.transfer(berth_shared::ids::NodeId(9)).await);
     assert!(!cluster.node(1).group.transfer(cluster.id(2)).await, "it does not lead");
     assert_eq!(cluster.term_of(0), term);
+}
+
+/// Rule W1. What was decided in a term may rest on what that term had in flight, and was truncated when it ended; the same
+/// node leads again by the time it is proposed.
+#[tokio::test(start_paused = true)]
+async fn what_was_decided_in_an_earlier_term_is_not_appended_in_a_later_one_of_the_same_leader() {
+    let cluster = Cluster::led_by_the_first(3).await;
+    let earlier = cluster.term_of(0).unwrap();
+    for (from, to) in [(0, 1), (1, 0)] {
+        assert!(cluster.node(from).group.transfer(cluster.id(to)).await);
+        cluster.until("it leads", |cluster| holders(cluster) == [to]).await;
+    }
+    assert!(cluster.term_of(0).unwrap() > earlier);
+    let group = &cluster.node(0).group;
+    let before = group.status().last;
+    let (sender, proposed) = oneshot::channel();
+    let done = Box::new(|result| drop(sender.send(result)));
+    group.propose(earlier, Arc::new(Batch::new(earlier, vec![record()])), done).await;
+    let proposed = proposed.await.unwrap();
+    assert!(matches!(proposed, Proposed::NotLeader), "{proposed:?}");
+    assert_eq!(group.status().last, before);
+}
+
+fn record() -> Record {
+    let key = EntityKey::new("counter", "a").unwrap();
+    Record {
+        request: RequestKey {
+            scope: Scope::new("", &key, "k"),
+            fingerprint: Fingerprint::new("add", b"{}", b""),
+            origin: KeyOrigin::Client,
+        },
+        key,
+        base_version: 0,
+        time_micros: 1,
+        outcome: Outcome { status: Status::Accepted, reply: "1".into(), reason: "".into() },
+        events: [EventBody { event_type: "added".into(), data: r#"{"by":1}"#.into() }].into(),
+    }
 }
