@@ -18,9 +18,6 @@ use super::{Runtime, Types};
 const LINGER: Duration = Duration::from_millis(20);
 
 /// Appends to one member, in order, without those that a later one makes needless.
-///
-/// The one that is left out counts as answered with the later one, which follows the same entry and was made, and sent, after
-/// it; so for the leader's lease its answer is never too new.
 pub(super) struct Gathered<S, R: Runtime> {
     requests: Fuse<S>,
     held: Option<Held<R>>,

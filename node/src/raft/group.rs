@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::ClientWriteError;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::raft::{ClientWriteResult, VoteRequest};
 use openraft::type_config::alias::WatchReceiverOf;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use berth_shared::ids::{LogId, NodeId, ShardId, Term};
 use berth_shared::seam::{BootInstant, Seams};
 
+use super::acknowledged::Acknowledged;
 use super::arrival::{Arrivals, Arrived, Heard};
 use super::campaign::{Beginning, Campaigner, View, rank};
 use super::leadership::Leadership;
@@ -123,7 +124,15 @@ impl<R: Runtime> RaftGroup<R> {
         let drop_guard = ended.clone().drop_guard();
         let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, sole_voter.clone(), drop_guard)
             .map_err(|error| failed(error.to_string()))?;
-        let network = Network { shard: id, peers, seams: seams.clone(), snapshot_turns, runtime: PhantomData };
+        let acknowledged = Arc::new(Acknowledged::new());
+        let network = Network {
+            shard: id,
+            peers,
+            seams: seams.clone(),
+            snapshot_turns,
+            acknowledged: acknowledged.clone(),
+            runtime: PhantomData,
+        };
         let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
         let raft = Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
         let is_alone = raft.voter_ids().eq([node.0]);
@@ -134,7 +143,7 @@ impl<R: Runtime> RaftGroup<R> {
             (true, false) => Beginning::AnothersUntil(started_at + FIRST_OWNER_AHEAD),
             (false, _) => Beginning::Open,
         };
-        let leadership = Arc::new(Leadership::new(node, &raft, sole_voter));
+        let leadership = Arc::new(Leadership::new(node, &raft, acknowledged, sole_voter, &seams));
         let stopping = Arc::new(AtomicBool::new(false));
         leadership.clone().watch(id, &raft, blank, stopping.clone(), &seams);
         let heard = Arc::new(Heard::default());
@@ -380,7 +389,13 @@ impl<R: Runtime> Group for RaftGroup<R> {
 
     fn confirm(&self, term: Term) -> BoxFuture<'_, bool> {
         Box::pin(async move {
-            let confirming = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+            let asked_at = self.seams.clock.now();
+            let confirming = async {
+                self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await?;
+                // The library may take an answer to an older question for one to this.
+                self.leadership.acknowledged_since(term, asked_at).await;
+                Ok::<_, RaftError<Types<R>, LinearizableReadError<Types<R>>>>(())
+            };
             let confirmed = self.seams.spawner.timeout(CONFIRM_MAX, confirming).await;
             // The term has not changed, and terms do not come back: it was this one that was confirmed.
             matches!(confirmed, Some(Ok(_))) && self.vote().term == term && self.term() == Some(term)

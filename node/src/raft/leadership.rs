@@ -8,8 +8,9 @@ use openraft::type_config::alias::WatchReceiverOf;
 use tokio::sync::watch;
 
 use berth_shared::ids::{NodeId, ShardId, Term};
-use berth_shared::seam::Seams;
+use berth_shared::seam::{BootInstant, Clock, Seams};
 
+use super::acknowledged::Acknowledged;
 use super::{LEASE, RaftOf, Runtime, Types};
 
 type Metrics<R> = WatchReceiverOf<Types<R>, openraft::RaftMetrics<Types<R>>>;
@@ -21,15 +22,23 @@ pub(super) struct Leadership<R: Runtime> {
     /// Nothing of this term or an earlier one counts any more (rule R3).
     revoked: AtomicU64,
     metrics: Metrics<R>,
+    acknowledged: Arc<Acknowledged>,
+    clock: Arc<dyn Clock>,
     /// Whether the applied members are this node alone. It turns false with the joint configuration that adds another voter,
     /// before that one's votes can count without ours.
     sole_voter: Arc<AtomicBool>,
 }
 
 impl<R: Runtime> Leadership<R> {
-    pub(super) fn new(node: NodeId, raft: &RaftOf<R>, sole_voter: Arc<AtomicBool>) -> Self {
-        let leading = watch::Sender::new(None);
-        Self { node, leading, revoked: AtomicU64::new(0), metrics: raft.metrics(), sole_voter }
+    pub(super) fn new(
+        node: NodeId,
+        raft: &RaftOf<R>,
+        acknowledged: Arc<Acknowledged>,
+        sole_voter: Arc<AtomicBool>,
+        seams: &Seams,
+    ) -> Self {
+        let (leading, metrics, clock) = (watch::Sender::new(None), raft.metrics(), seams.clock.clone());
+        Self { node, leading, revoked: AtomicU64::new(0), metrics, acknowledged, clock, sole_voter }
     }
 
     /// The term in which this node leads and has applied its own blank entry (rule W3).
@@ -41,14 +50,13 @@ impl<R: Runtime> Leadership<R> {
         *self.leading.borrow()
     }
 
-    /// Rule R1. The library counts a quorum's acknowledgement from when the leader *sent* what was acknowledged (a heartbeat
-    /// carries the time of its broadcast, an append the time it was made, which is before it is sent), and a follower counts
-    /// its promise, [`super::ELECTION_TIMEOUT_MAX`], from when it *received* it. So no follower of the quorum helps to elect
-    /// another leader until that much after the time here, by clocks that run alike; the lease is shorter by what they may
-    /// run differently.
+    /// Rule R1. A lease counts from when this node *sent* what a quorum has acknowledged, and a follower counts its promise,
+    /// [`super::ELECTION_TIMEOUT_MAX`], from when it *received* it. So no follower of the quorum helps to elect another leader
+    /// until that much after the time here, by clocks that run alike; the lease is shorter by what they may run differently.
     ///
-    /// That time, and that this node led in `term` when it sent, come from one report, because this node may have lost a
-    /// term and won another one meanwhile. A report stays true when it is old.
+    /// That is for the others. This node itself does not vote for another one before that much has passed by what the library
+    /// has counted, so the lease must hold by that count as well: it and that this node led in `term` come from one report,
+    /// because this node may have lost a term and won another one meanwhile. A report stays true when it is old.
     pub(super) fn holds_lease(&self, term: Term) -> bool {
         if self.term() != Some(term) {
             return false;
@@ -56,14 +64,36 @@ impl<R: Runtime> Leadership<R> {
         if self.sole_voter.load(Ordering::Acquire) {
             return true;
         }
-        let acknowledged = {
+        let (counted, quorum) = {
             let metrics = self.metrics.borrow_watched();
             let leads = metrics.state.is_leader() && metrics.current_term == term;
-            metrics.last_quorum_acked.filter(|_| leads).map(openraft::metrics::SerdeInstant::into_inner)
+            let counted = metrics.last_quorum_acked.filter(|_| leads).map(openraft::metrics::SerdeInstant::into_inner);
+            let configurations = metrics.membership_config.membership().get_joint_config();
+            (counted, self.acknowledged.quorum(term, self.node, configurations))
         };
-        let now = <R::Instant as openraft::Instant>::now();
-        // Looked at last: a revocation that this does not see came after it.
-        acknowledged.is_some_and(|at| now < at + LEASE) && self.revoked.load(Ordering::Acquire) < term
+        let (library_now, now) = (<R::Instant as openraft::Instant>::now(), self.clock.now());
+        counted.is_some_and(|at| library_now < at + LEASE)
+            && quorum.is_some_and(|sent| now.since(sent) < LEASE)
+            // Looked at last: a revocation that this does not see came after it.
+            && self.revoked.load(Ordering::Acquire) < term
+    }
+
+    /// Returns once a quorum has answered something that this node sent, at `time` or later, as the leader of `term`.
+    pub(super) async fn acknowledged_since(&self, term: Term, time: BootInstant) {
+        let mut changes = self.acknowledged.changes();
+        loop {
+            let quorum = {
+                let metrics = self.metrics.borrow_watched();
+                let configurations = metrics.membership_config.membership().get_joint_config();
+                self.acknowledged.quorum(term, self.node, configurations)
+            };
+            if quorum.is_some_and(|sent| sent >= time) {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// From here on this node neither decides nor reads in `term`, for good: once leadership has been offered to another

@@ -6,6 +6,7 @@
 //! one node leave with one write, and decides when a replica stands for election. 64 groups that tick for themselves wake a
 //! node three thousand times a second.
 
+mod acknowledged;
 mod arrival;
 mod campaign;
 mod gather;

@@ -19,10 +19,11 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use berth_shared::ids::{NodeId, ShardId};
+use berth_shared::ids::{NodeId, ShardId, Term};
 use berth_shared::peer::{self, CallError, Class};
-use berth_shared::seam::Seams;
+use berth_shared::seam::{BootInstant, Seams};
 
+use super::acknowledged::Acknowledged;
 use super::gather::Gathered;
 use super::message::{self, Answer, Append, Appended, Campaign, Request, Transfer};
 use super::{ELECTION_TIMEOUT_MIN, Member, RaftLogId, Runtime, SnapshotHandle, Types, snapshot, to_raft};
@@ -53,6 +54,7 @@ pub(super) struct Network<R> {
     pub(super) seams: Seams,
     /// Of the whole node.
     pub(super) snapshot_turns: Arc<Semaphore>,
+    pub(super) acknowledged: Arc<Acknowledged>,
     pub(super) runtime: PhantomData<R>,
 }
 
@@ -189,12 +191,20 @@ struct Sending<R: Runtime> {
     payload: Result<R, Bytes>,
     previous: Option<RaftLogId>,
     last: Option<RaftLogId>,
+    /// As the leader of which term, and when: it leaves after that.
+    term: Term,
+    begun_at: BootInstant,
     _room: Option<OwnedSemaphorePermit>,
 }
 
 impl<R: Runtime> Sending<R> {
     async fn finish(self) -> Result<R, StreamAppendResult<Types<R>>> {
-        match self.route.call(self.class, self.payload?, APPEND_MAX).await? {
+        let answer = self.route.call(self.class, self.payload?, APPEND_MAX).await?;
+        // One whose log differs follows this leader too.
+        if let Answer::Append(Appended::Success | Appended::Conflict) = &answer {
+            self.route.network.acknowledged.note(self.route.to, self.term, self.begun_at);
+        }
+        match answer {
             Answer::Append(Appended::Success) => Ok(Ok(self.last)),
             Answer::Append(Appended::HigherVote(vote)) => Ok(Err(StreamAppendError::HigherVote(vote.to_raft::<R>()))),
             Answer::Append(Appended::Conflict) => match self.previous {
@@ -210,9 +220,11 @@ impl<R: Runtime> Route<R> {
     async fn begin_append(self: &Arc<Self>, request: AppendEntriesRequest<Types<R>>, class: Class) -> Sending<R> {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        let term = request.vote.leader_id().term;
         if class == Class::Data && !self.network.peers.reach(self.to, class).await {
             let payload = Err(unreachable("there is no connection to the node").into());
-            return Sending { route: self.clone(), class, payload, previous, last, _room: None };
+            let begun_at = self.network.seams.clock.now();
+            return Sending { route: self.clone(), class, payload, previous, last, term, begun_at, _room: None };
         }
         let payload = message::memberships::<R>(&request).map_err(|error| network_error(error).into());
         let payload =
@@ -221,7 +233,8 @@ impl<R: Runtime> Route<R> {
             Ok(payload) if class == Class::Data => self.network.peers.data_room(self.to, payload.len()).await,
             _ => None,
         };
-        Sending { route: self.clone(), class, payload, previous, last, _room: room }
+        let begun_at = self.network.seams.clock.now();
+        Sending { route: self.clone(), class, payload, previous, last, term, begun_at, _room: room }
     }
 
     async fn vote(&self, request: Request<'_>, option: RPCOption) -> Result<R, VoteResponse<Types<R>>> {

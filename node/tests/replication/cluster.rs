@@ -209,6 +209,11 @@ impl Cluster {
         }
     }
 
+    /// What `to` has answered before the link was cut, and `from` has not read, arrives now. What `to` itself asks does not.
+    pub(crate) fn deliver_answers(&self, from: usize, to: usize) {
+        self.links.mend_connections(&self.node(from).address, &self.node(to).address);
+    }
+
     pub(crate) async fn sleep(&self, time: Duration) {
         self.seams.spawner.sleep(time).await;
     }

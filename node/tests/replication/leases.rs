@@ -20,6 +20,39 @@ async fn the_lease_of_a_leader_that_is_cut_off_ends_before_another_leads() {
     assert!(!cluster.node(0).group.holds_lease(term), "it is not held again");
 }
 
+/// The members answer an append while their answers do not get through, elect another leader, and then the answers arrive.
+/// By then the library makes an append without entries, which tells that the first one is committed; and takes the second
+/// member's answer for an answer to that too.
+#[tokio::test(start_paused = true)]
+async fn answers_that_were_long_under_way_make_no_lease_and_confirm_nothing() {
+    for (first, second) in [(1, 2), (2, 1)] {
+        for pause in [0, 100, 300].map(Duration::from_micros) {
+            let cluster = Cluster::led_by_the_first(3).await;
+            let group = cluster.node(0).group.clone();
+            let term = cluster.term_of(0).unwrap();
+            cluster.increment("a", 3).await;
+            let ask = Ask::increment("a");
+            let _pending = cluster.send(0, &ask);
+            cluster.sleep(Duration::from_millis(1)).await;
+            cluster.cut_off(0);
+            cluster.until("another leads", |cluster| cluster.leader_but(Some(0)).is_some()).await;
+            let arriving = async {
+                // They are not answers to what `confirm` asks either.
+                cluster.sleep(Duration::from_micros(100)).await;
+                cluster.deliver_answers(0, first);
+                cluster.sleep(pause).await;
+                cluster.deliver_answers(0, second);
+                for _ in 0..50 {
+                    assert!(!group.holds_lease(term), "{first} answered first, and {pause:?} later {second}");
+                    cluster.sleep(Duration::from_micros(100)).await;
+                }
+            };
+            let (confirmed, ()) = tokio::join!(group.confirm(term), arriving);
+            assert!(!confirmed, "{first} answered first, and {pause:?} later {second}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_deposed_leader_refuses_to_read() {
     let cluster = Cluster::led_by_the_first(3).await;

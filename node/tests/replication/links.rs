@@ -23,7 +23,7 @@ pub(crate) struct Links {
 
 #[derive(Default)]
 struct State {
-    /// Addresses, the smaller one first.
+    /// Who connected, and to whom. Nothing passes on such connections, in either direction.
     cut: BTreeSet<(String, String)>,
     /// Each address belongs to one process only.
     dead: BTreeSet<String>,
@@ -38,12 +38,18 @@ impl Links {
     }
 
     pub(crate) fn cut(&self, one: &str, other: &str) {
-        self.state.lock().cut.insert(pair(one, other));
+        self.state.lock().cut.extend([ends(one, other), ends(other, one)]);
     }
 
     pub(crate) fn mend(&self, one: &str, other: &str) {
+        self.mend_connections(one, other);
+        self.mend_connections(other, one);
+    }
+
+    /// Only what `from` has connected to `to`, and not the other way round.
+    pub(crate) fn mend_connections(&self, from: &str, to: &str) {
         let mut state = self.state.lock();
-        state.cut.remove(&pair(one, other));
+        state.cut.remove(&ends(from, to));
         state.waiting.drain(..).for_each(Waker::wake);
     }
 
@@ -54,9 +60,8 @@ impl Links {
     }
 }
 
-fn pair(one: &str, other: &str) -> (String, String) {
-    let (one, other) = (one.to_owned(), other.to_owned());
-    if one < other { (one, other) } else { (other, one) }
+fn ends(from: &str, to: &str) -> (String, String) {
+    (from.to_owned(), to.to_owned())
 }
 
 /// One process's way into the network.
@@ -73,6 +78,7 @@ impl fmt::Debug for Port {
 
 /// The end of a connection that made it; all its bytes, both ways, pass here.
 struct Wire {
+    /// Who connected, and to whom.
     ends: (String, String),
     links: Links,
     stream: Stream,
@@ -81,7 +87,7 @@ struct Wire {
 impl Network for Port {
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
         Box::pin(async move {
-            let ends = pair(&self.address, address);
+            let ends = ends(&self.address, address);
             std::future::poll_fn(|context| self.links.poll_open(&ends, context)).await?;
             let stream = self.links.memory.connect(address).await?;
             Ok(Box::new(Wire { ends, links: self.links.clone(), stream }) as Stream)
