@@ -23,12 +23,12 @@ async fn changes_are_flushed_after_the_flush_interval_and_durable_after_the_chec
     for index in 1..=10 {
         store.write(changes(index, vec![added("a", index, index, 1)])).await.unwrap();
     }
-    seams.spawner.sleep(Duration::from_millis(49)).await;
+    seams.spawner.sleep(Duration::from_millis(199)).await;
     assert_eq!(store.statistics().flushes, 0);
     assert!(store.statistics().queued_bytes > 0);
     seams.spawner.sleep(Duration::from_millis(2)).await;
     assert_eq!((store.statistics().flushes, store.statistics().queued_bytes), (1, 0));
-    seams.spawner.sleep(Duration::from_millis(4_900)).await;
+    seams.spawner.sleep(Duration::from_millis(4_750)).await;
     assert_eq!(applied_after_power_cut(&disk).await, None);
     seams.spawner.sleep(Duration::from_millis(100)).await;
     assert_eq!(applied_after_power_cut(&disk).await, Some(10));
