@@ -69,11 +69,15 @@ pub(crate) struct Place {
 }
 
 impl Stage {
-    /// Ready is a node whose replicas all follow an owner, or are one. A node that the plan gives nothing is never ready.
+    /// Ready is a node whose replicas all serve, that of the system shard as well.
     pub(crate) fn state(&self) -> NodeState {
         let Self::Hosting(place) = self else { return NodeState::Joining };
-        let follows = |hosted: &Arc<Hosted>| hosted.group.status().leader.is_some();
-        if place.hosting.all().iter().all(follows) { NodeState::Ready } else { NodeState::Recovering }
+        let serves = |hosted: &Arc<Hosted>| hosted.group.is_serving();
+        if place.hosting.all().iter().chain(&place.hosting.system()).all(serves) {
+            NodeState::Ready
+        } else {
+            NodeState::Recovering
+        }
     }
 
     pub(crate) fn place(&self) -> Option<&Arc<Place>> {
