@@ -1,4 +1,5 @@
-//! What this node says of itself: builds a [`NodeReport`] from the replicas that it hosts.
+//! What this node says of itself: builds a [`NodeReport`] from the replicas that it hosts, that of
+//! the system shard included.
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,7 +39,8 @@ impl Reporter {
 
     pub fn report(&self) -> NodeReport {
         let About { node, cluster, address, state, plan_epoch, members } = (self.about)();
-        let hosted = self.hosting.all();
+        let mut hosted = self.hosting.all();
+        hosted.extend(self.hosting.system());
         let marks_max = MARKS_MAX / hosted.len().max(1);
         let replicas = hosted.iter().map(|hosted| replica(hosted, marks_max)).collect();
         let software = SOFTWARE.to_owned();

@@ -50,7 +50,17 @@ async fn a_node_shows_the_cluster_and_explains_where_an_entity_is() {
     let shards = json(&seams, "/v1/cluster/shards").await;
     assert_eq!(shards["shards"].as_array().unwrap().len(), 64);
     assert_eq!(shards["shards"][0]["owner"], member["id"]);
-    assert_eq!(json(&seams, "/v1/cluster/hashes").await["shards"].as_array().unwrap().len(), 64);
+    let system = &cluster["system"];
+    assert_eq!((&system["owner"], &system["replicas"][0]), (&member["id"], &member["id"]), "{system}");
+    assert!(system["appliedIndex"].as_u64() > Some(0), "{system}");
+    let hashes = json(&seams, "/v1/cluster/hashes").await;
+    let numbers: Vec<_> = hashes["shards"].as_array().unwrap().iter().map(|shard| shard["shard"].as_u64()).collect();
+    assert_eq!(
+        numbers,
+        (0..64).chain([u64::from(u16::MAX)]).map(Some).collect::<Vec<_>>(),
+        "the system shard is the last"
+    );
+    assert_eq!(hashes["shards"][64]["replicas"][0]["node"], member["id"]);
     let explained = json(&seams, "/v1/cluster/explain/counter/a").await;
     assert_eq!((&explained["owner"], &explained["shard"]), (&member["id"], &Value::from(46)));
     let other = json(&seams, "/v1/cluster/explain/counter/a%2Fb%3F").await;
@@ -58,7 +68,7 @@ async fn a_node_shows_the_cluster_and_explains_where_an_entity_is() {
 
     let answer = caller.request(&Request::Report).await.unwrap();
     let Response::Report(report) = decode(&answer) else { panic!("{:?}", decode(&answer)) };
-    assert_eq!((report.node, report.replicas.len()), (node.node, 64));
+    assert_eq!((report.node, report.replicas.len()), (node.node, 65));
     assert!(report.replicas.iter().all(|replica| replica.owns));
     let answer = caller.request(&Request::Owners).await.unwrap();
     let Response::Owners { shards: 64, owners } = decode(&answer) else { panic!("{:?}", decode(&answer)) };

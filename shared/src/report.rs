@@ -35,8 +35,10 @@ pub struct Member {
 pub enum NodeState {
     /// Part of the cluster, without a place in the plan.
     Joining,
-    /// In the plan, and not all of its replicas follow their owners yet.
+    /// In the plan, and not all of its replicas serve: some have not caught up since the node's start, or hear no leader that
+    /// has a quorum.
     Recovering,
+    /// In the plan, and all of its replicas serve.
     Ready,
     Leaving,
 }

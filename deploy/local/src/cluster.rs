@@ -21,8 +21,10 @@ use crate::names::Names;
 const ADMIN_PORT_DISTANCE: u16 = 90;
 const _: () = assert!(ADMIN_PORT_DISTANCE >= NODES_MAX, "peer ports do not reach the admin ports");
 
-/// How long shards may take to have owners once their nodes have started. They need a second.
+/// How long shards may take to have owners, and replicas to follow them, once their nodes have started. They need a second.
 const READY_MAX: Duration = Duration::from_mins(1);
+/// How often nodes are asked whether they are ready.
+const READY_PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Cluster {
     nodes: Vec<app::Handle>,
@@ -30,7 +32,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Returns when every shard has an owner that the gateway knows, or nothing when it is given up before. What has
+    /// Returns when every node is ready and every shard has an owner that the gateway knows, or nothing when it is given up before. What has
     /// started is stopped again when the rest does not start.
     pub(crate) async fn start(
         arguments: &Arguments,
@@ -52,7 +54,7 @@ impl Cluster {
                 names.set(&name(number), node.address());
                 nodes.push(node);
             }
-            start_gateway(arguments, &seams, tracing, given_up).await
+            start_gateway(arguments, &nodes, &seams, tracing, given_up).await
         };
         let gateway = gateway.await;
         if let Ok(Some(gateway)) = gateway {
@@ -150,9 +152,10 @@ async fn open_disks(nodes: u16, data: &Path, seams: &Seams) -> anyhow::Result<Ve
     Ok(disks.into_iter().rev().map(|disk| Arc::new(disk) as Arc<dyn Disk>).collect())
 }
 
-/// A gateway that knows the owners of all shards, unless it is given up.
+/// A gateway that knows the owners of all shards, once the nodes are ready, unless it is given up.
 async fn start_gateway(
     arguments: &Arguments,
+    nodes: &[app::Handle],
     seams: &Seams,
     tracing: Tracing,
     given_up: &CancellationToken,
@@ -166,13 +169,22 @@ async fn start_gateway(
     let metrics = Metrics::new(&[("role", "gateway")])?;
     let gateway = berth_gateway::start(config, seams.clone(), tracing, metrics).await;
     let gateway = gateway.context("the gateway, whose ports are chosen by --gateway-port and --admin-port")?;
-    let ready = seams.spawner.timeout(READY_MAX, gateway.ready());
+    let all_ready = async {
+        gateway.ready().await;
+        while !nodes.iter().all(app::Handle::is_ready) {
+            seams.spawner.sleep(READY_PAUSE).await;
+        }
+    };
+    let ready = seams.spawner.timeout(READY_MAX, all_ready);
     match given_up.run_until_cancelled(ready).await {
         Some(Some(())) => Ok(Some(gateway)),
         waited => {
             gateway.shutdown().await;
             match waited {
-                Some(_) => bail!("some shards still have no owner after {} s", READY_MAX.as_secs()),
+                Some(_) => bail!(
+                    "some shards still have no owner, or replicas that do not follow it, after {} s",
+                    READY_MAX.as_secs()
+                ),
                 None => Ok(None),
             }
         }

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use connections::Connections;
 
-/// Whether the node owns all shards that it should.
+/// Whether all replicas that the node hosts serve.
 pub type Readiness = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Asks all nodes for their reports, this one included. It bounds its own time; [`GATHER_MAX`] is a good bound.

@@ -52,7 +52,8 @@ pub enum Error {
     Panicked,
 }
 
-/// A node that has begun: its ports are taken, and it goes on to find its cluster and take up its shards by itself. Dropping this leaves it running; [`Handle::shutdown`] stops it.
+/// A node that has begun: its ports are taken, and it goes on to find its cluster and take up its shards by itself. Dropping
+/// this leaves it running; [`Handle::shutdown`] stops it.
 #[derive(Debug)]
 pub struct Handle {
     pub node: NodeId,
@@ -67,7 +68,7 @@ pub struct Handle {
 }
 
 /// Starts a node on `disk` that runs the kinds of `registry`. Returns once its ports are taken; [`Handle::is_ready`] says when
-/// its shards have owners, and [`Handle::ended`] that something keeps it from going on.
+/// its replicas serve, and [`Handle::ended`] that something keeps it from going on.
 pub async fn start(
     config: Config,
     registry: Registry,
@@ -110,7 +111,8 @@ impl Handle {
         &self.admin_address
     }
 
-    /// Whether every shard that this node hosts has an owner that its replica follows, or is.
+    /// Whether every replica that this node hosts serves: it owns its shard under a lease, or has caught up with an owner
+    /// that it hears.
     pub fn is_ready(&self) -> bool {
         self.stage.borrow().state() == NodeState::Ready
     }

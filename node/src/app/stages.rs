@@ -69,11 +69,15 @@ pub(crate) struct Place {
 }
 
 impl Stage {
-    /// Ready is a node whose replicas all follow an owner, or are one. A node that the plan gives nothing is never ready.
+    /// Ready is a node whose replicas all serve, that of the system shard as well.
     pub(crate) fn state(&self) -> NodeState {
         let Self::Hosting(place) = self else { return NodeState::Joining };
-        let follows = |hosted: &Arc<Hosted>| hosted.group.status().leader.is_some();
-        if place.hosting.all().iter().all(follows) { NodeState::Ready } else { NodeState::Recovering }
+        let serves = |hosted: &Arc<Hosted>| hosted.group.is_serving();
+        if place.hosting.all().iter().chain(&place.hosting.system()).all(serves) {
+            NodeState::Ready
+        } else {
+            NodeState::Recovering
+        }
     }
 
     pub(crate) fn place(&self) -> Option<&Arc<Place>> {
@@ -103,7 +107,6 @@ pub(super) struct Node {
 struct Running {
     server: Option<JoinHandle<()>>,
     place: Option<Arc<Place>>,
-    system: Option<Hosted>,
 }
 
 impl Node {
@@ -128,10 +131,10 @@ impl Node {
         self.stage.send_replace(Stage::Joined(place.clone()));
         tracing::info!(node = %place.identity.node, cluster = %place.cluster, ?role, "the node has its cluster");
         if let (Role::Member, Some(record)) = (role, place.identity.record()) {
-            let Some(plan) = self.find_plan(&place, record, running).await? else { return Ok(()) };
+            let Some(plan) = self.find_plan(&place, record).await? else { return Ok(()) };
             self.host_planned(&place, &plan).await?;
             self.stage.send_replace(Stage::Hosting(place.clone()));
-            self.compact(&place, running);
+            self.compact(&place);
         }
         self.shutdown.cancelled().await;
         Ok(())
@@ -222,12 +225,7 @@ impl Node {
     }
 
     /// Takes part in the system shard and waits for a plan in it; nothing when told to stop before.
-    async fn find_plan(
-        &self,
-        place: &Arc<Place>,
-        record: &InitRecord,
-        running: &mut Running,
-    ) -> Result<Option<Arc<Plan>>, Error> {
+    async fn find_plan(&self, place: &Arc<Place>, record: &InitRecord) -> Result<Option<Arc<Plan>>, Error> {
         let (seams, shutdown) = (&self.seams, &self.shutdown);
         let registry = Arc::new(system::registry()?);
         // The lowest of them stands first.
@@ -238,7 +236,7 @@ impl Node {
         let (record, seams_of, stop) = (record.clone(), seams.clone(), shutdown.clone());
         let make_plan = system::initialise(record, group, mailbox, registry, plan.clone(), seams_of, stop);
         seams.spawner.spawn(make_plan);
-        running.system = Some(hosted);
+        place.hosting.set_system(Arc::new(hosted));
         let (mut found, of) = (plan.clone(), place.clone());
         seams.spawner.spawn(shutdown.clone().run_until_cancelled_owned(pass_on(plan, of)));
         let found = shutdown.run_until_cancelled(found.wait_for(Option::is_some)).await;
@@ -284,11 +282,11 @@ impl Node {
     }
 
     /// Keeps the journal small from now on.
-    fn compact(&self, place: &Arc<Place>, running: &Running) {
-        let (hosting, system) = (place.hosting.clone(), running.system.as_ref().map(|hosted| hosted.group.clone()));
-        let group = move |shard: ShardId| match shard {
-            SYSTEM_SHARD => system.clone(),
-            shard => hosting.get(shard).map(|hosted| hosted.group.clone()),
+    fn compact(&self, place: &Arc<Place>) {
+        let hosting = place.hosting.clone();
+        let group = move |shard: ShardId| {
+            let hosted = if shard == SYSTEM_SHARD { hosting.system() } else { hosting.get(shard) };
+            hosted.map(|hosted| hosted.group.clone())
         };
         let compact_at = self.config.journal.live_size.0 / 2;
         let (journal, seams, shutdown) = (place.journal.clone(), self.seams.clone(), self.shutdown.clone());
@@ -321,11 +319,10 @@ impl Running {
         }
         let Some(place) = self.place else { return };
         let hosted = place.hosting.clear();
-        let groups = hosted.iter().map(|hosted| (hosted.shard.id(), hosted.group.clone()));
-        let system = self.system.as_ref().map(|hosted| (hosted.shard.id(), hosted.group.clone()));
-        let groups: Vec<(ShardId, Arc<dyn Group>)> = groups.chain(system).collect();
+        let groups: Vec<(ShardId, Arc<dyn Group>)> =
+            hosted.iter().map(|hosted| (hosted.shard.id(), hosted.group.clone())).collect();
         join_all(groups.iter().map(|(shard, group)| place.groups.stop(*shard, &**group))).await;
-        drop((groups, hosted, self.system));
+        drop((groups, hosted));
         if let Err(error) = place.store.clone().close().await {
             tracing::error!(%error, "the store did not close cleanly; it is recovered at the next start");
         }

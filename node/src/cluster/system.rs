@@ -348,6 +348,10 @@ mod tests {
             Status::default()
         }
 
+        fn is_serving(&self) -> bool {
+            self.term().is_some_and(|term| self.holds_lease(term))
+        }
+
         fn compact(&self) -> BoxFuture<'_, ()> {
             Box::pin(std::future::ready(()))
         }

@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
-use berth_shared::ids::ShardId;
+use berth_shared::ids::{LogId, ShardId, Term};
 use berth_shared::peer::{self, Reply};
 use berth_shared::seam::{BootInstant, Seams};
 
@@ -40,20 +40,39 @@ pub(super) struct Arrivals<R: Runtime> {
     pub(super) seams: Seams,
 }
 
-/// When the leader was last heard: an append of it was taken.
+/// What was heard of leaders since the start: appends of theirs that were taken.
 #[derive(Debug, Default)]
-pub(super) struct Heard(AtomicU64);
+pub(super) struct Heard {
+    /// When the last one came; 0 before the first.
+    at: AtomicU64,
+    /// One more than the index that is to be applied for this replica to have caught up; 0 while that is not known.
+    ///
+    /// Invariant: it is set once, by the first leader that said to have committed an entry of its own term. Only then does
+    /// a leader know of everything that was committed before it; what it said earlier may be far behind.
+    target: AtomicU64,
+}
 
 impl Heard {
     pub(super) fn at(&self) -> Option<BootInstant> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.at.load(Ordering::Relaxed) {
             0 => None,
             at => Some(BootInstant(at)),
         }
     }
 
-    fn note(&self, at: BootInstant) {
-        self.0.fetch_max(at.0, Ordering::Relaxed);
+    /// Whether so much is applied as was committed when a leader was first heard.
+    pub(super) fn has_caught_up(&self, applied: Option<LogId>) -> bool {
+        let target = self.target.load(Ordering::Relaxed);
+        target > 0 && applied.is_some_and(|applied| applied.index.saturating_add(1) >= target)
+    }
+
+    fn note(&self, at: BootInstant, term: Term, committed: Option<LogId>) {
+        self.at.fetch_max(at.0, Ordering::Relaxed);
+        if let Some(committed) = committed.filter(|committed| committed.term == term) {
+            let target = committed.index.saturating_add(1);
+            // Fails where it is set already.
+            let _ = self.target.compare_exchange(0, target, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 }
 
@@ -128,13 +147,14 @@ impl<R: Runtime> Arrivals<R> {
             }
         };
         let (raft, heard, arrived_at) = (self.raft.clone(), self.heard.clone(), self.seams.clock.now());
+        let (term, committed) = (append.vote.term, append.committed);
         let mut handing_over: Answering = Box::pin(async move {
             let appended = match raft.append_entries(request).await {
                 Ok(response) => Appended::from_raft::<R>(&response),
                 Err(error) => return answer(reply, &failed(error)),
             };
             if !matches!(appended, Appended::HigherVote(_)) {
-                heard.note(arrived_at);
+                heard.note(arrived_at, term, committed);
             }
             answer(reply, &Answer::Append(appended));
         });

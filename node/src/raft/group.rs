@@ -48,6 +48,9 @@ const QUORUM_LOSS_PROBE: Duration = Duration::from_millis(1200);
 const APPEND_ENTRIES_MAX: u64 = 512;
 /// How long the replica that is to own a new shard has to stand before the others do.
 const FIRST_OWNER_AHEAD: Duration = Duration::from_secs(3);
+/// A replica that has not heard of its leader for so long does not serve. Longer than an election takes, so that a failover
+/// alone makes no replica unready.
+const LEADER_HEARD_MAX: Duration = Duration::from_millis(1500);
 /// How long a replica that was offered leadership has to take it.
 const TRANSFER_MAX: Duration = Duration::from_secs(1);
 /// How long a quorum has to confirm that this node leads, and what was committed before to be applied.
@@ -82,6 +85,7 @@ pub(super) struct RaftGroup<R: Runtime> {
     metrics: WatchReceiverOf<Types<R>, openraft::metrics::RaftServerMetrics<Types<R>>>,
     machine: Arc<Shard>,
     journal: Journal,
+    peers: Peers,
     leadership: Arc<Leadership<R>>,
     heard: Arc<Heard>,
     campaigner: Mutex<Campaigner>,
@@ -127,7 +131,7 @@ impl<R: Runtime> RaftGroup<R> {
         let acknowledged = Arc::new(Acknowledged::new());
         let network = Network {
             shard: id,
-            peers,
+            peers: peers.clone(),
             seams: seams.clone(),
             snapshot_turns,
             acknowledged: acknowledged.clone(),
@@ -160,6 +164,7 @@ impl<R: Runtime> RaftGroup<R> {
             metrics,
             machine,
             journal,
+            peers,
             leadership,
             heard,
             campaigner,
@@ -204,6 +209,17 @@ impl<R: Runtime> RaftGroup<R> {
         let Some(upto) = self.journal.entries_to_purge(self.shard, keep_bytes) else { return Ok(()) };
         // No further than the snapshot goes: the library sees to that, and to what a member is being sent just now.
         self.raft.trigger().purge_log(upto).await
+    }
+
+    /// Whether every majority that the group needs has its connections to this node. A leader that has lost its quorum is
+    /// heard from time to time all the same, because it tries whether the quorum is back.
+    fn sees_quorum(&self) -> bool {
+        let connected = self.peers.connected();
+        let is_here = |voter: &&u64| **voter == self.node.0 || connected.binary_search(&NodeId(**voter)).is_ok();
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut voters = metrics.membership_config.membership().get_joint_config().iter();
+        voters.all(|voters| voters.iter().filter(is_here).count() > voters.len() / 2)
     }
 
     fn vote(&self) -> Vote {
@@ -422,6 +438,15 @@ impl<R: Runtime> Group for RaftGroup<R> {
             learners: membership.learner_ids().map(NodeId).collect(),
             last: self.raft.data_metrics().borrow_watched().last_log.as_ref().map(from_raft),
         }
+    }
+
+    fn is_serving(&self) -> bool {
+        if self.term().is_some_and(|term| self.holds_lease(term)) {
+            return true;
+        }
+        let now = self.seams.clock.now();
+        let hears_leader = self.heard.at().is_some_and(|at| now < at + LEADER_HEARD_MAX);
+        hears_leader && self.heard.has_caught_up(self.machine.machine().head().applied) && self.sees_quorum()
     }
 
     fn compact(&self) -> BoxFuture<'_, ()> {

@@ -61,6 +61,10 @@ pub trait Group: Send + Sync + fmt::Debug {
     /// What this node knows of the group.
     fn status(&self) -> Status;
 
+    /// Whether this replica does its part: it leads under a lease, or it has heard of a leader lately that has a quorum, as far
+    /// as can be seen from here, and has applied at least once what that leader had committed.
+    fn is_serving(&self) -> bool;
+
     /// Makes everything applied durable in the store and lets the journal drop what is behind it.
     fn compact(&self) -> BoxFuture<'_, ()>;
 

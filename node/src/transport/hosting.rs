@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use berth_shared::ids::ShardId;
 
@@ -25,12 +25,15 @@ pub struct Hosted {
 #[derive(Debug)]
 pub struct Hosting {
     table: ArcSwap<Vec<Option<Arc<Hosted>>>>,
+    /// Apart from the others, so that no number which a client may name leads to it.
+    system: ArcSwapOption<Hosted>,
 }
 
 impl Hosting {
     /// Of a cluster that has so many shards; none is hosted yet.
     pub fn new(shards: u16) -> Arc<Self> {
-        Arc::new(Self { table: ArcSwap::from_pointee((0..shards).map(|_| None).collect()) })
+        let table = ArcSwap::from_pointee((0..shards).map(|_| None).collect());
+        Arc::new(Self { table, system: ArcSwapOption::empty() })
     }
 
     /// Shards of the cluster.
@@ -42,15 +45,25 @@ impl Hosting {
         self.table.load().get(usize::from(shard.0))?.clone()
     }
 
-    /// Every hosted shard, ascending.
+    /// The system shard, if it is hosted.
+    pub fn system(&self) -> Option<Arc<Hosted>> {
+        self.system.load_full()
+    }
+
+    /// From now on the system shard is hosted too.
+    pub fn set_system(&self, hosted: Arc<Hosted>) {
+        self.system.store(Some(hosted));
+    }
+
+    /// Every hosted shard but the system shard, ascending.
     pub fn all(&self) -> Vec<Arc<Hosted>> {
         self.table.load().iter().flatten().cloned().collect()
     }
 
-    /// From now on none is; returns those that were.
+    /// From now on none is, and the system shard is not; returns those that were.
     pub fn clear(&self) -> Vec<Arc<Hosted>> {
         let none = (0..self.shards()).map(|_| None).collect();
-        self.table.swap(Arc::new(none)).iter().flatten().cloned().collect()
+        self.table.swap(Arc::new(none)).iter().flatten().cloned().chain(self.system.swap(None)).collect()
     }
 
     /// From now on these are hosted too.

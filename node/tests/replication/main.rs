@@ -12,4 +12,5 @@ mod elections;
 mod leases;
 mod replicating;
 mod restarts;
+mod serving;
 mod transfers;

@@ -137,6 +137,10 @@ impl Group for ScriptedGroup {
         self.state.lock().status.clone()
     }
 
+    fn is_serving(&self) -> bool {
+        self.term().is_some_and(|term| self.holds_lease(term))
+    }
+
     fn compact(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
