@@ -40,10 +40,10 @@ enum Change {
     Zone(prop::sample::Index, Option<u8>),
 }
 
-/// What a cluster of a test is made of.
+/// What the clusters of a test are made of.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
-    /// 0 for none.
+    /// The most, 0 for none.
     zones: u8,
     weight_max: u32,
 }
@@ -67,23 +67,28 @@ fn changes(kind: Kind) -> impl Strategy<Value = Vec<Change>> {
 /// The nodes that are there, and how they change.
 struct Cluster {
     kind: Kind,
+    zones: u64,
+    /// Or one in ten does not.
+    all_know_their_zones: bool,
     random: SeededRandom,
     nodes: Vec<Candidate>,
 }
 
 impl Cluster {
     fn new(kind: Kind, count: usize, seed: u64) -> Self {
-        let mut cluster = Self { kind, random: SeededRandom::new(seed), nodes: Vec::new() };
+        let random = SeededRandom::new(seed);
+        let zones = 1 + random.next_u64() % u64::from(kind.zones.max(1));
+        let all_know_their_zones = random.next_u64().is_multiple_of(2);
+        let mut cluster = Self { kind, zones, all_know_their_zones, random, nodes: Vec::new() };
         (0..count).for_each(|_| cluster.join());
         cluster
     }
 
     fn join(&mut self) {
         let mut node = candidate(NodeId(self.random.next_u64()), self.nodes.len());
-        let zone = self.random.next_u64() % u64::from(self.kind.zones.max(1));
-        // One in ten does not know its zone.
-        let knows = self.kind.zones > 0 && !self.random.next_u64().is_multiple_of(10);
-        node.zone = knows.then(|| format!("zone-{zone}"));
+        let zone = self.random.next_u64() % self.zones;
+        let knows = self.all_know_their_zones || !self.random.next_u64().is_multiple_of(10);
+        node.zone = (self.kind.zones > 0 && knows).then(|| format!("zone-{zone}"));
         node.weight = weight(1 + (self.random.next_u64() % u64::from(self.kind.weight_max)) as u32);
         self.nodes.push(node);
     }
