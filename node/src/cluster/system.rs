@@ -19,7 +19,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::bootstrap::InitRecord;
-use super::plan::{MEMBERS_MAX, Plan};
+use super::plan::{Candidate, MEMBERS_MAX, Plan};
 use crate::entity::{Context, Decision, Entity, Registry, Rejection, registry};
 use crate::record::{Fingerprint, RequestKey, Scope};
 use crate::shard::Shard;
@@ -82,7 +82,8 @@ impl Entity for Cluster {
         if counts.contains(&0) || record.members.len() > MEMBERS_MAX {
             return Err(Refusal::Unusable);
         }
-        let plan = Plan::first(&record.members, record.shards, record.replicas);
+        let members: Vec<Candidate> = record.members.iter().cloned().map(Candidate::from).collect();
+        let plan = Plan::first(&members, record.shards, record.replicas);
         Ok(Decision::event(Event::Initialised { plan }))
     }
 
@@ -403,7 +404,7 @@ mod tests {
         group.lead(Some(3)).await;
         initialising.await.unwrap();
         seams.spawner.sleep(2 * LOOK_INTERVAL).await;
-        let made = Plan::first(&record().members, 64, 3);
+        let made = Plan::first(&record().members.into_iter().map(Candidate::from).collect::<Vec<_>>(), 64, 3);
         assert!(plans.iter().all(|plan| plan.borrow().as_deref() == Some(&made)));
 
         // Another owner may try again, with the same record or with another one; neither changes the plan.
