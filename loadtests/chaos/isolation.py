@@ -9,14 +9,17 @@ from chaos.failover import failover_cells
 from chaos.trial import COUNTS, Report, Trial, counts, finish
 
 COLUMNS = [("try", 3), ("cut from", 18), ("shards", 6), ("p50 s", 5), ("max s", 5), ("slowest s", 9), ("not ok", 6), ("late", 5)]
-# Before the paused ones go on, requests are laid before the paused gateway.
+# Before the paused ones go on, requests are laid before the paused gateway; after it, it is asked on.
 BURST_SECONDS = 0.7
 BURST = 150
+# After a short pause the former owner still finds the answers of its replicas in its sockets, and connections that stand.
+SHORT_PAUSES = (1.1, 1.5, 2.5, 4)
 
 
 async def pause(options, network):
     """SIGSTOP of an owner and of one gateway that believes in it; others take over; SIGCONT. The gateway then finds requests
-    in its sockets that began long after the take-over, and sends them to the former owner at once."""
+    in its sockets that began long after the take-over, and sends them to the former owner at once, and more for a while. Every
+    other pause is a short one."""
     report = Report(options, [*COLUMNS, *COUNTS, ("violations", 10)])
     trial = Trial(options, network(), "pause", gateways=options.gateways + 1)
     try:
@@ -27,8 +30,9 @@ async def pause(options, network):
                 trial.watch_hashes()
                 load.start()
                 await asyncio.sleep(options.seconds * trial.chance.uniform(0.3, 1))
-                cells = await pause_owner(options, report, trial, load)
-                cells["cut from"] = f"time, {options.pause:g} s"
+                seconds = options.pause if number % 2 else trial.chance.choice(SHORT_PAUSES)
+                cells = await pause_owner(seconds, report, trial, load)
+                cells["cut from"] = f"time, {seconds:g} s"
                 cells |= counts(await trial.verify(load))
                 report.row(trial, **cells)
                 if report.is_over():
@@ -46,7 +50,7 @@ async def believe(load, gateway):
     return pool
 
 
-async def pause_owner(options, report, trial, load):
+async def pause_owner(seconds, report, trial, load):
     cluster, stale = trial.cluster, trial.cluster.gateways[-1]
     owners = await cluster.every_shard_owned()
     victim = owners[load.shards[trial.chance.choice(load.hot)]]
@@ -57,14 +61,15 @@ async def pause_owner(options, report, trial, load):
     stale.pause()
     try:
         first = await trial.until_recovered(load, owned, when)
-        await asyncio.sleep(max(0, when + options.pause - BURST_SECONDS - time.monotonic()))
-        late = await lay_before(load, believer, owned)
-        await asyncio.sleep(max(0, when + options.pause - time.monotonic()))
+        await asyncio.sleep(max(0, when + seconds - BURST_SECONDS - time.monotonic()))
+        late = await ask_believer(load, believer, owned)
+        await asyncio.sleep(max(0, when + seconds - time.monotonic()))
     finally:
         # Either may be the first to go on.
         for process in trial.chance.sample((victim, stale), 2):
             process.resume()
             await asyncio.sleep(trial.chance.choice((0, 0, 0.05)))
+    late += await ask_believer(load, believer, owned)
     await asyncio.gather(*late)
     await trial.until_hashes_agree()
     await load.stop()
@@ -72,9 +77,9 @@ async def pause_owner(options, report, trial, load):
     return cells | {"not ok": len(trial.failed(load, when - 1)), "late": len(late)}
 
 
-async def lay_before(load, pool, owned):
-    """Requests to the victim's entities, most of them reads of what others have written meanwhile: each begins
-    now and is answered after the pause."""
+async def ask_believer(load, pool, owned):
+    """Requests to the victim's entities, most of them reads of what others have written meanwhile. They begin now; while the
+    gateway is stopped they are answered after the pause."""
     busy = [entity for entity in [*load.hot * 20, *load.entities] if load.shards.get(entity) in owned]
     late = []
     for _ in range(BURST):
