@@ -1,6 +1,7 @@
 //! The answering side: takes connections, greets them, and hands every request to a [`Handler`], which answers now or
 //! later from anywhere. It knows nothing of what it carries and holds no request of its own.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
@@ -59,6 +60,10 @@ impl Default for Config {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the last words to a peer may take.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
+/// A peer that is refused tries again and again: the same refusal of the same machine is a warning once in this time …
+const REFUSAL_PAUSE: Duration = Duration::from_secs(60);
+/// … and this many are remembered; of more, the oldest is forgotten, and may be a warning again.
+const REFUSALS_MAX: usize = 64;
 /// Pushes are dropped while this part of the room for queued bytes is taken: answers go first.
 const PUSH_PART: usize = 4;
 
@@ -234,7 +239,8 @@ impl Serving {
     ) -> Self {
         let shutdown = shutdown.child_token();
         let guard = shutdown.clone().drop_guard();
-        let server = Arc::new(Server { seams, config, identity, handler, shutdown });
+        let refusals = Mutex::default();
+        let server = Arc::new(Server { seams, config, identity, handler, shutdown, refusals });
         Self { server, connections: TaskTracker::new(), _ends_with_this: guard }
     }
 
@@ -268,13 +274,15 @@ struct Server {
     identity: Identity,
     handler: Arc<dyn Handler>,
     shutdown: CancellationToken,
+    /// The refusals that were warned of lately, and when; the oldest first.
+    refusals: Mutex<VecDeque<(String, BootInstant)>>,
 }
 
 impl Server {
     async fn turn_away(&self, mut stream: Stream, address: &str) {
         let line = format!("there are {} connections already", self.config.connections_max);
         let refusal = Refusal::ours(RefusalCode::TooManyConnections, line);
-        tracing::warn!(address, "{refusal}");
+        self.tell(address, &refusal);
         // A fresh socket takes these bytes at once; one that does not is not worth waiting for.
         let _ = self.seams.spawner.timeout(FAREWELL_MAX / 10, handshake::refuse(&mut stream, &refusal)).await;
     }
@@ -286,10 +294,36 @@ impl Server {
             Some(Some(Ok(peer))) => self.answer(stream, &address, peer).await,
             // A peer that ends, or a probe of the port.
             Some(Some(Err(error @ handshake::Error::Stream(_)))) => tracing::info!(address, "{error}"),
+            Some(Some(Err(handshake::Error::Refused(refusal)))) => self.tell(&address, &refusal),
             Some(Some(Err(error))) => tracing::warn!(address, "{error}"),
             Some(None) => tracing::warn!(address, "the peer's greeting did not come in time"),
             None => {}
         }
+    }
+
+    /// One line for a peer that is refused, and not one for each of its attempts.
+    fn tell(&self, address: &str, refusal: &Refusal) {
+        // Every attempt comes from a port of its own.
+        let machine = address.rsplit_once(':').map_or(address, |(machine, _)| machine);
+        if self.is_news(format!("{machine} {refusal}")) {
+            tracing::warn!(address, "{refusal}");
+        } else {
+            tracing::debug!(address, "{refusal}");
+        }
+    }
+
+    fn is_news(&self, refusal: String) -> bool {
+        let now = self.seams.clock.now();
+        let mut refusals = self.refusals.lock();
+        refusals.retain(|(_, at)| now.since(*at) < REFUSAL_PAUSE);
+        if refusals.iter().any(|(known, _)| *known == refusal) {
+            return false;
+        }
+        refusals.push_back((refusal, now));
+        if refusals.len() > REFUSALS_MAX {
+            refusals.pop_front();
+        }
+        true
     }
 
     async fn answer(&self, stream: Stream, address: &str, peer: Peer) {
