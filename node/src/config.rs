@@ -12,6 +12,8 @@ use crate::cluster::bootstrap::{self, Settings};
 
 /// Most nodes that a cluster begins with.
 const SEEDS_MAX: usize = 100;
+/// Longest name of a zone.
+const ZONE_BYTES_MAX: usize = 63;
 /// Name and version of the program, as others see it.
 pub const SOFTWARE: &str = concat!("berth-node/", env!("CARGO_PKG_VERSION"));
 
@@ -26,6 +28,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Where health and metrics are served, `host:port`; port 0 picks a free one.
     pub admin_listen: String,
+    /// Where this node runs: nodes of one zone may fail together. Absent: a zone by itself.
+    pub zone: Option<String>,
     /// A secret that all pods of the cluster share; absent: none is asked for.
     pub credential: Option<String>,
     pub cluster: ClusterConfig,
@@ -99,6 +103,7 @@ impl Default for Config {
             listen: "127.0.0.1:7400".to_owned(),
             advertise: None,
             admin_listen: "127.0.0.1:7490".to_owned(),
+            zone: None,
             credential: None,
             cluster: ClusterConfig::default(),
             shard: ShardConfig::default(),
@@ -183,6 +188,12 @@ impl Validate for Config {
                 let reachable = "addresses that others reach, because listen is every address of this machine";
                 allow(!everywhere, "advertise", "no value", reachable)?;
             }
+        }
+        if let Some(zone) = &self.zone {
+            let is_name =
+                (1..=ZONE_BYTES_MAX).contains(&zone.len()) && zone.bytes().all(|byte| byte.is_ascii_graphic());
+            let names = format!("1 to {ZONE_BYTES_MAX} visible ASCII characters without blanks");
+            allow(is_name, "zone", format!("{zone:?}"), names)?;
         }
         if let Some(credential) = &self.credential {
             allow(!credential.is_empty(), "credential", "\"\"", "texts that are not empty")?;
@@ -311,6 +322,7 @@ mod tests {
             &[
                 ("BERTH_LISTEN", "0.0.0.0:7400"),
                 ("BERTH_ADVERTISE", "b:2"),
+                ("BERTH_ZONE", "eu-central-1a"),
                 ("BERTH_CLUSTER__SEEDS", "a:1, b:2, c:3"),
                 ("BERTH_CLUSTER__EXPECT", "2"),
                 ("BERTH_CLUSTER__SHARDS", "8"),
@@ -320,6 +332,7 @@ mod tests {
         );
         let config = config.unwrap();
         assert_eq!((config.listen.as_str(), config.address()), ("0.0.0.0:7400", "b:2"));
+        assert_eq!(config.zone.as_deref(), Some("eu-central-1a"));
         let bootstrap = config.bootstrap();
         assert_eq!(bootstrap.seeds, ["a:1", "b:2", "c:3"]);
         assert_eq!(bootstrap.settings, Settings { shards: 8, replicas: 3, expect: 2 });
@@ -350,6 +363,8 @@ mod tests {
             ("listen = \"0.0.0.0:7400\"", ["advertise", "no value", "addresses that others reach"]),
             ("advertise = \"a\"", ["advertise", "\"a\"", "addresses"]),
             ("admin_listen = \"a:65536\"", ["admin_listen", "\"a:65536\"", "addresses"]),
+            ("zone = \"\"", ["zone", "\"\"", "1 to 63 visible"]),
+            ("zone = \"a b\"", ["zone", "\"a b\"", "without blanks"]),
             ("data_dir = 5", ["data_dir", "5", "path"]),
             ("cluster.shards = 0", ["cluster.shards", "0", "1 to 16384"]),
             ("cluster.shards = 70000", ["cluster.shards", "70000", "0 to 65535"]),

@@ -14,6 +14,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app;
+use crate::cluster::membership::Chitchat;
 use crate::config::Config;
 use crate::disk::DirectoryDisk;
 use crate::entity::Registry;
@@ -83,7 +84,7 @@ async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     // Listened for before the start, so that a signal during it is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
-    let node = app::start(config, registry, disk, seams, telemetry.tracing()).await?;
+    let node = app::start(config, registry, disk, Arc::new(Chitchat), seams, telemetry.tracing()).await?;
     tokio::select! {
         biased;
         _ = terminate.recv() => {}

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use berth_shared::ids::{ClusterId, NodeId};
-use berth_shared::report::{HashMark, Member, NodeReport, NodeState, ReplicaReport};
+use berth_shared::report::{HashMark, Member, NodeReport, NodeState, ReplicaReport, Sighting};
 
 use crate::transport::hosting::{Hosted, Hosting};
 
@@ -23,6 +23,7 @@ pub struct About {
     pub state: NodeState,
     pub plan_epoch: u64,
     pub members: Vec<Member>,
+    pub sightings: Vec<Sighting>,
 }
 
 /// Makes the node's reports.
@@ -38,13 +39,13 @@ impl Reporter {
     }
 
     pub fn report(&self) -> NodeReport {
-        let About { node, cluster, address, state, plan_epoch, members } = (self.about)();
+        let About { node, cluster, address, state, plan_epoch, members, sightings } = (self.about)();
         let mut hosted = self.hosting.all();
         hosted.extend(self.hosting.system());
         let marks_max = MARKS_MAX / hosted.len().max(1);
         let replicas = hosted.iter().map(|hosted| replica(hosted, marks_max)).collect();
         let software = SOFTWARE.to_owned();
-        NodeReport { node, cluster, address, state, software, plan_epoch, members, replicas }
+        NodeReport { node, cluster, address, state, software, plan_epoch, members, sightings, replicas }
     }
 }
 

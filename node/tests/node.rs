@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_node::app;
+use berth_node::cluster::membership::Chitchat;
 use berth_node::disk::{DirectoryDisk, SimulatedDisk};
 use berth_node::entity::Registry;
 use berth_shared::config::ByteSize;
@@ -176,7 +177,8 @@ async fn a_store_without_its_journal_or_data_without_its_identity_is_not_started
         std::fs::copy(&file, folder.path().join("aside")).unwrap();
         #[expect(clippy::disallowed_methods, reason = "somebody loses a file")]
         std::fs::remove_file(&file).unwrap();
-        let started = app::start(config(), Registry::built_in(), open(), seams.clone(), Tracing::OFF).await;
+        let started =
+            app::start(config(), Registry::built_in(), open(), Arc::new(Chitchat), seams.clone(), Tracing::OFF).await;
         let refused = match started {
             Ok(node) => {
                 node.ended().await;

@@ -2,7 +2,7 @@
 //! here, the same on gateways and nodes. Pure: who gathers the reports, and how long it waits, is not known here.
 //!
 //! Reports are taken at slightly different moments and may contradict each other. The highest term wins; an owner is only
-//! who says itself that it owns; and whoever did not answer is shown as such.
+//! who says itself that it owns; and whoever did not answer is shown as such, with what the others know of it by gossip.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::ids::{ClusterId, LogIndex, NodeId, ShardId, Term};
 use crate::key::EntityKey;
-use crate::report::{Member, NodeReport, NodeState, ReplicaReport};
+use crate::report::{Load, Member, NodeReport, NodeState, ReplicaReport, Sighting};
 
 /// What was gathered: the material of all views.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,12 +41,19 @@ pub struct MemberView {
     #[serde(serialize_with = "option_as_text")]
     pub id: Option<NodeId>,
     pub address: String,
-    /// The rest is as the member says itself, and so not known of one that does not answer.
+    /// As the member says itself; of one that does not answer, as it last said by gossip.
     pub state: Option<NodeState>,
     pub zone: Option<String>,
     pub version: Option<String>,
+    /// Not known of one that does not answer.
     pub plan_epoch: Option<u64>,
     pub answered: bool,
+    /// By gossip, and so some seconds old.
+    pub load: Option<Load>,
+    /// How many shards it owns, by gossip.
+    pub shards_led: Option<u32>,
+    /// Since when most of the others have heard nothing of it by gossip, as RFC 3339; whoever noticed first counts.
+    pub suspected_since: Option<String>,
 }
 
 /// `/v1/cluster/shards`
@@ -145,6 +152,13 @@ impl Gathered {
         let mut members: BTreeMap<NodeId, MemberView> =
             known.iter().map(|member| (member.node, MemberView::silent(Some(member.node), &member.address))).collect();
         members.extend(self.reports.iter().map(|report| (report.node, MemberView::answered(report))));
+        for (node, sightings) in self.sightings() {
+            let silent = |newest: &Sighting| MemberView::silent(Some(node), &newest.address);
+            let Some(newest) = sightings.iter().map(|(_, seen)| *seen).max_by_key(|seen| seen.edition) else {
+                continue;
+            };
+            members.entry(node).or_insert_with(|| silent(newest)).complete(newest, suspected_since(node, &sightings));
+        }
         let named: BTreeSet<&str> = members.values().map(|member| member.address.as_str()).collect();
         let silent: BTreeSet<&str> = self.silent.iter().map(String::as_str).collect();
         let unnamed: Vec<_> = silent.difference(&named).map(|address| MemberView::silent(None, address)).collect();
@@ -215,6 +229,15 @@ impl Gathered {
         shards
     }
 
+    /// What is known of each node by gossip, and by whom.
+    fn sightings(&self) -> BTreeMap<NodeId, Vec<(NodeId, &Sighting)>> {
+        let mut of: BTreeMap<NodeId, Vec<(NodeId, &Sighting)>> = BTreeMap::new();
+        for report in &self.reports {
+            report.sightings.iter().for_each(|seen| of.entry(seen.node).or_default().push((report.node, seen)));
+        }
+        of
+    }
+
     fn address(&self, node: NodeId) -> Option<String> {
         let own = self.reports.iter().find(|report| report.node == node).map(|report| &report.address);
         let told = || {
@@ -231,17 +254,48 @@ impl MemberView {
             id: Some(report.node),
             address: report.address.clone(),
             state: Some(report.state),
-            zone: None,
-            version: Some(report.software.clone()),
             plan_epoch: Some(report.plan_epoch),
+            version: Some(report.software.clone()),
             answered: true,
+            ..Self::silent(Some(report.node), &report.address)
         }
     }
 
     fn silent(id: Option<NodeId>, address: &str) -> Self {
-        let address = address.to_owned();
-        Self { id, address, state: None, zone: None, version: None, plan_epoch: None, answered: false }
+        Self {
+            id,
+            address: address.to_owned(),
+            state: None,
+            zone: None,
+            version: None,
+            plan_epoch: None,
+            answered: false,
+            load: None,
+            shards_led: None,
+            suspected_since: None,
+        }
     }
+
+    /// Adds what is known by gossip. What the member has said itself stays.
+    fn complete(&mut self, newest: &Sighting, suspected_since: Option<String>) {
+        self.state.get_or_insert(newest.state);
+        self.version.get_or_insert_with(|| newest.software.clone());
+        self.zone.clone_from(&newest.zone);
+        self.load = Some(newest.load);
+        self.shards_led = Some(newest.led);
+        self.suspected_since = suspected_since;
+    }
+}
+
+/// Since when a node is suspected, if more than half of the others that know it suspect it: one that is cut off itself
+/// suspects everybody.
+fn suspected_since(node: NodeId, sightings: &[(NodeId, &Sighting)]) -> Option<String> {
+    let others = sightings.iter().filter(|(by, _)| *by != node);
+    let suspecting: Vec<u64> = others.clone().filter_map(|(_, seen)| seen.suspected_micros).collect();
+    let first = suspecting.iter().min().filter(|_| 2 * suspecting.len() > others.count())?;
+    // A clock that is far off may show what cannot be printed.
+    let time = jiff::Timestamp::from_microsecond(i64::try_from(*first).ok()?).ok()?;
+    Some(format!("{time:.3}"))
 }
 
 fn place(replicas: &BTreeMap<ShardId, Replicas<'_>>, shard: ShardId) -> ShardView {
@@ -321,7 +375,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::report::HashMark;
+    use crate::report::{Edition, HashMark};
 
     const SHARDS: u16 = 2;
 
@@ -353,8 +407,72 @@ mod tests {
             software: "berth-node/0.1.0".to_owned(),
             plan_epoch: node,
             members: vec![member(1), member(2), member(3)],
+            sightings: vec![],
             replicas,
         }
+    }
+
+    fn sighting(node: u64, revision: u64, state: NodeState, suspected_micros: Option<u64>) -> Sighting {
+        Sighting {
+            node: NodeId(node),
+            address: format!("n{node}:1"),
+            edition: Edition { generation: 1, revision },
+            zone: Some("a".to_owned()),
+            state,
+            software: "berth-node/0.0.9".to_owned(),
+            load: Load { cpu_percent: 15, resident_bytes: 1000, requests_per_second: revision },
+            led: 21,
+            suspected_micros,
+        }
+    }
+
+    /// Reports of nodes that know these by gossip, from node 1 on.
+    fn gossiping(sightings: Vec<Vec<Sighting>>) -> Value {
+        let reports = (1..).zip(sightings).map(|(node, sightings)| NodeReport { sightings, ..report(node, vec![]) });
+        json_of(&gathered(reports.collect()).cluster())["members"].take()
+    }
+
+    #[test]
+    fn gossip_tells_of_members_that_do_not_answer_and_of_those_that_no_plan_knows() {
+        const SINCE: u64 = 1_767_225_600_250_000;
+        let (ready, joining) = (NodeState::Ready, NodeState::Joining);
+        let members = gossiping(vec![
+            vec![
+                sighting(1, 9, ready, None),
+                sighting(3, 5, ready, Some(SINCE + 7_000)),
+                sighting(4, 1, joining, None),
+            ],
+            vec![sighting(3, 6, NodeState::Leaving, Some(SINCE))],
+        ]);
+        assert_eq!(
+            members[2],
+            json!({
+                "id": "0000000000000003", "address": "n3:1", "state": "leaving", "zone": "a",
+                "version": "berth-node/0.0.9", "planEpoch": null, "answered": false,
+                "load": {"cpuPercent": 15, "residentBytes": 1000, "requestsPerSecond": 6}, "shardsLed": 21,
+                "suspectedSince": "2026-01-01T00:00:00.250Z",
+            })
+        );
+        assert_eq!((&members[0]["state"], &members[0]["version"]), (&json!("ready"), &json!("berth-node/0.1.0")));
+        assert_eq!((&members[0]["zone"], &members[0]["load"]["requestsPerSecond"]), (&json!("a"), &json!(9)));
+        assert_eq!((&members[3]["state"], &members[3]["answered"]), (&json!("joining"), &json!(false)));
+    }
+
+    #[test]
+    fn a_node_that_is_cut_off_makes_nobody_suspected_who_is_heard_by_the_others() {
+        let ready = NodeState::Ready;
+        let cut_off = |node| sighting(node, 1, ready, Some(5));
+        let heard = |node| sighting(node, 1, ready, None);
+        let members = gossiping(vec![
+            vec![heard(1), cut_off(2), cut_off(3)],
+            vec![cut_off(1), heard(2), heard(3)],
+            vec![cut_off(1), heard(2), heard(3)],
+        ]);
+        let suspected: Vec<bool> =
+            members.as_array().unwrap().iter().map(|member| !member["suspectedSince"].is_null()).collect();
+        assert_eq!(suspected, [true, false, false]);
+        let alone = gossiping(vec![vec![heard(1), cut_off(2)]]);
+        assert!(!alone[1]["suspectedSince"].is_null(), "there is nobody who says otherwise");
     }
 
     fn gathered(reports: Vec<NodeReport>) -> Gathered {
@@ -373,7 +491,7 @@ mod tests {
         };
         let silent = json!({
             "id": "0000000000000003", "address": "n3:1", "state": null, "zone": null, "version": null, "planEpoch": null,
-            "answered": false,
+            "answered": false, "load": null, "shardsLed": null, "suspectedSince": null,
         });
         let view = json_of(&gathered.cluster());
         assert_eq!((&view["cluster"], &view["planEpoch"]), (&json!("00000000000000000000000000000007"), &json!(2)));
@@ -381,7 +499,7 @@ mod tests {
             view["members"][0],
             json!({
                 "id": "0000000000000001", "address": "n1:1", "state": "ready", "zone": null, "version": "berth-node/0.1.0",
-                "planEpoch": 1, "answered": true,
+                "planEpoch": 1, "answered": true, "load": null, "shardsLed": null, "suspectedSince": null,
             })
         );
         assert_eq!(view["members"][2], silent);

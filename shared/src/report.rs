@@ -17,9 +17,49 @@ pub struct NodeReport {
     pub software: String,
     /// Epoch of the newest plan that the node has applied; 0 before the first.
     pub plan_epoch: u64,
-    /// The nodes that the plan knows.
+    /// The nodes that it knows of, by the plan or by gossip.
     pub members: Vec<Member>,
+    /// What it knows of them by gossip, itself included.
+    pub sightings: Vec<Sighting>,
     pub replicas: Vec<ReplicaReport>,
+}
+
+/// A node as another one knows it by gossip.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    pub node: NodeId,
+    /// Peer address, `host:port`.
+    pub address: String,
+    /// Of two sightings of one node the one with the higher edition is the newer.
+    pub edition: Edition,
+    pub zone: Option<String>,
+    pub state: NodeState,
+    /// Name and version of the program.
+    pub software: String,
+    pub load: Load,
+    /// How many shards it owns, by its own word.
+    pub led: u32,
+    /// Since when nothing was heard of it, in microseconds since 1970 on the wall clock of who reports this.
+    pub suspected_micros: Option<u64>,
+}
+
+/// Which of the things that a node says of itself are the newest: those of its last start, and of these the last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Edition {
+    /// Milliseconds since 1970 on the node's wall clock, at its start.
+    pub generation: u64,
+    pub revision: u64,
+}
+
+/// How much a node has to do, to two digits, so that it is news only when it changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Load {
+    /// Of its process, in hundredths of one processor.
+    pub cpu_percent: u32,
+    /// Entities in memory, estimated.
+    pub resident_bytes: u64,
+    pub requests_per_second: u64,
 }
 
 /// A node of the cluster and where it is reached.

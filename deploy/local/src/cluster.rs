@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use berth_node::app;
+use berth_node::cluster::membership::Chitchat;
 use berth_node::disk::{DirectoryDisk, Disk};
 use berth_node::entity::Registry;
 use berth_shared::cause::in_one_line;
@@ -134,7 +135,7 @@ async fn start_node(
     };
     config.cluster.seeds = (0..arguments.nodes).map(name).collect();
     config.shard.resident_bytes_max = arguments.resident_cap;
-    let started = app::start(config, Registry::built_in(), disk, seams.clone(), tracing).await;
+    let started = app::start(config, Registry::built_in(), disk, Arc::new(Chitchat), seams.clone(), tracing).await;
     started.with_context(|| format!("node {}", number + 1))
 }
 

@@ -307,6 +307,7 @@ impl Script {
             software: "twin".to_owned(),
             plan_epoch: 1,
             members: self.members.lock().clone(),
+            sightings: vec![],
             replicas: vec![replica],
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use berth_node::app;
+use berth_node::cluster::membership::Simulated;
 use berth_node::disk::SimulatedDisk;
 use berth_node::entity::Registry;
 use berth_shared::config::{ByteSize, HumanDuration};
@@ -52,8 +53,14 @@ fn node_config(number: usize) -> berth_node::config::Config {
 }
 
 /// Starts a node on `disk`.
-pub async fn start_node(number: usize, disk: SimulatedDisk, seams: Seams) -> Result<app::Handle, app::Error> {
-    app::start(node_config(number), Registry::built_in(), Arc::new(disk), seams, Tracing::OFF).await
+pub async fn start_node(
+    number: usize,
+    disk: SimulatedDisk,
+    gossip: Simulated,
+    seams: Seams,
+) -> Result<app::Handle, app::Error> {
+    let (config, kinds) = (node_config(number), Registry::built_in());
+    app::start(config, kinds, Arc::new(disk), Arc::new(gossip), seams, Tracing::OFF).await
 }
 
 /// Starts a gateway, which knows all nodes from the start.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_node::app;
+use berth_node::cluster::membership::Simulated;
 use berth_node::disk::{Faults, SimulatedDisk};
 use berth_shared::report::NodeReport;
 use berth_shared::seam::simulation;
@@ -98,6 +99,8 @@ struct Run<'a> {
     disks: Slots<SimulatedDisk>,
     nodes: Slots<Option<Rc<app::Handle>>>,
     gateways: Slots<Option<berth_gateway::Handle>>,
+    /// What the nodes gossip with.
+    gossip: Simulated,
     cuts: Vec<Cut>,
     /// Draws of disks that lose power.
     power_cuts: u64,
@@ -132,6 +135,7 @@ impl<'a> Run<'a> {
             disks: Rc::new(RefCell::new((0..NODES).map(|_| flawed(SimulatedDisk::new(), plan.flaw)).collect())),
             nodes: Rc::new(RefCell::new((0..NODES).map(|_| None).collect())),
             gateways: Rc::new(RefCell::new((0..plan.gateways).map(|_| None).collect())),
+            gossip: Simulated::default(),
             cuts: Vec::new(),
             power_cuts: 0,
             failing: Rc::default(),
@@ -157,15 +161,15 @@ impl<'a> Run<'a> {
         host.set_wall_offset(machine.wall_offset_micros);
         host.set_disk_pause_max(machine.disk_pause_max);
         let (world, disks, nodes) = (self.world.clone(), self.disks.clone(), self.nodes.clone());
-        let failing = self.failing.clone();
+        let (failing, gossip) = (self.failing.clone(), self.gossip.clone());
         self.sim.host(name.clone(), move || {
-            let (world, name, host) = (world.clone(), name.clone(), host.clone());
+            let (world, name, host, gossip) = (world.clone(), name.clone(), host.clone(), gossip.clone());
             let (disk, nodes, failing) = (disks.borrow()[number].clone(), nodes.clone(), failing.clone());
             async move {
                 world.run_here(&name);
                 let process = async {
                     host.seams().spawner.sleep(machine.starts_at.saturating_sub(host.elapsed())).await;
-                    let error = match cluster::start_node(number, disk.clone(), host.seams()).await {
+                    let error = match cluster::start_node(number, disk.clone(), gossip.clone(), host.seams()).await {
                         Ok(node) => {
                             let node = Rc::new(node);
                             nodes.borrow_mut()[number] = Some(node.clone());

@@ -1,5 +1,6 @@
 //! Wires the rooms of a node together, and takes them apart again in order. The only place where they meet.
 
+mod announce;
 mod compaction;
 mod gather;
 mod observe;
@@ -21,6 +22,7 @@ use berth_shared::telemetry::{self, Tracing};
 use crate::admin::{self, Admin};
 use crate::cluster::bootstrap;
 use crate::cluster::identity::{self, Identity};
+use crate::cluster::membership;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::entity::{Registry, registry};
@@ -67,12 +69,13 @@ pub struct Handle {
     disk: Arc<dyn Disk>,
 }
 
-/// Starts a node on `disk` that runs the kinds of `registry`. Returns once its ports are taken; [`Handle::is_ready`] says when
+/// Starts a node on `disk` that runs the kinds of `registry` and follows members by `membership`. Returns once its ports are taken; [`Handle::is_ready`] says when
 /// its replicas serve, and [`Handle::ended`] that something keeps it from going on.
 pub async fn start(
     config: Config,
     registry: Registry,
     disk: Arc<dyn Disk>,
+    membership: Arc<dyn membership::Engine>,
     seams: Seams,
     tracing: Tracing,
 ) -> Result<Handle, Error> {
@@ -90,12 +93,14 @@ pub async fn start(
         config,
         registry: Arc::new(registry),
         disk: disk.clone(),
+        membership,
         seams: seams.clone(),
         tracing,
         identity,
         metrics: metrics.clone(),
         stage: stage_sender,
         shutdown: shutdown.clone(),
+        closing: CancellationToken::new(),
     };
     let task = seams.spawner.spawn(running.run(listener));
     Ok(Handle { node, address, admin_address, metrics, stage, shutdown, task, disk })
@@ -139,7 +144,7 @@ impl Handle {
         while stage.changed().await.is_ok() {}
     }
 
-    /// Lets running requests answer, stops the groups, and closes journal and store. An error is why the node had ended
+    /// Tells the others, lets running requests answer, stops the groups, and closes journal and store. An error is why the node had ended
     /// before.
     pub async fn shutdown(self) -> Result<(), Error> {
         self.shutdown.cancel();

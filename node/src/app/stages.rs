@@ -11,14 +11,16 @@ use tokio_util::sync::CancellationToken;
 
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
 use berth_shared::peer;
-use berth_shared::report::{Member, NodeState};
+use berth_shared::report::{Load, Member, NodeState};
 use berth_shared::seam::Seams;
 use berth_shared::seam::network::Listener;
 use berth_shared::telemetry::Tracing;
 
+use super::announce::{self, Announcer};
 use super::{Error, compaction, observe};
 use crate::cluster::bootstrap::{self, Answerer, InitRecord, Joined};
 use crate::cluster::identity::{Identity, Role};
+use crate::cluster::membership::{self, Facts, Gossip, Here};
 use crate::cluster::plan::Plan;
 use crate::cluster::system::{self, SYSTEM_SHARD};
 use crate::config::{Config, SOFTWARE};
@@ -50,6 +52,8 @@ pub(crate) enum Stage {
     Joined(Arc<Place>),
     /// It hosts the shards that the plan gives it.
     Hosting(Arc<Place>),
+    /// It is told to stop.
+    Leaving(Arc<Place>),
 }
 
 /// A node's parts once it has a cluster.
@@ -62,16 +66,28 @@ pub(crate) struct Place {
     pub(crate) owners: Arc<Owners>,
     pub(crate) hosting: Arc<Hosting>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) gossip: Arc<dyn Gossip>,
     plan_epoch: Arc<AtomicU64>,
     store: Store,
     groups: Groups,
     residency: Arc<Residency>,
 }
 
+impl Place {
+    /// Estimated bytes of entities in memory.
+    pub(super) fn resident_bytes(&self) -> usize {
+        self.residency.bytes()
+    }
+}
+
 impl Stage {
     /// Ready is a node whose replicas all serve, that of the system shard as well.
     pub(crate) fn state(&self) -> NodeState {
-        let Self::Hosting(place) = self else { return NodeState::Joining };
+        let place = match self {
+            Self::Alone | Self::Joined(_) => return NodeState::Joining,
+            Self::Hosting(place) => place,
+            Self::Leaving(_) => return NodeState::Leaving,
+        };
         let serves = |hosted: &Arc<Hosted>| hosted.group.is_serving();
         if place.hosting.all().iter().chain(&place.hosting.system()).all(serves) {
             NodeState::Ready
@@ -83,7 +99,7 @@ impl Stage {
     pub(crate) fn place(&self) -> Option<&Arc<Place>> {
         match self {
             Self::Alone => None,
-            Self::Joined(place) | Self::Hosting(place) => Some(place),
+            Self::Joined(place) | Self::Hosting(place) | Self::Leaving(place) => Some(place),
         }
     }
 }
@@ -93,6 +109,7 @@ pub(super) struct Node {
     pub(super) config: Config,
     pub(super) registry: Arc<Registry>,
     pub(super) disk: Arc<dyn Disk>,
+    pub(super) membership: Arc<dyn membership::Engine>,
     pub(super) seams: Seams,
     pub(super) tracing: Tracing,
     pub(super) identity: Identity,
@@ -100,6 +117,8 @@ pub(super) struct Node {
     /// Dropped when the node has ended, in whatever way.
     pub(super) stage: watch::Sender<Stage>,
     pub(super) shutdown: CancellationToken,
+    /// Cancelled after `shutdown`, when the others have heard of it: the node answers until then.
+    pub(super) closing: CancellationToken,
 }
 
 /// What has been started and must be stopped.
@@ -115,6 +134,12 @@ impl Node {
         let mut running = Running::default();
         let lived = self.live(listener, &mut running).await;
         self.shutdown.cancel();
+        if let Some(place) = &running.place {
+            self.stage.send_replace(Stage::Leaving(place.clone()));
+            let load = Load::default();
+            place.gossip.leave(announce::facts(place, self.config.zone.clone(), NodeState::Leaving, load)).await;
+        }
+        self.closing.cancel();
         running.stop().await;
         lived
     }
@@ -129,6 +154,7 @@ impl Node {
         running.server = Some(self.serve(listener, &place, answerer));
         self.seams.spawner.spawn(place.owners.clone().repeat(self.seams.clone(), self.shutdown.clone()));
         self.stage.send_replace(Stage::Joined(place.clone()));
+        self.announce(&place);
         tracing::info!(node = %place.identity.node, cluster = %place.cluster, ?role, "the node has its cluster");
         if let (Role::Member, Some(record)) = (role, place.identity.record()) {
             let Some(plan) = self.find_plan(&place, record).await? else { return Ok(()) };
@@ -157,7 +183,8 @@ impl Node {
             peers.learn(member.node, &member.address);
         }
         let plan_epoch = Arc::new(AtomicU64::new(0));
-        let reporter = self.reporter(cluster, &owners, &hosting, &plan_epoch);
+        let gossip = self.gossip(&identity, cluster, &peers);
+        let reporter = self.reporter(cluster, &owners, &hosting, &plan_epoch, &gossip);
         Ok(Arc::new(Place {
             identity,
             cluster,
@@ -166,6 +193,7 @@ impl Node {
             owners,
             hosting,
             reporter,
+            gossip,
             plan_epoch,
             store,
             groups,
@@ -179,9 +207,11 @@ impl Node {
         owners: &Arc<Owners>,
         hosting: &Arc<Hosting>,
         plan_epoch: &Arc<AtomicU64>,
+        gossip: &Arc<dyn Gossip>,
     ) -> Arc<Reporter> {
         let (node, address) = (self.identity.node, self.config.address().to_owned());
         let (owners, plan_epoch, stage) = (owners.clone(), plan_epoch.clone(), self.stage.subscribe());
+        let (gossip, clock) = (gossip.members(), self.seams.clock.clone());
         let about = move || About {
             node,
             cluster,
@@ -189,8 +219,44 @@ impl Node {
             state: stage.borrow().state(),
             plan_epoch: plan_epoch.load(Ordering::Relaxed),
             members: owners.members(),
+            sightings: gossip.borrow().sightings(&*clock),
         };
         Arc::new(Reporter::new(about, hosting.clone()))
+    }
+
+    /// Begins to gossip, with whoever is at a seed or was there when the cluster began.
+    fn gossip(&self, identity: &Identity, cluster: ClusterId, peers: &Peers) -> Arc<dyn Gossip> {
+        let founders = identity.record().into_iter().flat_map(|record| &record.members);
+        let mut seeds = self.config.bootstrap().seeds;
+        seeds.extend(founders.map(|member| member.address.clone()));
+        seeds.sort();
+        seeds.dedup();
+        let (node, address) = (identity.node, identity.address.clone());
+        let here =
+            Here { node, cluster, address: address.clone(), seeds, peers: peers.clone(), seams: self.seams.clone() };
+        let facts = Facts {
+            address,
+            zone: self.config.zone.clone(),
+            state: NodeState::Joining,
+            version: SOFTWARE.to_owned(),
+            load: Load::default(),
+            led: Vec::new(),
+        };
+        self.membership.join(here, facts)
+    }
+
+    /// Keeps what gossip says of this node true, and hears what it says of others.
+    fn announce(&self, place: &Arc<Place>) {
+        let announcer = Announcer {
+            place: place.clone(),
+            zone: self.config.zone.clone(),
+            metrics: self.metrics.clone(),
+            stage: self.stage.subscribe(),
+            seams: self.seams.clone(),
+        };
+        let (spawner, shutdown) = (self.seams.spawner, &self.shutdown);
+        spawner.spawn(shutdown.clone().run_until_cancelled_owned(announcer.run()));
+        spawner.spawn(shutdown.clone().run_until_cancelled_owned(announce::follow(place.clone())));
     }
 
     /// What this node says of itself to its peers.
@@ -218,10 +284,11 @@ impl Node {
             groups: place.groups.clone(),
             answerer,
             reporter: place.reporter.clone(),
+            gossip: place.gossip.clone(),
         };
         let (config, speaker) = (peer::server::Config::default(), self.speaker(place.cluster));
-        let (seams, shutdown) = (self.seams.clone(), self.shutdown.clone());
-        self.seams.spawner.spawn(peer::serve(seams, config, listener, speaker, Arc::new(service), shutdown))
+        let (seams, closing) = (self.seams.clone(), self.closing.clone());
+        self.seams.spawner.spawn(peer::serve(seams, config, listener, speaker, Arc::new(service), closing))
     }
 
     /// Takes part in the system shard and waits for a plan in it; nothing when told to stop before.
@@ -300,7 +367,7 @@ async fn pass_on(mut plan: watch::Receiver<Option<Arc<Plan>>>, place: Arc<Place>
         let newest = plan.borrow_and_update().clone();
         if let Some(plan) = &newest {
             place.plan_epoch.store(plan.epoch, Ordering::Relaxed);
-            place.owners.set_members(plan.members());
+            place.owners.set_planned(plan.members());
             plan.members().iter().for_each(|member| place.peers.learn(member.node, &member.address));
         }
         if plan.changed().await.is_err() {
@@ -318,6 +385,7 @@ impl Running {
             tracing::error!(%error, "the peer server failed");
         }
         let Some(place) = self.place else { return };
+        place.gossip.stop().await;
         let hosted = place.hosting.clear();
         let groups: Vec<(ShardId, Arc<dyn Group>)> =
             hosted.iter().map(|hosted| (hosted.shard.id(), hosted.group.clone())).collect();

@@ -37,7 +37,11 @@ struct State {
     owned: Vec<ShardOwner>,
     /// The groups this node has a replica of.
     groups: BTreeMap<ShardId, Arc<dyn Group>>,
-    /// Where each node of the cluster is reached.
+    /// Where the nodes of the plan are reached.
+    planned: BTreeMap<NodeId, String>,
+    /// The same of those that gossip knows.
+    heard: BTreeMap<NodeId, String>,
+    /// Both together, and this node.
     addresses: BTreeMap<NodeId, String>,
     /// Bounded by the connections that the server takes.
     listeners: Vec<PushSender>,
@@ -64,21 +68,27 @@ impl Owners {
         });
     }
 
-    /// Takes in where a node of the cluster is reached, so that it can be named as an owner, and tells gateways of it.
-    pub fn learn_member(&self, node: NodeId, address: String) {
-        let mut state = self.state.lock();
-        if state.addresses.get(&node) != Some(&address) {
-            state.addresses.insert(node, address);
-            let push = encode_members(&state);
-            state.tell(push);
-        }
+    /// Replaces the nodes of the plan, and tells gateways if that is news. They count beside those of [`Self::set_heard`].
+    pub fn set_planned(&self, members: &[Member]) {
+        self.change(|state| state.planned = addresses(members));
     }
 
-    /// Replaces the nodes of the cluster by `members` and this node, and tells gateways if that is news.
-    pub fn set_members(&self, members: &[Member]) {
-        let mut addresses: BTreeMap<NodeId, String> = members.iter().map(|m| (m.node, m.address.clone())).collect();
-        addresses.insert(self.node, self.address.clone());
+    /// The same of the nodes that gossip knows: so that those are known too that no plan names, for now or any more.
+    pub fn set_heard(&self, members: &[Member]) {
+        self.change(|state| state.heard = addresses(members));
+    }
+
+    /// Whether the plan names `node`.
+    pub fn is_planned(&self, node: NodeId) -> bool {
+        self.state.lock().planned.contains_key(&node)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
+        change(&mut state);
+        let mut addresses = state.heard.clone();
+        addresses.extend(state.planned.clone());
+        addresses.insert(self.node, self.address.clone());
         if state.addresses != addresses {
             state.addresses = addresses;
             let push = encode_members(&state);
@@ -114,6 +124,13 @@ impl Owners {
             state.tell(members);
             state.tell(owned);
         }
+    }
+
+    /// The shards this node owns now, each with its term; ascending.
+    pub fn led(&self) -> Vec<(ShardId, Term)> {
+        let mut led: Vec<_> = self.state.lock().owned.iter().map(|owner| (owner.shard, owner.term)).collect();
+        led.sort_unstable();
+        led
     }
 
     /// The shards this node owns now.
@@ -182,6 +199,10 @@ impl State {
             listener.send(push.clone());
         }
     }
+}
+
+fn addresses(members: &[Member]) -> BTreeMap<NodeId, String> {
+    members.iter().map(|member| (member.node, member.address.clone())).collect()
 }
 
 fn encode_members(state: &State) -> Option<Bytes> {

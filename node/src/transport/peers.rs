@@ -72,6 +72,22 @@ impl Peers {
         }
     }
 
+    /// Ends the connections to `node`. Only for who has no part in any group of this node.
+    pub fn forget(&self, node: NodeId) {
+        self.shared.peers.write().remove(&node);
+    }
+
+    /// The control connection to a known node at `address`.
+    pub fn control_at(&self, address: &str) -> Option<Client> {
+        let peers = self.shared.peers.read();
+        peers.values().find(|peer| peer.address == address).map(|peer| peer.control.clone())
+    }
+
+    /// A control connection to whoever is at `address`, for as long as its holder keeps it.
+    pub fn connect(&self, address: &str) -> Client {
+        self.shared.client(address, Class::Control)
+    }
+
     pub fn knows(&self, node: NodeId) -> bool {
         self.shared.peers.read().contains_key(&node)
     }

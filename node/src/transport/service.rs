@@ -16,6 +16,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::{Instrument, Span};
 
 use crate::cluster::bootstrap::Answerer;
+use crate::cluster::membership::Gossip;
 use crate::entity::Registry;
 use crate::entity::erased::CommandError;
 use crate::journal::Journal;
@@ -50,6 +51,7 @@ pub struct Service {
     pub groups: Groups,
     /// Answers nodes that have not found the cluster yet.
     pub answerer: Answerer,
+    pub gossip: Arc<dyn Gossip>,
 }
 
 impl Handler for Service {
@@ -102,6 +104,10 @@ impl Service {
                 Ok(payload) => reply.send(payload),
                 Err(error) => tracing::error!(%error, "this node's report cannot be encoded"),
             },
+            Ok(NodeRequest::Gossip { from, message }) => {
+                self.gossip.receive(from, payload.slice_ref(message));
+                reply.send(Bytes::new());
+            }
             // Unanswered: there is no answer that every request has.
             Err(error) => tracing::warn!(node = ?peer.node, %error, "a node sent a request that does not decode"),
         }

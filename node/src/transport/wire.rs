@@ -18,6 +18,8 @@ pub enum NodeRequest<'a> {
     Bootstrap(Ask),
     /// Answered with [`berth_shared::report::NodeReport`].
     Report,
+    /// A message of the gossip library, of the node with the peer address `from`. Answered with nothing.
+    Gossip { from: &'a str, message: &'a [u8] },
 }
 
 /// Encodes a [`NodeRequest::Raft`] around a message that is not encoded yet, so that entries are copied once and not twice.

@@ -34,16 +34,19 @@ async fn a_node_names_itself_only_while_it_owns_and_another_by_the_address_it_kn
     assert_eq!(named(), None, "it leads, and has not applied its own blank entry");
     stage.group.say_status(status(Some(THEM)));
     assert_eq!(named(), None, "nobody has said where that node is");
-    owners.learn_member(THEM, "them:1".to_owned());
+    let member = |node, address: &str| Member { node, address: address.to_owned() };
+    owners.set_heard(&[member(THEM, "them:1")]);
     assert_eq!(named(), Some((THEM, "them:1".to_owned(), TERM)));
     assert_eq!(owners.known().len(), 1);
     stage.group.say_status(status(None));
     assert_eq!(named(), None);
     assert_eq!((owners.known(), owners.owner(ShardId(3))), (vec![], None));
 
-    owners.set_members(&[Member { node: NodeId(3), address: "third:1".to_owned() }]);
-    let members: Vec<_> = owners.members().into_iter().map(|member| member.node).collect();
-    assert_eq!(members, [US, NodeId(3)], "this node is always one");
+    owners.set_planned(&[member(NodeId(3), "third:1")]);
+    let members = || owners.members().into_iter().map(|member| member.node).collect::<Vec<_>>();
+    assert_eq!(members(), [US, THEM, NodeId(3)], "those of the plan, and those that gossip knows");
+    owners.set_heard(&[]);
+    assert_eq!(members(), [US, NodeId(3)], "this node is always one");
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,6 +59,7 @@ async fn a_replica_is_reported_as_it_is_and_not_after_it_is_gone() {
         state: NodeState::Ready,
         plan_epoch: 3,
         members: vec![],
+        sightings: vec![],
     };
     let hosting = Hosting::new(1);
     let reporter = Reporter::new(about, hosting.clone());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_node::app;
+use berth_node::cluster::membership::Chitchat;
 use berth_node::config::Config;
 use berth_node::disk::Disk;
 use berth_node::entity::Registry;
@@ -30,7 +31,7 @@ pub async fn start(config: Config, disk: Arc<dyn Disk>, seams: &Seams) -> app::H
 
 /// The same with any kinds.
 pub async fn start_with(kinds: Registry, config: Config, disk: Arc<dyn Disk>, seams: &Seams) -> app::Handle {
-    let node = app::start(config, kinds, disk, seams.clone(), Tracing::OFF).await.unwrap();
+    let node = app::start(config, kinds, disk, Arc::new(Chitchat), seams.clone(), Tracing::OFF).await.unwrap();
     while !node.is_ready() {
         seams.spawner.sleep(Duration::from_millis(10)).await;
     }

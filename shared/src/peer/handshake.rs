@@ -268,13 +268,13 @@ mod tests {
         assert_eq!(refusal(server(&mut b, &identity(None, None), 100).await), (RefusalCode::Version, false));
         let mut answer = Vec::new();
         a.read_to_end(&mut answer).await.unwrap();
-        assert_eq!(answer[..7], *b"BRTH\x02\x00\x01");
-        assert_eq!(&answer[9..], b"this side speaks protocol version 2, and the peer 9");
+        assert_eq!(answer[..7], *b"BRTH\x03\x00\x01");
+        assert_eq!(&answer[9..], b"this side speaks protocol version 3, and the peer 9");
     }
 
-    /// The wire of protocol version 2: a change here needs a new version.
+    /// The wire of protocol version 3: a change here needs a new version.
     #[tokio::test]
-    async fn a_greeting_of_version_2_has_these_bytes() {
+    async fn a_greeting_of_version_3_has_these_bytes() {
         let (mut a, mut b) = streams();
         let ours = identity(Some(1), Some("s"));
         let greeting = client(&mut a, &ours, Class::Data, 300);
@@ -285,7 +285,7 @@ mod tests {
             bytes
         };
         let (_, bytes) = tokio::join!(greeting, read);
-        assert_eq!(&bytes, b"BRTH\x02\0\0\x10\0\x01\x01\x07\x01\x01\x04test\x01\x01s\x01\xac\x02");
+        assert_eq!(&bytes, b"BRTH\x03\0\0\x10\0\x01\x01\x07\x01\x01\x04test\x01\x01s\x01\xac\x02");
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
             runtime.block_on(async {
                 let (mut a, mut b) = streams();
                 if magic {
-                    a.write_all(b"BRTH\x02\0\0").await.unwrap();
+                    a.write_all(b"BRTH\x03\0\0").await.unwrap();
                 }
                 a.write_all(&bytes).await.unwrap();
                 a.shutdown().await.unwrap();

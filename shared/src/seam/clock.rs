@@ -13,6 +13,10 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn now(&self) -> BootInstant;
     /// Microseconds since 1970-01-01 UTC. May jump.
     fn wall_micros(&self) -> u64;
+    /// How long the processors have worked for this process, all threads together. A simulated process takes no time.
+    fn processor_time(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl BootInstant {
@@ -49,6 +53,12 @@ impl Clock for SystemClock {
         #[expect(clippy::disallowed_methods, reason = "this is the seam")]
         let now = std::time::SystemTime::now();
         now.duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+    }
+
+    fn processor_time(&self) -> Duration {
+        #[expect(clippy::disallowed_methods, reason = "this is the seam")]
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Duration::from_nanos(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
     }
 }
 

@@ -1,0 +1,162 @@
+//! What the node says of itself by gossip, once a second, and what it makes of the members that it hears of: addresses for
+//! its connections and for gateways.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_shared::ids::NodeId;
+use berth_shared::report::{Load, Member, NodeState};
+use berth_shared::seam::{BootInstant, Seams};
+use tokio::sync::watch;
+
+use super::stages::{Place, Stage};
+use crate::cluster::membership::Facts;
+use crate::config::SOFTWARE;
+use crate::metrics::Metrics;
+
+/// At most so often anything is said, but for a new state.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Load is a mean over this many intervals.
+const MEAN_OVER: usize = 5;
+/// Processor time is told in steps of this many hundredths.
+const CPU_STEP: u32 = 5;
+
+/// Says what is so, until it is dropped.
+pub(super) struct Announcer {
+    pub(super) place: Arc<Place>,
+    pub(super) zone: Option<String>,
+    pub(super) metrics: Metrics,
+    pub(super) stage: watch::Receiver<Stage>,
+    pub(super) seams: Seams,
+}
+
+impl Announcer {
+    pub(super) async fn run(mut self) {
+        let mut meter = Meter::default();
+        loop {
+            let (clock, metrics) = (&self.seams.clock, &self.metrics);
+            let sample = Sample {
+                at: clock.now(),
+                processor: clock.processor_time(),
+                requests: metrics.commands.value() + metrics.reads.value(),
+            };
+            let load = meter.load(sample, self.place.resident_bytes());
+            let state = self.stage.borrow_and_update().state();
+            self.place.gossip.publish(facts(&self.place, self.zone.clone(), state, load));
+            let changed = self.stage.changed();
+            if matches!(self.seams.spawner.timeout(INTERVAL, changed).await, Some(Err(_))) {
+                return;
+            }
+        }
+    }
+}
+
+pub(super) fn facts(place: &Place, zone: Option<String>, state: NodeState, load: Load) -> Facts {
+    let (address, version) = (place.identity.address.clone(), SOFTWARE.to_owned());
+    Facts { address, zone, state, version, load, led: place.owners.led() }
+}
+
+/// Makes the members that gossip knows known to connections and gateways, and forgets those that gossip has forgotten and no
+/// plan names. Until it is dropped.
+pub(super) async fn follow(place: Arc<Place>) {
+    let mut members = place.gossip.members();
+    let mut learned: BTreeSet<NodeId> = BTreeSet::new();
+    loop {
+        let heard: Vec<Member> = members.borrow_and_update().addresses();
+        heard.iter().for_each(|member| place.peers.learn(member.node, &member.address));
+        place.owners.set_heard(&heard);
+        let listed: BTreeSet<NodeId> = heard.iter().map(|member| member.node).collect();
+        for gone in learned.difference(&listed) {
+            let is_founder = place.identity.record().is_some_and(|record| record.names(*gone));
+            if !is_founder && !place.owners.is_planned(*gone) {
+                place.peers.forget(*gone);
+            }
+        }
+        learned = listed;
+        if members.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Makes rates of what is only ever counted.
+#[derive(Debug, Default)]
+struct Meter {
+    /// The oldest first.
+    samples: VecDeque<Sample>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: BootInstant,
+    processor: Duration,
+    requests: u64,
+}
+
+impl Meter {
+    fn load(&mut self, newest: Sample, resident_bytes: usize) -> Load {
+        self.samples.push_back(newest);
+        if self.samples.len() > MEAN_OVER + 1 {
+            self.samples.pop_front();
+        }
+        let oldest = self.samples.front().copied().unwrap_or(newest);
+        let passed = newest.at.since(oldest.at).as_micros().max(1);
+        let worked = newest.processor.saturating_sub(oldest.processor).as_micros();
+        let requests = u128::from(newest.requests.saturating_sub(oldest.requests));
+        let cpu_percent = u32::try_from(worked * 100 / passed).unwrap_or(u32::MAX / 2);
+        Load {
+            cpu_percent: cpu_percent.saturating_add(CPU_STEP / 2) / CPU_STEP * CPU_STEP,
+            resident_bytes: two_digits(resident_bytes as u64),
+            requests_per_second: two_digits(u64::try_from(requests * 1_000_000 / passed).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// The number, rounded to its first two digits.
+fn two_digits(number: u64) -> u64 {
+    let mut unit = 1;
+    while number / unit >= 100 {
+        unit *= 10;
+    }
+    (number / unit * unit).saturating_add(if number % unit * 2 >= unit { unit } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_is_a_mean_over_seconds_and_the_same_when_nothing_much_changes() {
+        let mut meter = Meter::default();
+        let sample = |second: u64, processor_millis: u64, requests: u64| Sample {
+            at: BootInstant(second * 1_000_000_000),
+            processor: Duration::from_millis(processor_millis),
+            requests,
+        };
+        assert_eq!(meter.load(sample(10, 900, 70), 0), Load::default(), "one sample is no rate");
+        let busy = meter.load(sample(11, 2403, 10_150), 1_234_567);
+        assert_eq!(busy, Load { cpu_percent: 150, resident_bytes: 1_200_000, requests_per_second: 10_000 });
+        for second in 12..=16 {
+            meter.load(sample(second, 2403, 10_150), 0);
+        }
+        assert_eq!(meter.load(sample(17, 2403, 10_150), 0), Load::default(), "five quiet seconds");
+        assert_eq!(meter.samples.len(), MEAN_OVER + 1);
+    }
+
+    #[test]
+    fn numbers_are_rounded_to_two_digits() {
+        for (number, rounded) in [
+            (0, 0),
+            (7, 7),
+            (99, 99),
+            (104, 100),
+            (105, 110),
+            (12_499, 12_000),
+            (12_500, 13_000),
+            (u64::MAX, 18_000_000_000_000_000_000),
+        ] {
+            assert_eq!(two_digits(number), rounded);
+        }
+    }
+}
