@@ -150,13 +150,13 @@ impl<R: Runtime> Arrivals<R> {
         let (term, committed) = (append.vote.term, append.committed);
         let mut handing_over: Answering = Box::pin(async move {
             let appended = match raft.append_entries(request).await {
-                Ok(response) => Appended::from_raft::<R>(&response),
+                Ok(response) => Answer::from_append::<R>(&response),
                 Err(error) => return answer(reply, &failed(error)),
             };
-            if !matches!(appended, Appended::HigherVote(_)) {
+            if !matches!(appended, Answer::Append(Appended::HigherVote(_))) {
                 heard.note(arrived_at, term, committed);
             }
-            answer(reply, &Answer::Append(appended));
+            answer(reply, &appended);
         });
         begin(&mut handing_over).then_some(handing_over)
     }

@@ -212,13 +212,19 @@ impl Transferred {
     }
 }
 
-impl Appended {
-    pub(super) fn from_raft<R: Runtime>(response: &AppendEntriesResponse<Types<R>>) -> Self {
-        match response {
-            AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => Self::Success,
-            AppendEntriesResponse::Conflict => Self::Conflict,
-            AppendEntriesResponse::HigherVote(vote) => Self::HigherVote(Vote::from_raft::<R>(vote)),
-        }
+impl Answer {
+    /// A sender that reads success counts all entries of its request as taken, so one that was taken in part is none. (The
+    /// library takes a request as a whole today.)
+    pub(super) fn from_append<R: Runtime>(response: &AppendEntriesResponse<Types<R>>) -> Self {
+        Self::Append(match response {
+            AppendEntriesResponse::Success => Appended::Success,
+            AppendEntriesResponse::PartialSuccess(upto) => {
+                let upto = upto.as_ref().map(from_raft);
+                return Self::Failed(format!("entries were taken up to {upto:?} only"));
+            }
+            AppendEntriesResponse::Conflict => Appended::Conflict,
+            AppendEntriesResponse::HigherVote(vote) => Appended::HigherVote(Vote::from_raft::<R>(vote)),
+        })
     }
 }
 
@@ -384,6 +390,17 @@ mod tests {
         ] {
             assert_eq!(Transferred::from_raft::<Tested>(&transferred.to_raft::<Tested>()), transferred);
         }
+    }
+
+    #[test]
+    fn an_append_that_was_taken_in_part_is_no_success() {
+        let last = to_raft(LogId { term: 2, index: 11 });
+        for part in [None, Some(last)] {
+            let answer = Answer::from_append::<Tested>(&AppendEntriesResponse::PartialSuccess(part));
+            assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
+        }
+        let answer = Answer::from_append::<Tested>(&AppendEntriesResponse::Success);
+        assert_eq!(answer, Answer::Append(Appended::Success));
     }
 
     proptest! {
