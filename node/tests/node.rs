@@ -15,7 +15,10 @@ use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::Tracing;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use support::{Call, Caller, config, decode, start};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 fn refused(response: &Response<'_>) -> Code {
     match response {
@@ -192,4 +195,58 @@ async fn a_store_without_its_journal_or_data_without_its_identity_is_not_started
     let caller = Caller::new(&seams, 64);
     assert!(matches!(decode(&caller.read("counter", "a").await.unwrap()), Response::State { version: 1, .. }));
     node.shutdown().await.unwrap();
+}
+
+/// Keeps the messages of warnings.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Visit for Warnings {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0.lock().push(format!("{value:?}"));
+        }
+    }
+}
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN && metadata.target().starts_with("berth_node")
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_with_fewer_copies_than_asked_for_says_so_once() {
+    // While there is only one, tracing asks that of whichever thread comes first to a line, and the other tests have none.
+    let _another = tracing::Dispatch::new(Warnings::default());
+    for (replicas, lines) in [(3, 1), (1, 0)] {
+        let (seams, warnings) = (Seams::simulated(7), Warnings::default());
+        let _here = tracing::subscriber::set_default(warnings.clone());
+        let mut few = config();
+        few.cluster.replicas = replicas;
+        let disk = Arc::new(SimulatedDisk::new());
+        start(few.clone(), disk.clone(), &seams).await.shutdown().await.unwrap();
+        let node = start(few, disk, &seams).await;
+        seams.spawner.sleep(Duration::from_secs(10)).await;
+        let said = warnings.0.lock().clone();
+        assert_eq!(said.len(), lines, "{said:?}");
+        assert!(said.iter().all(|line| line.contains("1 instead of 3 copies (cluster.replicas)")), "{said:?}");
+        node.shutdown().await.unwrap();
+    }
 }
