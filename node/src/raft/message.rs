@@ -260,9 +260,12 @@ impl<'a> Append<'a> {
 
     /// Checks every entry. `message` is what the request was decoded from; batches share its memory.
     pub(super) fn to_raft<R: Runtime>(&self, message: &Bytes) -> io::Result<AppendEntriesRequest<Types<R>>> {
-        let first = self.previous.map_or(0, |previous| previous.index + 1);
+        let first = self.previous.map_or(Some(0), |previous| previous.index.checked_add(1));
+        let first =
+            first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "nothing can follow the last index"))?;
         let mut entries = Vec::with_capacity(self.entries.len());
-        for (expected, entry) in (first..).zip(&self.entries) {
+        for (position, entry) in (0..).zip(&self.entries) {
+            let expected = first.saturating_add(position);
             if entry.index != expected {
                 let gap = format!("entry {} is not the one after {:?}", entry.index, expected.checked_sub(1));
                 return Err(io::Error::new(io::ErrorKind::InvalidData, gap));
@@ -389,6 +392,17 @@ mod tests {
             Transferred::NotFlushed { expected: last, actual: None },
         ] {
             assert_eq!(Transferred::from_raft::<Tested>(&transferred.to_raft::<Tested>()), transferred);
+        }
+    }
+
+    #[test]
+    fn nothing_follows_the_last_index_there_can_be() {
+        let vote = Vote { term: 5, node: NodeId(7), committed: true };
+        for (previous, index) in [(u64::MAX, 0), (u64::MAX - 1, u64::MAX)] {
+            let entry = |index| Entry { term: 5, index, payload: Payload::Blank };
+            let previous = Some(LogId { term: 5, index: previous });
+            let append = Append { vote, previous, committed: None, entries: vec![entry(index), entry(0)] };
+            assert!(append.to_raft::<Tested>(&Bytes::new()).is_err());
         }
     }
 

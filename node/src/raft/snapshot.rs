@@ -18,10 +18,11 @@ use tokio::sync::mpsc;
 use berth_shared::peer::{Class, Reply};
 use berth_shared::seam::Seams;
 
-use super::arrival::answer;
+use super::arrival::{answer, ours};
+use super::check;
 use super::message::{Answer, Request, SnapshotPart, Vote};
 use super::network::Route;
-use super::{RaftOf, Runtime, Types, decode_membership, to_raft};
+use super::{RaftOf, Runtime, Types, decode_membership, from_raft, to_raft};
 use crate::shard::Shard;
 use crate::store::{ShardHead, Staging};
 
@@ -169,6 +170,11 @@ async fn receive<R: Runtime>(shard: Arc<Shard>, raft: RaftOf<R>, mut parts: mpsc
             Some(Err(error)) => return answer(reply, &Answer::Failed(error.to_string())),
             None => return answer(reply, &Answer::Failed("the snapshot has no head".to_owned())),
         };
+        let (last, members) = (meta.last_log_id.as_ref(), meta.last_membership.log_id().as_ref());
+        if let Err(why) = check::snapshot(&ours::<R>(&raft), vote, last.map(from_raft), members.map(from_raft)) {
+            tracing::error!(shard = %id, why, "a snapshot that no member sends is refused");
+            return answer(reply, &Answer::Failed(why.to_owned()));
+        }
         tracing::info!(shard = %id, last = ?meta.last_log_id, "a snapshot has come");
         let snapshot = Snapshot::<R> { meta, snapshot: SnapshotHandle::Received(Box::new(staging)) };
         return match raft.install_full_snapshot(vote.to_raft::<R>(), snapshot).await {
