@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -73,10 +74,17 @@ async fn hashes(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
     json(&admin.connections.gather().await.hashes(shards))
 }
 
-async fn explain(State(admin): State<Arc<Admin>>, Path((kind, id)): Path<(String, String)>, uri: Uri) -> Response {
-    let key = match EntityKey::new(&kind, &id) {
+/// `/v1/cluster/explain/{kind}/{id}`, or why it names no entity.
+type Named = Result<Path<(String, String)>, PathRejection>;
+
+async fn explain(State(admin): State<Arc<Admin>>, path: Named, uri: Uri) -> Response {
+    let key = match &path {
+        Ok(Path((kind, id))) => EntityKey::new(kind, id).map_err(|error| error.to_string()),
+        Err(_) => Err("kind and id are not UTF-8 once their percent-encoding is undone".to_owned()),
+    };
+    let key = match key {
         Ok(key) => key,
-        Err(error) => return admin.problem(Problem::invalid(error.to_string()), &uri),
+        Err(why) => return admin.problem(Problem::invalid(why), &uri),
     };
     let Some(shards) = admin.connections.shards() else { return admin.unmapped(&uri) };
     json(&admin.connections.gather().await.explain(&key, shards))

@@ -117,6 +117,9 @@ class Namespaces:
             run(*self.inside(at), "ip", "neigh", "del", to, "dev", "eth0")
 
     def close(self):
+        # The kernel takes links away with their namespaces only some time later; the next network has the same names.
+        for number in range(1, len(self.holders) + 1):
+            run("ip", "link", "delete", f"to{number}")
         for holder in self.holders.values():
             holder.kill()
             holder.wait()

@@ -78,6 +78,8 @@ async fn a_node_shows_the_cluster_and_explains_where_an_entity_is() {
         ("GET", "/nowhere", "404 Not Found", "not-found"),
         ("GET", "/v1/cluster/explain/Cart/a", "400 Bad Request", "invalid-request"),
         ("GET", "/v1/cluster/explain/cart/..%01", "400 Bad Request", "invalid-request"),
+        ("GET", "/v1/cluster/explain/cart/%ff", "400 Bad Request", "invalid-request"),
+        ("GET", "/v1/cluster/explain/%c3%28/a", "400 Bad Request", "invalid-request"),
         ("POST", "/v1/cluster", "405 Method Not Allowed", "method-not-allowed"),
     ] {
         let (status_line, headers, body) = get(&seams, method, path).await;

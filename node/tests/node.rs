@@ -2,12 +2,13 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_node::app;
 use berth_node::cluster::membership::Chitchat;
-use berth_node::disk::{DirectoryDisk, SimulatedDisk};
+use berth_node::disk::{DirectoryDisk, Disk, SimulatedDisk};
 use berth_node::entity::Registry;
 use berth_shared::config::ByteSize;
 use berth_shared::message::{Precondition, Response};
@@ -16,7 +17,10 @@ use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::Tracing;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use support::{Call, Caller, config, decode, start};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 fn refused(response: &Response<'_>) -> Code {
     match response {
@@ -162,7 +166,7 @@ async fn a_node_with_a_credential_answers_only_those_who_share_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_without_its_journal_or_data_without_its_identity_is_not_started_on() {
+async fn a_node_is_not_started_on_a_part_of_its_data() {
     let seams = Seams::simulated(6);
     let folder = tempfile::tempdir().unwrap();
     let open = || Arc::new(DirectoryDisk::open(folder.path()).unwrap());
@@ -170,28 +174,104 @@ async fn a_store_without_its_journal_or_data_without_its_identity_is_not_started
     let caller = Caller::new(&seams, 64);
     caller.execute(&Call::new("counter", "a", "add", "{}", "k")).await.unwrap();
     node.shutdown().await.unwrap();
-    for (missing, reason) in
-        [("identity.json", "identity.json is missing"), ("journal.redb", "its journal ends at None")]
-    {
-        let file = folder.path().join(missing);
-        std::fs::copy(&file, folder.path().join("aside")).unwrap();
-        #[expect(clippy::disallowed_methods, reason = "somebody loses a file")]
-        std::fs::remove_file(&file).unwrap();
-        let started =
-            app::start(config(), Registry::built_in(), open(), Arc::new(Chitchat), seams.clone(), Tracing::OFF).await;
-        let refused = match started {
-            Ok(node) => {
-                node.ended().await;
-                node.shutdown().await.unwrap_err()
-            }
-            Err(error) => error,
-        };
-        let error = berth_shared::cause::in_one_line(&refused);
+    let cases: [(&[&str], &str); 4] = [
+        (&["identity.json"], "identity.json is missing"),
+        (&["journal.redb"], "journal.redb is missing"),
+        (&["store.redb"], "store.redb is missing"),
+        (&["journal.redb", "store.redb"], "remove the whole data directory and start as a new node"),
+    ];
+    for (missing, reason) in cases {
+        for file in missing {
+            rename(&folder.path().join(file), &folder.path().join(format!("{file}.aside")));
+        }
+        let error = refusal(open(), &seams).await;
         assert!(error.contains(reason), "{error}");
-        std::fs::copy(folder.path().join("aside"), &file).unwrap();
+        for file in missing {
+            rename(&folder.path().join(format!("{file}.aside")), &folder.path().join(file));
+        }
     }
+    // One that is there, and is not the one that was.
+    rename(&folder.path().join("journal.redb"), &folder.path().join("journal.aside"));
+    drop(open().open("journal.redb").unwrap());
+    let error = refusal(open(), &seams).await;
+    assert!(error.contains("its journal ends at None"), "{error}");
+    rename(&folder.path().join("journal.aside"), &folder.path().join("journal.redb"));
     let node = start(config(), open(), &seams).await;
     let caller = Caller::new(&seams, 64);
     assert!(matches!(decode(&caller.read("counter", "a").await.unwrap()), Response::State { version: 1, .. }));
     node.shutdown().await.unwrap();
+}
+
+#[expect(clippy::disallowed_methods, reason = "somebody loses a file")]
+fn rename(from: &Path, to: &Path) {
+    std::fs::rename(from, to).unwrap();
+}
+
+/// Why a node does not start, or ends by itself.
+async fn refusal(disk: Arc<dyn Disk>, seams: &Seams) -> String {
+    let started =
+        app::start(config(), Registry::built_in(), disk, Arc::new(Chitchat), seams.clone(), Tracing::OFF).await;
+    let refused = match started {
+        Ok(node) => {
+            let ended = seams.spawner.timeout(Duration::from_secs(10), node.ended()).await;
+            assert!(ended.is_some(), "the node goes on");
+            node.shutdown().await.unwrap_err()
+        }
+        Err(error) => error,
+    };
+    berth_shared::cause::in_one_line(&refused)
+}
+
+/// Keeps the messages of warnings.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Visit for Warnings {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0.lock().push(format!("{value:?}"));
+        }
+    }
+}
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN && metadata.target().starts_with("berth_node")
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_with_fewer_copies_than_asked_for_says_so_once() {
+    // While there is only one, tracing asks that of whichever thread comes first to a line, and the other tests have none.
+    let _another = tracing::Dispatch::new(Warnings::default());
+    for (replicas, lines) in [(3, 1), (1, 0)] {
+        let (seams, warnings) = (Seams::simulated(7), Warnings::default());
+        let _here = tracing::subscriber::set_default(warnings.clone());
+        let mut few = config();
+        few.cluster.replicas = replicas;
+        let disk = Arc::new(SimulatedDisk::new());
+        start(few.clone(), disk.clone(), &seams).await.shutdown().await.unwrap();
+        let node = start(few, disk, &seams).await;
+        seams.spawner.sleep(Duration::from_secs(10)).await;
+        let said = warnings.0.lock().clone();
+        assert_eq!(said.len(), lines, "{said:?}");
+        assert!(said.iter().all(|line| line.contains("1 instead of 3 copies (cluster.replicas)")), "{said:?}");
+        node.shutdown().await.unwrap();
+    }
 }

@@ -541,6 +541,8 @@ async fn the_admin_port_shows_the_cluster_and_who_does_not_answer() {
     assert_eq!(explained["shard"], shard_of_alice());
     let wrong = ask(&cluster.seams, "GET", ADMIN, "/v1/cluster/explain/Counter/alice", &[], "").await;
     assert_eq!((wrong.status, wrong.code().as_str()), (400, "invalid-request"));
+    let garbled = ask(&cluster.seams, "GET", ADMIN, "/v1/cluster/explain/counter/%ff", &[], "").await;
+    assert_eq!((garbled.status, garbled.code().as_str()), (400, "invalid-request"));
 
     let unmapped =
         gateway_at(&cluster.seams, "unmapped", Config { nodes: vec!["nobody:1".to_owned()], ..Config::default() });

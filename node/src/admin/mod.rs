@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -108,12 +109,19 @@ async fn hashes(State(admin): State<Admin>) -> Response {
     json((admin.gather)().await.hashes(admin.shards))
 }
 
-async fn explain(State(admin): State<Admin>, Path((kind, id)): Path<(String, String)>, uri: Uri) -> Response {
-    match EntityKey::new(&kind, &id) {
+/// `/v1/cluster/explain/{kind}/{id}`, or why it names no entity.
+type Named = Result<Path<(String, String)>, PathRejection>;
+
+async fn explain(State(admin): State<Admin>, path: Named, uri: Uri) -> Response {
+    let key = match &path {
+        Ok(Path((kind, id))) => EntityKey::new(kind, id).map_err(|error| error.to_string()),
+        Err(_) => Err("kind and id are not UTF-8 once their percent-encoding is undone".to_owned()),
+    };
+    match key {
         Ok(key) => json((admin.gather)().await.explain(&key, admin.shards)),
-        Err(error) => {
+        Err(why) => {
             let refusal = (StatusCode::BAD_REQUEST, Code::InvalidRequest.as_str(), "Invalid request");
-            admin.problem(refusal, &error.to_string(), &uri)
+            admin.problem(refusal, &why, &uri)
         }
     }
 }

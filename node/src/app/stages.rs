@@ -297,6 +297,8 @@ impl Node {
         let registry = Arc::new(system::registry()?);
         // The lowest of them stands first.
         let is_first = record.members.first().is_some_and(|member| member.node == self.identity.node);
+        let (of, disk) = (place.clone(), self.disk.clone());
+        seams.spawner.blocking(move || of.identity.mark_hosting(&*disk)).await?;
         let hosted = self.host(place, SYSTEM_SHARD, registry.clone(), &record.members, is_first).await?;
         let plan = system::follow(hosted.shard.clone(), seams, shutdown.clone());
         let (group, mailbox) = (hosted.group.clone(), hosted.mailbox.clone());

@@ -34,6 +34,12 @@ pub struct Identity {
     /// The cluster that this node has joined. Once set it never changes.
     #[serde(with = "written::optional_cluster")]
     pub cluster: Option<ClusterId>,
+    /// Whether groups have been started on this directory's data. Once set it never changes. Without their votes and logs the
+    /// node would break what it has promised to others, and could not even tell that it has promised anything (rule R2).
+    ///
+    /// Directories of earlier programs lack it; they get it with their next start.
+    #[serde(default)]
+    hosted: bool,
 }
 
 /// What a node is in the cluster that it has joined.
@@ -59,6 +65,11 @@ pub enum Error {
     )]
     Foreign { file: String },
     #[error(
+        "{file} is missing, and {FILE} beside it says that this node has held data: without that data it is not this node any \
+         more; put the file back, or remove the whole data directory and start as a new node"
+    )]
+    Lost { file: String },
+    #[error(
         "the data directory has layout version 1, of the program that kept one copy of every shard: it cannot be taken over; \
          start with an empty data directory"
     )]
@@ -80,7 +91,8 @@ struct Layout {
 
 impl Identity {
     /// Takes up the identity of the data directory, or makes one for an empty one: where one of `data_files` lies without an
-    /// identity that has joined a cluster, that data is another node's.
+    /// identity that has joined a cluster, that data is another node's; and where one is missing after groups have been
+    /// started, this is not the node any more that it was.
     pub fn open(disk: &dyn Disk, random: &dyn Random, address: &str, data_files: &[&str]) -> Result<Self, Error> {
         let data_file = || -> Result<Option<String>, io::Error> {
             for file in data_files {
@@ -110,18 +122,32 @@ impl Identity {
         {
             return Err(Error::Foreign { file });
         }
+        for file in data_files {
+            if stored.hosted && !disk.holds(file)? {
+                return Err(Error::Lost { file: disk.describe(file) });
+            }
+        }
         Ok(stored)
     }
 
     /// A node that has accepted nothing.
     pub(super) fn fresh(node: NodeId, address: &str) -> Self {
         let address = address.to_owned();
-        Self { layout_version: LAYOUT_VERSION, node, address, accepted: None, cluster: None }
+        Self { layout_version: LAYOUT_VERSION, node, address, accepted: None, cluster: None, hosted: false }
     }
 
     /// Replaces what the disk holds: all of it or nothing, and for good once this has returned. Blocks.
     pub(super) fn write(&self, disk: &dyn Disk) -> Result<(), Error> {
         Ok(disk.write_small(FILE, &serde_json::to_vec_pretty(self)?)?)
+    }
+
+    /// Notes on disk that groups are started on this directory's data: to be called when the data files are there, and before
+    /// the first group is started. Blocks.
+    pub fn mark_hosting(&self, disk: &dyn Disk) -> Result<(), Error> {
+        if self.hosted {
+            return Ok(());
+        }
+        Self { hosted: true, ..self.clone() }.write(disk)
     }
 
     /// What this node is in its cluster; `None` while it has joined none.
@@ -205,6 +231,24 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_has_hosted_groups_is_not_started_without_their_data() {
+        let disk = SimulatedDisk::new();
+        let open = |disk: &SimulatedDisk, files: &[&str]| Identity::open(disk, &SeededRandom::new(1), "a:1", files);
+        let identity = Identity { cluster: Some(ClusterId(1)), ..open(&disk, &[]).unwrap() };
+        identity.write(&disk).unwrap();
+        open(&disk, &["journal.redb", "store.redb"]).unwrap();
+        disk.open("journal.redb").unwrap();
+        disk.open("store.redb").unwrap();
+        identity.mark_hosting(&disk).unwrap();
+        let marked = open(&disk, &["journal.redb", "store.redb"]).unwrap();
+        assert_eq!(marked, Identity { hosted: true, ..identity });
+        for files in [["journal.redb", "other.redb"], ["other.redb", "store.redb"], ["other.redb", "another.redb"]] {
+            let line = open(&disk, &files).unwrap_err().to_string();
+            assert!(line.starts_with("other.redb") && line.contains("remove the whole data directory"), "{line}");
+        }
+    }
+
+    #[test]
     fn other_layouts_are_refused_with_a_clear_line() {
         let disk = SimulatedDisk::new();
         let one_copy = br#"{"layout_version":1,"node":5,"cluster":6,"shards":64,"members":["a:1"],"address":"a:1"}"#;
@@ -224,9 +268,11 @@ mod tests {
         identity.cluster = Some(ClusterId(7));
         identity.write(&disk).unwrap();
         let text = String::from_utf8(disk.read_small(FILE).unwrap().unwrap()).unwrap();
-        let sample = r#"{"layout_version":2,"node":"00000000000000ab","address":"a:1","accepted":{"cluster":"00000000000000000000000000000007","members":[{"node":"00000000000000ab","address":"a:1"}],"shards":64,"replicas":3},"cluster":"00000000000000000000000000000007"}"#;
+        let before = r#"{"layout_version":2,"node":"00000000000000ab","address":"a:1","accepted":{"cluster":"00000000000000000000000000000007","members":[{"node":"00000000000000ab","address":"a:1"}],"shards":64,"replicas":3},"cluster":"00000000000000000000000000000007"}"#;
+        let sample = before.replace(r#"7"}"#, r#"7","hosted":false}"#);
         let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-        assert_eq!(parse(&text), parse(sample));
-        assert_eq!(serde_json::from_str::<Identity>(sample).unwrap(), identity);
+        assert_eq!(parse(&text), parse(&sample));
+        assert_eq!(serde_json::from_str::<Identity>(&sample).unwrap(), identity);
+        assert_eq!(serde_json::from_str::<Identity>(before).unwrap(), identity, "as it was before the mark");
     }
 }

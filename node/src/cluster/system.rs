@@ -159,7 +159,16 @@ async fn submit(record: &InitRecord, mailbox: &Mailbox, registry: &Registry, sea
         return;
     }
     match answered.await {
-        Ok(None) => tracing::info!(cluster = %record.cluster, "the cluster has its first plan"),
+        Ok(None) => {
+            tracing::info!(cluster = %record.cluster, "the cluster has its first plan");
+            let (nodes, wanted) = (record.members.len(), record.replicas);
+            if nodes < usize::from(wanted) {
+                tracing::warn!(
+                    "every shard has {nodes} instead of {wanted} copies (cluster.replicas), because the cluster began with \
+                     too few nodes"
+                );
+            }
+        }
         Ok(Some(why)) => tracing::debug!("the first plan was not made by this node now: {why}"),
         Err(_) => tracing::debug!("whether the first plan was made is not known"),
     }

@@ -3,9 +3,9 @@
 //! consensus library, and nothing of what the payloads mean.
 //!
 //! One task writes. It takes everything queued since its last commit, in the order it was queued, makes one transaction of
-//! it, commits it with two fsyncs, and calls all callbacks. A journal that has been idle commits at once; under load commits
-//! begin at a distance, because a commit costs far more than one more entry in it. So the file always holds the effect of a whole prefix of all
-//! operations of all shards, and a crash loses only operations that were not called back.
+//! it, commits it with two fsyncs, and calls all callbacks. A journal that has been idle commits at once; under load
+//! commits begin at a distance, because a commit costs far more than one more entry in it. So the file always holds the
+//! effect of a whole prefix of all operations of all shards, and a crash loses only operations that were not called back.
 //!
 //! # Layout
 //!

@@ -40,7 +40,7 @@ pub(super) async fn run(shared: Arc<Shared>, database: Arc<Database>) {
         }
         let distance = last_commit.map_or(COMMIT_DISTANCE, |last| clock.now().since(last));
         if distance < COMMIT_DISTANCE && !closing {
-            shared.seams.spawner.sleep(COMMIT_DISTANCE - distance).await;
+            shared.seams.spawner.sleep(COMMIT_DISTANCE.saturating_sub(distance)).await;
         }
         let now = clock.now();
         let with_committed = now.since(last_committed) >= COMMITTED_INTERVAL;

@@ -9,12 +9,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use openraft::async_runtime::WatchReceiver;
 use tokio::sync::mpsc;
 
-use berth_shared::ids::{LogId, ShardId, Term};
+use berth_shared::ids::{LogId, NodeId, ShardId, Term};
 use berth_shared::peer::{self, Reply};
 use berth_shared::seam::{BootInstant, Seams};
 
+use super::check::{self, Ours};
 use super::message::{Answer, Append, Appended, Request, Transferred, Vote};
 use super::{RaftOf, Runtime, from_raft, snapshot};
 
@@ -110,6 +112,18 @@ impl<R: Runtime> Arrivals<R> {
                 return None;
             }
         };
+        let ours = ours::<R>(&self.raft);
+        let checked = match &request {
+            Request::Append(append) => check::append(&ours, append),
+            Request::Vote(campaign) | Request::PreVote(campaign) => check::campaign(&ours, campaign),
+            Request::Transfer(transfer) => check::transfer(&ours, transfer),
+            Request::Snapshot(part) => check::leader(&ours, part.vote),
+        };
+        if let Err(why) = checked {
+            tracing::error!(shard = %self.shard, why, "a message that no member sends is refused");
+            answer(reply, &failed(why));
+            return None;
+        }
         let raft = self.raft.clone();
         let mut handing_over: Answering = match request {
             Request::Append(append) => return self.append(&append, &message, reply),
@@ -150,13 +164,13 @@ impl<R: Runtime> Arrivals<R> {
         let (term, committed) = (append.vote.term, append.committed);
         let mut handing_over: Answering = Box::pin(async move {
             let appended = match raft.append_entries(request).await {
-                Ok(response) => Appended::from_raft::<R>(&response),
+                Ok(response) => Answer::from_append::<R>(&response),
                 Err(error) => return answer(reply, &failed(error)),
             };
-            if !matches!(appended, Appended::HigherVote(_)) {
+            if !matches!(appended, Answer::Append(Appended::HigherVote(_))) {
                 heard.note(arrived_at, term, committed);
             }
-            answer(reply, &Answer::Append(appended));
+            answer(reply, &appended);
         });
         begin(&mut handing_over).then_some(handing_over)
     }
@@ -164,6 +178,14 @@ impl<R: Runtime> Arrivals<R> {
     fn is_silent(&self) -> bool {
         self.seams.clock.now() < self.votes_from
     }
+}
+
+/// What messages are checked against. It may be behind the library, which has not taken up yet what waits in its queue.
+pub(super) fn ours<R: Runtime>(raft: &RaftOf<R>) -> Ours {
+    let committed = raft.data_metrics().borrow_watched().local_committed.as_ref().map(from_raft);
+    let metrics = raft.server_metrics();
+    let metrics = metrics.borrow_watched();
+    Ours { node: NodeId(metrics.id), vote: Vote::from_raft::<R>(&metrics.vote), committed }
 }
 
 /// Begins a hand-over, which puts the message into the group's queue: in the order of these calls, whatever the tasks'

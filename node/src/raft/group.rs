@@ -414,7 +414,7 @@ impl<R: Runtime> Group for RaftGroup<R> {
             };
             let confirmed = self.seams.spawner.timeout(CONFIRM_MAX, confirming).await;
             // The term has not changed, and terms do not come back: it was this one that was confirmed.
-            matches!(confirmed, Some(Ok(_))) && self.vote().term == term && self.term() == Some(term)
+            matches!(confirmed, Some(Ok(()))) && self.vote().term == term && self.term() == Some(term)
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::type_config::alias::WatchReceiverOf;
@@ -12,6 +13,9 @@ use berth_shared::seam::{BootInstant, Clock, Seams};
 
 use super::acknowledged::Acknowledged;
 use super::{LEASE, RaftOf, Runtime, Types};
+
+/// How long the tasks of a runtime that is shut down take to end.
+const ENDING_MAX: Duration = Duration::from_millis(100);
 
 type Metrics<R> = WatchReceiverOf<Types<R>, openraft::RaftMetrics<Types<R>>>;
 
@@ -125,7 +129,8 @@ impl<R: Runtime> Leadership<R> {
         seams: &Seams,
     ) {
         let mut metrics = raft.server_metrics();
-        seams.spawner.spawn(async move {
+        let spawner = seams.spawner;
+        spawner.spawn(async move {
             loop {
                 let leading = {
                     let metrics = metrics.borrow_watched();
@@ -141,6 +146,8 @@ impl<R: Runtime> Leadership<R> {
                 };
                 if !alive {
                     self.say(None);
+                    // Where all tasks are ended without waiting, as by a second signal, this one ends here.
+                    spawner.sleep(ENDING_MAX).await;
                     if !stopping.load(Ordering::Acquire) {
                         crate::fatal::abort(&format!("the group of shard {shard} has failed"));
                     }

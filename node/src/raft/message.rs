@@ -212,13 +212,19 @@ impl Transferred {
     }
 }
 
-impl Appended {
-    pub(super) fn from_raft<R: Runtime>(response: &AppendEntriesResponse<Types<R>>) -> Self {
-        match response {
-            AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => Self::Success,
-            AppendEntriesResponse::Conflict => Self::Conflict,
-            AppendEntriesResponse::HigherVote(vote) => Self::HigherVote(Vote::from_raft::<R>(vote)),
-        }
+impl Answer {
+    /// A sender that reads success counts all entries of its request as taken, so one that was taken in part is none. (The
+    /// library takes a request as a whole today.)
+    pub(super) fn from_append<R: Runtime>(response: &AppendEntriesResponse<Types<R>>) -> Self {
+        Self::Append(match response {
+            AppendEntriesResponse::Success => Appended::Success,
+            AppendEntriesResponse::PartialSuccess(upto) => {
+                let upto = upto.as_ref().map(from_raft);
+                return Self::Failed(format!("entries were taken up to {upto:?} only"));
+            }
+            AppendEntriesResponse::Conflict => Appended::Conflict,
+            AppendEntriesResponse::HigherVote(vote) => Appended::HigherVote(Vote::from_raft::<R>(vote)),
+        })
     }
 }
 
@@ -254,9 +260,12 @@ impl<'a> Append<'a> {
 
     /// Checks every entry. `message` is what the request was decoded from; batches share its memory.
     pub(super) fn to_raft<R: Runtime>(&self, message: &Bytes) -> io::Result<AppendEntriesRequest<Types<R>>> {
-        let first = self.previous.map_or(0, |previous| previous.index + 1);
+        let first = self.previous.map_or(Some(0), |previous| previous.index.checked_add(1));
+        let first =
+            first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "nothing can follow the last index"))?;
         let mut entries = Vec::with_capacity(self.entries.len());
-        for (expected, entry) in (first..).zip(&self.entries) {
+        for (position, entry) in (0..).zip(&self.entries) {
+            let expected = first.saturating_add(position);
             if entry.index != expected {
                 let gap = format!("entry {} is not the one after {:?}", entry.index, expected.checked_sub(1));
                 return Err(io::Error::new(io::ErrorKind::InvalidData, gap));
@@ -384,6 +393,28 @@ mod tests {
         ] {
             assert_eq!(Transferred::from_raft::<Tested>(&transferred.to_raft::<Tested>()), transferred);
         }
+    }
+
+    #[test]
+    fn nothing_follows_the_last_index_there_can_be() {
+        let vote = Vote { term: 5, node: NodeId(7), committed: true };
+        for (previous, index) in [(u64::MAX, 0), (u64::MAX - 1, u64::MAX)] {
+            let entry = |index| Entry { term: 5, index, payload: Payload::Blank };
+            let previous = Some(LogId { term: 5, index: previous });
+            let append = Append { vote, previous, committed: None, entries: vec![entry(index), entry(0)] };
+            assert!(append.to_raft::<Tested>(&Bytes::new()).is_err());
+        }
+    }
+
+    #[test]
+    fn an_append_that_was_taken_in_part_is_no_success() {
+        let last = to_raft(LogId { term: 2, index: 11 });
+        for part in [None, Some(last)] {
+            let answer = Answer::from_append::<Tested>(&AppendEntriesResponse::PartialSuccess(part));
+            assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
+        }
+        let answer = Answer::from_append::<Tested>(&AppendEntriesResponse::Success);
+        assert_eq!(answer, Answer::Append(Appended::Success));
     }
 
     proptest! {

@@ -9,9 +9,12 @@
 mod acknowledged;
 mod arrival;
 mod campaign;
+mod check;
 mod gather;
 mod group;
 mod groups;
+#[cfg(test)]
+mod hostile_test;
 mod leadership;
 mod log;
 mod machine;

@@ -21,12 +21,12 @@ use crate::store::{self, Store};
 use crate::transport::peers::Peers;
 use crate::transport::wire::{NodeRequest, encode_raft};
 
-const SHARD: ShardId = ShardId(0);
-const US: NodeId = NodeId(1);
-const THEM: NodeId = NodeId(2);
-const VOTERS: [NodeId; 3] = [US, THEM, NodeId(3)];
+pub(super) const SHARD: ShardId = ShardId(0);
+pub(super) const US: NodeId = NodeId(1);
+pub(super) const THEM: NodeId = NodeId(2);
+pub(super) const VOTERS: [NodeId; 3] = [US, THEM, NodeId(3)];
 /// The entry that every group begins with.
-const FIRST: Option<LogId> = Some(LogId { term: 0, index: 0 });
+pub(super) const FIRST: Option<LogId> = Some(LogId { term: 0, index: 0 });
 
 struct Service(Groups);
 
@@ -41,10 +41,10 @@ impl Handler for Service {
 }
 
 /// One of three replicas. The others never run, but for what the test says in their name.
-struct Replica {
+pub(super) struct Replica {
     seams: Seams,
     groups: Groups,
-    group: Arc<dyn Group>,
+    pub(super) group: Arc<dyn Group>,
     journal: Journal,
     store: Store,
     client: Client,
@@ -57,7 +57,7 @@ fn identity(node: NodeId) -> Identity {
 }
 
 impl Replica {
-    async fn start(seams: &Seams, disk: &SimulatedDisk, address: &str, voters: &[NodeId]) -> Self {
+    pub(super) async fn start(seams: &Seams, disk: &SimulatedDisk, address: &str, voters: &[NodeId]) -> Self {
         let config = journal::Config { fatal: Arc::new(|line| panic!("{line}")), ..Default::default() };
         let journal = Journal::open(disk, config, seams.clone()).await.unwrap();
         let flushed: store::JournalFlushed = {
@@ -83,7 +83,7 @@ impl Replica {
         Self { seams: seams.clone(), groups, group, journal, store, client, shutdown }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         let Self { groups, group, journal, store, shutdown, .. } = self;
         shutdown.cancel();
         groups.stop(SHARD, &*group).await;
@@ -93,7 +93,7 @@ impl Replica {
     }
 
     /// What it answers, if it does.
-    async fn ask(&self, request: &Request<'_>) -> Option<Answer> {
+    pub(super) async fn ask(&self, request: &Request<'_>) -> Option<Answer> {
         let deadline = self.seams.clock.now() + Duration::from_millis(400);
         match self.client.call(encode_raft(US, SHARD, request).unwrap(), deadline).await {
             Ok(answer) => Some(peer::decode(&answer).unwrap()),
@@ -111,11 +111,11 @@ impl Replica {
     }
 }
 
-fn vote(term: u64) -> Vote {
+pub(super) fn vote(term: u64) -> Vote {
     Vote { term, node: THEM, committed: false }
 }
 
-fn leader(term: u64) -> Vote {
+pub(super) fn leader(term: u64) -> Vote {
     Vote { committed: true, ..vote(term) }
 }
 

@@ -16,12 +16,13 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use berth_shared::peer::{Class, Reply};
-use berth_shared::seam::Seams;
+use berth_shared::seam::{BootInstant, Seams};
 
-use super::arrival::answer;
+use super::arrival::{answer, ours};
+use super::check;
 use super::message::{Answer, Request, SnapshotPart, Vote};
 use super::network::Route;
-use super::{RaftOf, Runtime, Types, decode_membership, to_raft};
+use super::{RaftOf, Runtime, Types, decode_membership, from_raft, to_raft};
 use crate::shard::Shard;
 use crate::store::{ShardHead, Staging};
 
@@ -29,6 +30,10 @@ use crate::store::{ShardHead, Staging};
 pub(super) const SENDS_MAX: usize = 2;
 /// How long a member may take to write a chunk aside.
 const CHUNK_MAX: Duration = Duration::from_secs(10);
+/// How long a stream may take before its bytes count, and the least bytes per second from then on. A stream keeps its moment's
+/// pages in the store's file and one of [`SENDS_MAX`] turns, so one that is slower is given up for another one.
+const STREAM_GRACE: Duration = Duration::from_secs(30);
+const STREAM_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 /// A stream of which nothing comes for this long has been given up by its sender.
 const STALL_MAX: Duration = Duration::from_secs(15);
 /// Chunks that wait to be written. The sender has one on its way; a second is of one that was given up.
@@ -71,11 +76,17 @@ async fn stream<R: Runtime>(route: &Route<R>, vote: Vote, shard: &Shard) -> Sent
     }
     let _turn = route.network.snapshot_turns.acquire().await.map_err(failed)?;
     let mut reader = shard.snapshot().await.map_err(failed)?;
-    let stream = route.network.seams.random.next_u64();
+    let (clock, stream) = (&route.network.seams.clock, route.network.seams.random.next_u64());
+    let mut pace = Pace::new(clock.now());
     tracing::info!(shard = %shard.id(), to = %route.to, applied = ?reader.head().applied, "sending a snapshot");
     while let Some(chunk) = reader.next_chunk().await.map_err(failed)? {
         let part = Request::Snapshot(SnapshotPart { stream, vote, chunk: &chunk });
-        match route.ask(Class::Bulk, &part, CHUNK_MAX).await? {
+        let Some(left) = pace.left(clock.now()) else {
+            tracing::warn!(shard = %shard.id(), to = %route.to, sent = pace.sent, "a snapshot is given up: its member is too slow");
+            return Err(failed("the member takes the snapshot too slowly"));
+        };
+        pace.sent += chunk.len() as u64;
+        match route.ask(Class::Bulk, &part, CHUNK_MAX.min(left)).await? {
             Answer::SnapshotPart => {}
             Answer::Installed(vote) => {
                 tracing::info!(shard = %shard.id(), to = %route.to, "a snapshot was taken");
@@ -86,6 +97,24 @@ async fn stream<R: Runtime>(route: &Route<R>, vote: Vote, shard: &Shard) -> Sent
         }
     }
     Err(failed("the snapshot has ended for us, and not for the member"))
+}
+
+/// How far a stream has come. Its time grows with the bytes that were sent.
+struct Pace {
+    started: BootInstant,
+    sent: u64,
+}
+
+impl Pace {
+    fn new(started: BootInstant) -> Self {
+        Self { started, sent: 0 }
+    }
+
+    /// The time that is left for what comes next; `None` when it is over.
+    fn left(&self, now: BootInstant) -> Option<Duration> {
+        let earned = Duration::from_millis(self.sent.saturating_mul(1000) / STREAM_BYTES_PER_SECOND_MIN);
+        STREAM_GRACE.saturating_add(earned).checked_sub(now.since(self.started)).filter(|left| !left.is_zero())
+    }
 }
 
 fn failed<R: Runtime>(why: impl ToString) -> StreamingError<Types<R>> {
@@ -169,6 +198,11 @@ async fn receive<R: Runtime>(shard: Arc<Shard>, raft: RaftOf<R>, mut parts: mpsc
             Some(Err(error)) => return answer(reply, &Answer::Failed(error.to_string())),
             None => return answer(reply, &Answer::Failed("the snapshot has no head".to_owned())),
         };
+        let (last, members) = (meta.last_log_id.as_ref(), meta.last_membership.log_id().as_ref());
+        if let Err(why) = check::snapshot(&ours::<R>(&raft), vote, last.map(from_raft), members.map(from_raft)) {
+            tracing::error!(shard = %id, why, "a snapshot that no member sends is refused");
+            return answer(reply, &Answer::Failed(why.to_owned()));
+        }
         tracing::info!(shard = %id, last = ?meta.last_log_id, "a snapshot has come");
         let snapshot = Snapshot::<R> { meta, snapshot: SnapshotHandle::Received(Box::new(staging)) };
         return match raft.install_full_snapshot(vote.to_raft::<R>(), snapshot).await {
@@ -193,5 +227,33 @@ impl fmt::Debug for SnapshotHandle {
             Self::Ours(shard) => f.debug_tuple("Ours").field(&shard.id()).finish(),
             Self::Received(staging) => f.debug_tuple("Received").field(staging).finish(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: BootInstant = BootInstant(1_000_000_000);
+    const CHUNK: u64 = 1 << 20;
+
+    /// How long it goes on, and how much is sent, when every chunk of a MiB takes so long. A day is for ever.
+    fn stream(chunk_time: Duration) -> (Duration, u64) {
+        let (mut pace, mut time) = (Pace::new(START), Duration::ZERO);
+        while pace.left(START + time).is_some() && time < Duration::from_hours(24) {
+            pace.sent += CHUNK;
+            time += chunk_time;
+        }
+        (time, pace.sent / CHUNK)
+    }
+
+    #[test]
+    fn a_stream_that_is_slower_than_the_least_rate_is_given_up() {
+        assert_eq!(stream(Duration::from_secs(10)), (Duration::from_secs(40), 4));
+        assert_eq!(stream(Duration::from_secs(2)), (Duration::from_secs(60), 30));
+        assert_eq!(stream(Duration::from_millis(900)).0, Duration::from_hours(24));
+        let stalled = Pace::new(START);
+        assert_eq!(stalled.left(START + Duration::from_secs(29)), Some(Duration::from_secs(1)));
+        assert_eq!(stalled.left(START + Duration::from_secs(30)), None);
     }
 }

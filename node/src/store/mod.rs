@@ -28,8 +28,9 @@
 //! | `events` | like `entities`, a zero byte, version of the row's first event (8) |
 //! | `outcomes` | shard (2), generation (4), lane (1): 0 keys made by gateways, 1 keys given by clients; row (8) |
 //!
-//! Every row begins with a layout version (1 byte: 2 in `shards`, else 1) and a CRC32C (4 bytes) of the table's number (1 byte: 1 to 5 in the
-//! order above), the key and everything after the checksum. Then come, with `n` standing for a length in the bytes before:
+//! Every row begins with a layout version (1 byte: 2 in `shards`, else 1) and a CRC32C (4 bytes) of the table's number
+//! (1 byte: 1 to 5 in the order above), the key and everything after the checksum. Then come, with `n` standing for a length
+//! in the bytes before:
 //!
 //! | row | bytes | field |
 //! | --- | --- | --- |
