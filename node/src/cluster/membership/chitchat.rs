@@ -112,9 +112,11 @@ impl Gossip for Gossiping {
 
     fn leave(&self, facts: Facts) -> BoxFuture<'_, ()> {
         self.publish(facts);
-        let is_heard = self.members.borrow().iter().any(|m| m.node != self.here.node && m.suspected.is_none());
+        let heard = self.members.borrow().iter().any(|m| m.node != self.here.node && m.suspected.is_none());
+        // Who has just begun may be heard before it has heard anybody.
+        let is_alone = !heard && self.here.seeds.iter().all(|seed| *seed == self.here.address);
         Box::pin(async move {
-            if is_heard {
+            if !is_alone {
                 self.here.seams.spawner.sleep(FAREWELL).await;
             }
         })
@@ -206,7 +208,9 @@ impl Follower {
             let (observed, others) = handle.with_chitchat(|library| self.exchange(library, &facts)).await;
             // What others act upon does not wait for the next turn.
             if told.is_some_and(|told| told != facts.state) {
-                others.iter().take(TOLD_AT_ONCE).for_each(|other| drop(handle.gossip(*other)));
+                let seeds = self.here.seeds.iter().filter(|seed| others.is_empty() && **seed != self.here.address);
+                let told = others.iter().copied().chain(seeds.map(|seed| names::made_up(seed)));
+                told.take(TOLD_AT_ONCE).for_each(|other| drop(handle.gossip(other)));
             }
             told = Some(facts.state);
             self.show(&observed);
