@@ -82,11 +82,14 @@ impl Seeds {
         self.current.clone()
     }
 
-    /// Completes once every name has been asked for, with or without success.
-    pub async fn asked(&self) {
-        let is_known = |seed: &Seed| seed.stands_for != StandsFor::Unknown;
-        // It ends early only with the task, which asks no more then.
-        let _ = self.current.clone().wait_for(|current| current.seeds.iter().all(is_known)).await;
+    /// Completes once every name has been asked for, with or without success. Holds nothing of this.
+    pub fn asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut current = self.current.clone();
+        async move {
+            let is_known = |seed: &Seed| seed.stands_for != StandsFor::Unknown;
+            // It ends early only with the task, which asks no more then.
+            let _ = current.wait_for(|current| current.seeds.iter().all(is_known)).await;
+        }
     }
 }
 

@@ -69,6 +69,8 @@ impl Model {
             own: &self.nodes[node],
             settings: self.settings,
             seeds: &self.seeds,
+            unresolved: &[],
+            is_fixed: true,
             init: None,
             seen,
             is_settled: true,
@@ -216,7 +218,8 @@ impl Three {
         let mut seen = BTreeMap::from([("b:1".to_owned(), self.seen(&self.b)), ("c:1".to_owned(), self.seen(&self.c))]);
         change(&mut seen);
         let (own, settings) = (&self.own, self.settings);
-        decide(&View { own, settings, seeds: &seeds, init: None, seen: &seen, is_settled: false })
+        let (unresolved, is_fixed) = (&[], true);
+        decide(&View { own, settings, seeds: &seeds, unresolved, is_fixed, init: None, seen: &seen, is_settled: false })
     }
 
     fn decide(&self) -> Decision {
