@@ -1,5 +1,7 @@
 //! The gateway's configuration: `config/gateway.toml` shows every key with its default.
 
+use std::net::SocketAddr;
+
 use berth_shared::config::{self, HumanDuration, Validate};
 use berth_shared::telemetry;
 use serde::{Deserialize, Serialize};
@@ -12,8 +14,10 @@ pub struct Config {
     pub listen: String,
     /// `host:port` of the admin port: health and metrics.
     pub admin_listen: String,
-    /// `host:port` of the peer ports of some nodes. The others are learnt from them.
+    /// `host:port` of the peer ports of some nodes, or of names that have their addresses. The others are learnt from them.
     pub nodes: Vec<String>,
+    /// Who is asked for names, in place of the servers of /etc/resolv.conf; empty: those.
+    pub dns_servers: Vec<String>,
     /// A secret that all pods of the cluster share. Absent: none is asked for.
     pub credential: Option<String>,
     /// Most nodes that are connected at once, those of `nodes` included.
@@ -42,6 +46,7 @@ impl Default for Config {
             listen: "0.0.0.0:8080".to_owned(),
             admin_listen: "0.0.0.0:8090".to_owned(),
             nodes: vec!["127.0.0.1:7400".to_owned()],
+            dns_servers: Vec::new(),
             credential: None,
             nodes_max: 256,
             in_flight_max: 4096,
@@ -56,6 +61,13 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Who is asked for names; empty: the servers of /etc/resolv.conf.
+    pub fn dns_servers(&self) -> Vec<SocketAddr> {
+        config::dns_servers(&self.dns_servers)
+    }
+}
+
 impl Validate for Config {
     fn validate(&self) -> Result<(), config::Error> {
         config::address("listen", &self.listen, 0)?;
@@ -64,6 +76,7 @@ impl Validate for Config {
         for node in &self.nodes {
             config::address("nodes", node, 1)?;
         }
+        config::check_dns_servers("dns_servers", &self.dns_servers)?;
         if let Some(credential) = &self.credential {
             config::allow(!credential.is_empty(), "credential", "\"\"", "texts that are not empty")?;
         }
@@ -134,6 +147,7 @@ mod tests {
             ("listen = \"a:65536\"", ["listen", "\"a:65536\"", "allowed"]),
             ("nodes = []", ["nodes", "[]", "one or more"]),
             ("nodes = [\"a:0\"]", ["nodes", "\"a:0\"", "addresses"]),
+            ("dns_servers = [\"1.1.1.1:0\"]", ["dns_servers", "\"1.1.1.1:0\"", "10.96.0.10"]),
             ("in_flight_max = 0", ["in_flight_max", "0", "1 to 1000000"]),
             ("body_timeout = \"5\"", ["body_timeout", "\"5\"", "250ms"]),
             ("body_timeout = \"1h\"", ["body_timeout", "1h", "100ms to 10min"]),

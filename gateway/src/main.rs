@@ -42,7 +42,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let seams = Seams::system();
+    let seams = Seams::system_with_dns(config.dns_servers());
     let instance = config.listen.clone();
     let telemetry = telemetry::init(&config.telemetry, "berth-gateway", &instance)?;
     let metrics = Metrics::new(&[("role", "gateway")])?;

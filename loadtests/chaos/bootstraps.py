@@ -1,10 +1,13 @@
 """Fresh nodes become one cluster, in whatever order and however disturbed (`bootstrap`)."""
 
 import asyncio
+import contextlib
 import time
 
 from chaos import wire
 from chaos.cluster import Stuck
+from chaos.names import Names
+from chaos.network import PEER_PORT
 from chaos.trial import Report, Trial, clean
 
 COLUMNS = [("try", 3), ("order", 8), ("late s", 6), ("killed", 6), ("at s", 5), ("formed s", 8), ("clusters", 8), ("violations", 10)]
@@ -13,6 +16,8 @@ START_SPREAD_SECONDS = 0.3
 LATE_SECONDS = (0.3, 2.0)
 # Forming a cluster takes a third of a second or so; most kills fall into it.
 KILL_SECONDS = (0.1, 0.3, 1.2)
+# When DNS lists a node, before or after it starts.
+LISTED_SECONDS = (-0.5, 1.5)
 
 
 async def bootstrap(options, network):
@@ -30,9 +35,14 @@ async def bootstrap(options, network):
 
 
 async def attempt(options, network, report, number):
-    trial = DisturbedStart(options, network(), f"bootstrap-{number}", shards=SHARDS, gateways=1)
+    place, shape = network(), {"shards": SHARDS, "gateways": 1}
+    names = Names(place.harness_host()) if options.dns else None
+    if names:
+        shape["node_settings"], shape["gateway_settings"] = names.settings(PEER_PORT)
+    trial = DisturbedStart(options, place, f"bootstrap-{number}", **shape)
+    trial.names = names
     try:
-        async with trial:
+        async with names or contextlib.nullcontext(), trial:
             report.sample("last start to a cluster that serves", [trial.started])
             clusters = await check_one_cluster(trial)
             await check_serves(trial)
@@ -47,6 +57,8 @@ async def attempt(options, network, report, number):
     except Stuck as stuck:
         trial.add("stuck", str(stuck))
     trial.network.close()
+    if names and not names.questions:
+        trial.add("harness", "nobody asked for the name, so nothing was tested")
     held = not trial.violations
     report.row(trial, **trial.cells)
     if held:
@@ -54,7 +66,10 @@ async def attempt(options, network, report, number):
 
 
 class DisturbedStart(Trial):
-    """A first start in random order, with one node late and one killed and started again in the middle of it."""
+    """A first start in random order, with one node late and one killed and started again in the middle of it. With a name,
+    DNS lists each node a while before or after it starts, and every other time forgets the killed one while it is away."""
+
+    names = None
 
     async def until_serving(self):
         if hasattr(self, "cells"):
@@ -82,10 +97,20 @@ class DisturbedStart(Trial):
             while not victim.is_running():
                 await asyncio.sleep(0.005)
             victim.kill()
+            is_forgotten = self.names and chance.random() < 0.5
+            if is_forgotten:
+                self.names.listed.discard(victim.host)
             await asyncio.sleep(chance.uniform(0, 0.5))
             victim.start()
+            if is_forgotten:
+                await list_node(victim, time.monotonic() - begin)
 
-        await asyncio.gather(*(start(node) for node in nodes), disturb())
+        async def list_node(node, at):
+            await asyncio.sleep(max(0, begin + at + chance.uniform(*LISTED_SECONDS) - time.monotonic()))
+            self.names.listed.add(node.host)
+
+        listings = [list_node(node, waits[node]) for node in nodes] if self.names else []
+        await asyncio.gather(*(start(node) for node in nodes), *listings, disturb())
         ready = time.monotonic()
         for node in nodes:
             await self.cluster.until(f"{node.name} is ready", lambda n=node: self.cluster.is_ready(n))

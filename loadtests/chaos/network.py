@@ -51,6 +51,10 @@ class Loopback:
     def gateway_host(self, number):
         return f"127.{self.number}.2.{number}"
 
+    def harness_host(self):
+        """Where the harness itself may listen, reached from everywhere."""
+        return f"127.{self.number}.3.1"
+
     def inside(self, host):  # pylint: disable=unused-argument
         """Words to put before a command line so that it runs at `host`."""
         return []
@@ -82,6 +86,9 @@ class Namespaces:
 
     def gateway_host(self, number):
         return f"10.77.2.{number}"
+
+    def harness_host(self):
+        return "10.77.0.1"
 
     def inside(self, host):
         if host not in self.holders:

@@ -6,6 +6,7 @@ proves and what the columns mean.
     loadtests/chaos/run.py owner-wipe --repeat 50
     loadtests/chaos/run.py partition                 # as root, in network namespaces
     loadtests/chaos/run.py all-kill --repeat 10 --keep
+    loadtests/chaos/run.py bootstrap --dns --nodes 5
 
 Ends with 0 when everything held, with 1 when something was violated. Needs nothing but Python's standard library.
 """
@@ -54,6 +55,7 @@ def arguments():
     parser.add_argument("--pause", type=float, default=10, help="seconds that an owner is stopped or cut off")
     parser.add_argument("--back", type=float, default=2, help="seconds after which a killed node is started again; below 0: never")
     parser.add_argument("--parallel", type=int, default=2, help="bootstraps at once")
+    parser.add_argument("--dns", action="store_true", help="bootstrap: the seeds are one name, of which DNS lists nodes early or late")
     parser.add_argument("--p50", type=float, default=1.0, help="bound of seconds from kill to first write")
     parser.add_argument("--p99", type=float, default=2.0, help="bound of seconds from kill to first write")
     parser.add_argument("--node-env", action="append", default=[], metavar="NAME=VALUE", help="set for every node")
@@ -82,7 +84,7 @@ def main():
     options.place = options.place or tempfile.mkdtemp(prefix=f"berth-{options.scenario}-")
     settings = {"node": pairs(options.node_env), "gateway": pairs(options.gateway_env)}
 
-    def shape(nodes=None, gateways=None, shards=None, node_settings=None):
+    def shape(nodes=None, gateways=None, shards=None, node_settings=None, gateway_settings=None):
         return Shape(
             programs=os.path.abspath(options.programs),
             nodes=nodes or options.nodes,
@@ -90,7 +92,7 @@ def main():
             shards=shards or options.shards,
             replicas=options.replicas,
             node_settings={**(node_settings or {}), **settings["node"]},
-            gateway_settings=settings["gateway"],
+            gateway_settings={**(gateway_settings or {}), **settings["gateway"]},
         )
 
     options.shape = shape

@@ -1,10 +1,12 @@
 //! What a node is configured with. Every key is documented in `config/node.toml`, with the same defaults.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_shared::config::{self, ByteSize, HumanDuration, Validate, allow, nested, within};
+use berth_shared::seam::network::is_name;
 use berth_shared::telemetry;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +34,8 @@ pub struct Config {
     pub zone: Option<String>,
     /// A secret that all pods of the cluster share; absent: none is asked for.
     pub credential: Option<String>,
+    /// Who is asked for names, in place of the servers of /etc/resolv.conf; empty: those.
+    pub dns_servers: Vec<String>,
     pub cluster: ClusterConfig,
     pub shard: ShardConfig,
     pub journal: JournalConfig,
@@ -42,9 +46,9 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// Peer addresses of the first nodes, alike on every node; empty: this node alone.
+    /// Peer addresses of the first nodes, or names that have them, alike on every node; empty: this node alone.
     pub seeds: Vec<String>,
-    /// How many fresh nodes must be here before they become a cluster; absent: all seeds.
+    /// How many fresh nodes must be here before they become a cluster; absent: all seeds. There with a name among the seeds.
     pub expect: Option<u16>,
     /// Hash partitions of all entities, fixed when the cluster first starts. 1 to 16,384.
     pub shards: u16,
@@ -105,6 +109,7 @@ impl Default for Config {
             admin_listen: "127.0.0.1:7490".to_owned(),
             zone: None,
             credential: None,
+            dns_servers: Vec::new(),
             cluster: ClusterConfig::default(),
             shard: ShardConfig::default(),
             journal: JournalConfig::default(),
@@ -160,6 +165,11 @@ impl Config {
         self.advertise.as_ref().unwrap_or(&self.listen)
     }
 
+    /// Who is asked for names; empty: the servers of /etc/resolv.conf.
+    pub fn dns_servers(&self) -> Vec<SocketAddr> {
+        config::dns_servers(&self.dns_servers)
+    }
+
     /// What bootstrap needs to know.
     pub fn bootstrap(&self) -> bootstrap::Config {
         let ClusterConfig { seeds, expect, shards, replicas, init } = &self.cluster;
@@ -198,6 +208,7 @@ impl Validate for Config {
         if let Some(credential) = &self.credential {
             allow(!credential.is_empty(), "credential", "\"\"", "texts that are not empty")?;
         }
+        config::check_dns_servers("dns_servers", &self.dns_servers)?;
         nested("cluster", &self.cluster)?;
         nested("shard", &self.shard)?;
         nested("journal", &self.journal)?;
@@ -216,12 +227,25 @@ impl Validate for ClusterConfig {
         let is_list = distinct.len() == self.seeds.len() && self.seeds.len() <= SEEDS_MAX;
         let lists = format!("lists of at most {SEEDS_MAX} different addresses");
         allow(is_list, "seeds", format!("{:?}", self.seeds), lists)?;
+        let name = self.seeds.iter().find(|seed| is_name(seed));
         // Half of the seeds and the other half could become two clusters.
-        let seeds = self.seeds.len().max(1) as u16;
-        self.expect.map_or(Ok(()), |expect| {
-            let numbers = format!("numbers over half of the seeds up to all of them: {} to {seeds}", seeds / 2 + 1);
-            allow((seeds / 2 + 1..=seeds).contains(&expect), "expect", expect, numbers)
-        })
+        let least = self.seeds.len().max(1) as u16 / 2 + 1;
+        let most = if name.is_some() { SEEDS_MAX as u16 } else { self.seeds.len().max(1) as u16 };
+        match (self.expect, name) {
+            (Some(expect), _) => {
+                let up_to = if name.is_some() { "" } else { " up to all of them" };
+                let numbers = format!("numbers over half of the seeds{up_to}: {least} to {most}");
+                allow((least..=most).contains(&expect), "expect", expect, numbers)
+            }
+            (None, Some(name)) => {
+                let numbers = format!(
+                    "numbers of nodes that a first start waits for, {least} to {most}, because {name:?} among the seeds is \
+                     a name, which may have any number of addresses"
+                );
+                allow(false, "expect", "no value", numbers)
+            }
+            (None, None) => Ok(()),
+        }
     }
 }
 
@@ -323,6 +347,7 @@ mod tests {
                 ("BERTH_LISTEN", "0.0.0.0:7400"),
                 ("BERTH_ADVERTISE", "b:2"),
                 ("BERTH_ZONE", "eu-central-1a"),
+                ("BERTH_DNS_SERVERS", "10.0.0.10, [::1]:5353"),
                 ("BERTH_CLUSTER__SEEDS", "a:1, b:2, c:3"),
                 ("BERTH_CLUSTER__EXPECT", "2"),
                 ("BERTH_CLUSTER__SHARDS", "8"),
@@ -333,6 +358,7 @@ mod tests {
         let config = config.unwrap();
         assert_eq!((config.listen.as_str(), config.address()), ("0.0.0.0:7400", "b:2"));
         assert_eq!(config.zone.as_deref(), Some("eu-central-1a"));
+        assert_eq!(config.dns_servers(), ["10.0.0.10:53", "[::1]:5353"].map(|server| server.parse().unwrap()));
         let bootstrap = config.bootstrap();
         assert_eq!(bootstrap.seeds, ["a:1", "b:2", "c:3"]);
         assert_eq!(bootstrap.settings, Settings { shards: 8, replicas: 3, expect: 2 });
@@ -345,7 +371,12 @@ mod tests {
         for (file, seeds, expect) in [
             ("listen = \"a:1\"", vec!["a:1"], 1),
             ("advertise = \"b:2\"", vec!["b:2"], 1),
-            ("listen = \"d:4\"\n[cluster]\nseeds = [\"a:1\", \"b:2\", \"c:3\"]", vec!["a:1", "b:2", "c:3"], 3),
+            (
+                "listen = \"d:4\"\n[cluster]\nseeds = [\"10.0.0.1:1\", \"[::1]:2\", \"10.0.0.3:3\"]",
+                vec!["10.0.0.1:1", "[::1]:2", "10.0.0.3:3"],
+                3,
+            ),
+            ("[cluster]\nseeds = [\"nodes:1\"]\nexpect = 5", vec!["nodes:1"], 5),
         ] {
             let bootstrap = load(file, &[]).unwrap().bootstrap();
             assert_eq!(
@@ -371,8 +402,18 @@ mod tests {
             ("cluster.replicas = 2", ["cluster.replicas", "2", "1, 3 and 5"]),
             ("cluster.seeds = [\"a:0\"]", ["cluster.seeds", "\"a:0\"", "addresses"]),
             ("cluster.seeds = [\"a:1\", \"a:1\"]", ["cluster.seeds", "a:1", "different addresses"]),
-            ("cluster.seeds = [\"a:1\", \"b:1\"]\ncluster.expect = 1", ["cluster.expect", "1", "2 to 2"]),
-            ("cluster.seeds = [\"a:1\", \"b:1\", \"c:1\"]\ncluster.expect = 4", ["cluster.expect", "4", "2 to 3"]),
+            (
+                "cluster.seeds = [\"10.0.0.1:1\", \"10.0.0.2:1\"]\ncluster.expect = 1",
+                ["cluster.expect", "1", "all of them: 2 to 2"],
+            ),
+            (
+                "cluster.seeds = [\"10.0.0.1:1\", \"10.0.0.2:1\", \"10.0.0.3:1\"]\ncluster.expect = 4",
+                ["cluster.expect", "4", "2 to 3"],
+            ),
+            ("cluster.seeds = [\"nodes:1\"]", ["cluster.expect", "no value", "\"nodes:1\" among the seeds is a name"]),
+            ("cluster.seeds = [\"a:1\", \"b:1\"]\ncluster.expect = 1", ["cluster.expect", "1", "2 to 100"]),
+            ("cluster.seeds = [\"a:1\"]\ncluster.expect = 101", ["cluster.expect", "101", "1 to 100"]),
+            ("dns_servers = [\"dns:53\"]", ["dns_servers", "\"dns:53\"", "127.0.0.1:5353"]),
             ("cluster.expect = 2", ["cluster.expect", "2", "1 to 1"]),
             ("shard.resident_bytes_max = \"1KiB\"", ["shard.resident_bytes_max", "1KiB", "1MiB to 1TiB"]),
             ("shard.mailbox_max = 0", ["shard.mailbox_max", "0", "1 to 1000000"]),

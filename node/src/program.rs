@@ -78,7 +78,7 @@ fn run(arguments: &Arguments, kinds: impl FnOnce() -> Result<Registry, registry:
 
 async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     let telemetry = telemetry::init(&config.telemetry, "berth-node", config.address())?;
-    let seams = Seams::system();
+    let seams = Seams::system_with_dns(config.dns_servers());
     let spawner = seams.spawner;
     let disk = Arc::new(DirectoryDisk::open(&config.data_dir)?);
     // Listened for before the start, so that a signal during it is not lost.

@@ -153,7 +153,8 @@ async fn a_node_that_waits_for_its_seeds_ends_when_told_to() {
     let folder = tempfile::tempdir().unwrap();
     // A port that nobody listens on.
     let seeds = "node-1:7400,127.0.0.1:1,127.0.0.1:2";
-    let mut node = Running::start(program(folder.path()).env("BERTH_CLUSTER__SEEDS", seeds));
+    let mut command = program(folder.path());
+    let mut node = Running::start(command.env("BERTH_CLUSTER__SEEDS", seeds).env("BERTH_CLUSTER__EXPECT", "3"));
     node.logged("the node looks for its cluster").await;
     node.signal("TERM");
     assert_eq!(node.ended().await.code(), Some(0));

@@ -12,6 +12,7 @@ pub mod peer;
 pub mod problem;
 pub mod report;
 pub mod seam;
+pub mod seeds;
 pub mod session;
 pub mod shard_map;
 pub mod telemetry;

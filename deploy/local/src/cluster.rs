@@ -134,6 +134,7 @@ async fn start_node(
         ..berth_node::config::Config::default()
     };
     config.cluster.seeds = (0..arguments.nodes).map(name).collect();
+    config.cluster.expect = Some(arguments.nodes);
     config.shard.resident_bytes_max = arguments.resident_cap;
     let started = app::start(config, Registry::built_in(), disk, Arc::new(Chitchat), seams.clone(), tracing).await;
     started.with_context(|| format!("node {}", number + 1))

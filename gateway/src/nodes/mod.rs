@@ -5,6 +5,7 @@
 mod inquiry;
 mod members;
 mod reports;
+mod seeds;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use berth_shared::key::EntityKey;
 use berth_shared::message::Push;
 use berth_shared::peer::{self, Class, Client, Identity, Pushed, Role};
 use berth_shared::seam::{BootInstant, Seams};
+use berth_shared::seeds::Seeds;
 use berth_shared::shard_map::ShardOwner;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -81,6 +83,7 @@ pub(crate) struct Connections {
     this: Weak<Self>,
     seams: Seams,
     config: Config,
+    seeds: Seeds,
     /// Replaced as a whole, so that requests read it without waiting.
     snapshot: ArcSwap<Snapshot>,
     /// Held by whoever replaces the snapshot.
@@ -100,7 +103,7 @@ pub(crate) struct Connections {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// Addresses that are always connected.
+    /// Addresses that are always connected, or names whose addresses are.
     pub(crate) seeds: Vec<String>,
     /// Most addresses connected at once, the seeds included.
     pub(crate) nodes_max: usize,
@@ -142,10 +145,13 @@ impl Connections {
     /// Starts to connect to the seeds, and to take in what nodes say until the connections are dropped.
     pub(crate) fn start(config: Config, seams: Seams, metrics: Arc<Metrics>) -> Arc<Self> {
         let (pushes, pushed) = mpsc::channel(PUSHES_MAX);
+        let seeds = Seeds::start(&config.seeds, seeds::REFRESH_MAX, &seams);
+        let changes = seeds.changes();
         let connections = Arc::new_cyclic(|this| Self {
             this: this.clone(),
             seams: seams.clone(),
             config,
+            seeds,
             snapshot: ArcSwap::default(),
             changing: Mutex::new(()),
             news: OnceLock::new(),
@@ -158,6 +164,7 @@ impl Connections {
         });
         connections.change(|_| Change::Other);
         seams.spawner.spawn(listen(Arc::downgrade(&connections), pushed));
+        seams.spawner.spawn(seeds::follow(Arc::downgrade(&connections), changes));
         seams.spawner.spawn(watch::watch(Arc::downgrade(&connections), seams.clone()));
         connections
     }
@@ -188,16 +195,23 @@ impl Connections {
         self.judge_routable();
     }
 
-    /// Makes the clients those of the seeds, the owners and the members, as many as are allowed.
+    /// Makes the clients those of the seeds, the owners and the members, as many as are allowed. What only DNS says comes last.
     fn connect(&self, snapshot: &mut Snapshot) {
+        let seeds = self.seeds.current();
+        let owners = || snapshot.table.owners().map(|owner| &owner.address);
+        let (configured, found) = seeds::by_rank(&seeds, &owners().chain(snapshot.members.addresses()).collect());
+        let told = configured.into_iter().chain(owners()).chain(snapshot.members.addresses());
+        let ranked = told.map(|address| (address, true)).chain(found.into_iter().map(|address| (address, false)));
         let mut clients = BTreeMap::new();
-        let owners = snapshot.table.owners().map(|owner| &owner.address);
-        for address in self.config.seeds.iter().chain(owners).chain(snapshot.members.addresses()) {
+        for (address, is_told) in ranked {
             if clients.contains_key(address) {
                 continue;
             }
             if clients.len() >= self.config.nodes_max {
-                tracing::warn!(%address, nodes_max = self.config.nodes_max, "too many nodes: this one is not connected");
+                if is_told {
+                    let nodes_max = self.config.nodes_max;
+                    tracing::warn!(%address, nodes_max, "too many nodes: this one is not connected");
+                }
                 break;
             }
             let known = snapshot.clients.get(address).cloned();

@@ -45,6 +45,7 @@ fn node_config(number: usize) -> berth_node::config::Config {
     };
     config.cluster.shards = SHARDS;
     config.cluster.seeds = (0..NODES).map(peer_address).collect();
+    config.cluster.expect = Some(NODES as u16);
     // The least there may be, so that journals are cut short under replicas that are behind, which then get a snapshot.
     config.journal.live_size = ByteSize(1 << 20);
     // Often, so that power cuts meet checkpoints.

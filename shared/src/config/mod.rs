@@ -7,6 +7,7 @@ mod units;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -133,6 +134,30 @@ pub fn address(key: &str, address: &str, port_min: u16) -> Result<(), Error> {
         !bare.is_empty() && bracketed && !host.contains(char::is_whitespace) && is_port
     });
     allow(well_formed, key, format!("{address:?}"), "addresses such as \"127.0.0.1:8080\" or \"[::1]:8080\"")
+}
+
+/// Most DNS servers that are asked.
+const DNS_SERVERS_MAX: usize = 8;
+
+/// Refuses what is no list of DNS servers: IP addresses, with a port where it is not 53.
+pub fn check_dns_servers(key: &str, servers: &[String]) -> Result<(), Error> {
+    let servers_max = format!("lists of at most {DNS_SERVERS_MAX} DNS servers");
+    allow(servers.len() <= DNS_SERVERS_MAX, key, format!("{servers:?}"), servers_max)?;
+    let flawed = servers.iter().find(|server| dns_server(server).is_none());
+    flawed.map_or(Ok(()), |server| {
+        let allowed = "IP addresses of DNS servers, such as \"10.96.0.10\" or \"127.0.0.1:5353\"";
+        Err(not_allowed(key, format!("{server:?}"), allowed))
+    })
+}
+
+/// A list that [`check_dns_servers`] has not refused.
+pub fn dns_servers(servers: &[String]) -> Vec<SocketAddr> {
+    servers.iter().filter_map(|server| dns_server(server)).collect()
+}
+
+fn dns_server(server: &str) -> Option<SocketAddr> {
+    let with_port = |ip: IpAddr| SocketAddr::new(ip, 53);
+    server.parse().ok().filter(|address: &SocketAddr| address.port() > 0).or_else(|| server.parse().ok().map(with_port))
 }
 
 /// Checks the table `key`, whose refusals then name the whole path.

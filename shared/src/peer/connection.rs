@@ -58,6 +58,8 @@ pub(super) enum Ended {
     Unread,
     #[error("nothing is left to do")]
     Drained,
+    #[error("the peer shuts down")]
+    Goodbye,
 }
 
 pub(super) struct Connection<S> {
@@ -111,10 +113,12 @@ impl<S: Side> Connection<S> {
         self.written
     }
 
-    /// Tells the peer that nothing follows, and waits for it to close. To close with unread bytes would reset the stream
-    /// and could take the last answers with it. The caller bounds how long this may take.
+    /// Tells the peer that nothing follows and that what it sends now is not begun with, and waits for it to close. To close
+    /// with unread bytes would reset the stream and could take the last answers with it. The caller bounds how long this may
+    /// take.
     pub(super) async fn finish(mut self) {
-        if self.stream.shutdown().await.is_ok() {
+        let told = self.stream.write_all(Header::goodbye().as_slice()).await;
+        if told.is_ok() && self.stream.shutdown().await.is_ok() {
             self.input.clear();
             while matches!(self.stream.read_buf(&mut self.input).await, Ok(1..)) {
                 self.input.clear();

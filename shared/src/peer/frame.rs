@@ -20,6 +20,7 @@ const DECLINED: u8 = 4;
 const PUSH: u8 = 5;
 const PING: u8 = 6;
 const PONG: u8 = 7;
+const GOODBYE: u8 = 8;
 
 /// The client's number of a call, given back with its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +28,29 @@ pub(super) struct CorrelationId(pub(super) u64);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Frame {
-    Request { id: CorrelationId, remaining: Duration, payload: Bytes },
-    Reply { id: CorrelationId, payload: Bytes },
-    Abandoned { id: CorrelationId },
-    Declined { id: CorrelationId, why: Decline },
-    Push { payload: Bytes },
+    Request {
+        id: CorrelationId,
+        remaining: Duration,
+        payload: Bytes,
+    },
+    Reply {
+        id: CorrelationId,
+        payload: Bytes,
+    },
+    Abandoned {
+        id: CorrelationId,
+    },
+    Declined {
+        id: CorrelationId,
+        why: Decline,
+    },
+    Push {
+        payload: Bytes,
+    },
     Ping,
     Pong,
+    /// The last frame of a server that shuts down: with what it has not answered it never began.
+    Goodbye,
 }
 
 /// Why a server did not begin with a request.
@@ -94,6 +111,10 @@ impl Header {
         Self::new(PONG, 0).measured(0)
     }
 
+    pub(super) fn goodbye() -> Self {
+        Self::new(GOODBYE, 0).measured(0)
+    }
+
     pub(super) fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -136,7 +157,7 @@ pub(super) fn take(input: &mut BytesMut, frame_bytes_max: usize) -> Result<Optio
         REQUEST => 1 + ID_BYTES + REMAINING_BYTES,
         REPLY | ABANDONED => 1 + ID_BYTES,
         DECLINED => 1 + ID_BYTES + 1,
-        PUSH | PING | PONG => 1,
+        PUSH | PING | PONG | GOODBYE => 1,
         _ => return Err(Error::Kind(kind)),
     };
     let has_payload = matches!(kind, REQUEST | REPLY | PUSH);
@@ -159,6 +180,7 @@ pub(super) fn take(input: &mut BytesMut, frame_bytes_max: usize) -> Result<Optio
         DECLINED => Frame::Declined { id: id(), why: decline(header[PREFIX_BYTES + ID_BYTES])? },
         PUSH => Frame::Push { payload },
         PING => Frame::Ping,
+        GOODBYE => Frame::Goodbye,
         _ => Frame::Pong,
     }))
 }
@@ -204,6 +226,7 @@ mod tests {
             Frame::Push { payload } => (Header::push(payload.len()), payload),
             Frame::Ping => (Header::ping(), &Bytes::new()),
             Frame::Pong => (Header::pong(), &Bytes::new()),
+            Frame::Goodbye => (Header::goodbye(), &Bytes::new()),
         };
         [header.as_slice(), payload].concat()
     }
@@ -224,6 +247,7 @@ mod tests {
             payload().prop_map(|payload| Frame::Push { payload }),
             Just(Frame::Ping),
             Just(Frame::Pong),
+            Just(Frame::Goodbye),
         ]
     }
 
@@ -243,6 +267,7 @@ mod tests {
         assert_eq!(written(&declined), b"\x0a\0\0\0\x04\x07\0\0\0\0\0\0\0\x02");
         assert_eq!(written(&Frame::Push { payload: Bytes::from_static(b"p") }), b"\x02\0\0\0\x05p");
         assert_eq!(written(&Frame::Ping), b"\x01\0\0\0\x06");
+        assert_eq!(written(&Frame::Goodbye), b"\x01\0\0\0\x08");
         assert_eq!(written(&Frame::Pong), b"\x01\0\0\0\x07");
     }
 

@@ -102,7 +102,12 @@ impl Keeper {
             let mut state = self.shared.state.lock();
             state.link = Link::Connecting;
             let _ = state.outbox.close();
-            state.calls.lose(written, &NotSent::Disconnected, &mut woken);
+            // Whatever a peer that says goodbye has not answered it has not begun with, written or not.
+            let (begun, reason) = match &ended {
+                Ended::Goodbye => (0, NotSent::ShuttingDown),
+                _ => (written, NotSent::Disconnected),
+            };
+            state.calls.lose(begun, &reason, &mut woken);
         }
         self.shared.connected.send_replace(false);
         woken.into_iter().for_each(Waker::wake);
@@ -168,7 +173,7 @@ impl Side for Asking<'_> {
     }
 
     fn receive(&mut self, frames: &mut Vec<Frame>, _now: BootInstant) -> Result<(), Ended> {
-        let mut misplaced = false;
+        let (mut misplaced, mut goodbye) = (false, false);
         {
             // One short lock for all answers of a read; nobody is woken and nothing is allocated under it.
             let mut state = self.shared.state.lock();
@@ -184,6 +189,10 @@ impl Side for Asking<'_> {
                         self.pushed.push(payload);
                         continue;
                     }
+                    Frame::Goodbye => {
+                        goodbye = true;
+                        break;
+                    }
                     Frame::Request { .. } | Frame::Ping | Frame::Pong => {
                         misplaced = true;
                         break;
@@ -194,7 +203,11 @@ impl Side for Asking<'_> {
         }
         self.woken.drain(..).for_each(Waker::wake);
         self.pass_on();
-        if misplaced { Err(Ended::Misplaced) } else { Ok(()) }
+        match (misplaced, goodbye) {
+            (true, _) => Err(Ended::Misplaced),
+            (false, true) => Err(Ended::Goodbye),
+            (false, false) => Ok(()),
+        }
     }
 
     fn earliest_deadline(&self) -> Option<BootInstant> {

@@ -540,6 +540,44 @@ async fn a_listener_is_served_again_and_everybody_is_greeted_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_says_goodbye_and_begins_with_nothing_after_it() {
+    let seams = Seams::simulated(22);
+    let (handler, mut desk) = desk();
+    let server = start_plain(&seams, handler).await;
+    let mut stream = connect_by_hand(&seams).await;
+    stream.write_all(&request_bytes(1, b"before")).await.unwrap();
+    desk.next().await.reply.send("answered".into());
+    seams.spawner.sleep(Duration::from_millis(10)).await;
+    server.shutdown.cancel();
+    seams.spawner.sleep(Duration::from_millis(10)).await;
+    stream.write_all(&request_bytes(2, b"after")).await.unwrap();
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).await.unwrap();
+    let reply = frame::Header::reply(frame::CorrelationId(1), 8);
+    assert_eq!(said, [reply.as_slice(), b"answered", frame::Header::goodbye().as_slice()].concat());
+    drop(stream);
+    server.task.await.unwrap();
+    assert!(desk.incoming.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_that_says_goodbye_has_not_answered_was_not_begun() {
+    let seams = Seams::simulated(23);
+    let mut server = ByHand::listen(&seams).await;
+    let client = connect_plain(&seams);
+    let (answered, unread) = (call(&seams, &client, "a"), call(&seams, &client, "b"));
+    let mut stream = server.accept().await;
+    seams.spawner.sleep(Duration::from_millis(10)).await;
+    let mut request = vec![0; request_bytes(0, b"a").len()];
+    stream.read_exact(&mut request).await.unwrap();
+    let id = frame::CorrelationId(u64::from_le_bytes(request[5..13].try_into().unwrap()));
+    let reply = frame::Header::reply(id, 2);
+    stream.write_all(&[reply.as_slice(), b"ok", frame::Header::goodbye().as_slice()].concat()).await.unwrap();
+    assert_eq!(answered.await.unwrap(), Ok("ok".into()));
+    assert_eq!(unread.await.unwrap(), Err(CallError::NotSent(NotSent::ShuttingDown)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_does_not_wait_for_ever() {
     let seams = Seams::simulated(20);
     let (handler, mut desk) = desk();

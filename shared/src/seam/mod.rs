@@ -2,11 +2,13 @@
 //! [`Seams`] handed in, so that a whole cluster can run in one deterministic simulation. `clippy.toml` bans the raw calls.
 
 pub mod clock;
+pub mod dns;
 pub mod network;
 pub mod random;
 pub mod simulation;
 pub mod spawn;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use clock::{BootInstant, Clock};
@@ -24,13 +26,18 @@ pub struct Seams {
 }
 
 impl Seams {
-    /// The real clock, randomness, threads and TCP.
+    /// The real clock, randomness, threads and TCP, with the DNS servers of /etc/resolv.conf.
     pub fn system() -> Self {
+        Self::system_with_dns(Vec::new())
+    }
+
+    /// The same with these DNS servers in place of those of /etc/resolv.conf, if there are any.
+    pub fn system_with_dns(servers: Vec<SocketAddr>) -> Self {
         Self {
             clock: Arc::new(clock::SystemClock),
             random: Arc::new(random::SystemRandom),
             spawner: Spawner::Threads,
-            network: Arc::new(network::TcpNetwork),
+            network: Arc::new(network::TcpNetwork::new(dns::Dns::new(servers))),
         }
     }
 

@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+
+use super::dns::{Dns, Resolver};
 
 /// A connection: bytes both ways.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -21,6 +24,22 @@ pub trait Network: Send + Sync + fmt::Debug {
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Stream>>;
     /// Listens on `host:port`; port 0 picks a free one.
     fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;
+    /// What knows the addresses of names. `None` on a network whose names are addresses themselves.
+    fn resolver(&self) -> Option<&dyn Resolver> {
+        None
+    }
+}
+
+/// Whether the host of `host:port` is a name, which may have several addresses.
+pub fn is_name(address: &str) -> bool {
+    address.parse::<SocketAddr>().is_err()
+}
+
+/// The parts of `host:port`, or what is wrong with it.
+pub fn parts(address: &str) -> io::Result<(&str, u16)> {
+    let malformed = || io::Error::new(io::ErrorKind::InvalidInput, format!("{address} is not host:port"));
+    let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
+    Ok((host, port.parse().map_err(|_| malformed())?))
 }
 
 pub trait Listener: Send {
@@ -29,15 +48,35 @@ pub trait Listener: Send {
     fn local_address(&self) -> io::Result<String>;
 }
 
-/// TCP with Nagle's algorithm off: frames are coalesced before they are written.
-#[derive(Clone, Copy, Debug)]
-pub struct TcpNetwork;
+/// TCP with Nagle's algorithm off: frames are coalesced before they are written. Names are resolved by DNS.
+#[derive(Clone, Debug)]
+pub struct TcpNetwork {
+    dns: Arc<Dns>,
+}
+
+impl TcpNetwork {
+    pub fn new(dns: Dns) -> Self {
+        Self { dns: Arc::new(dns) }
+    }
+
+    /// What `address` stands for, one at least.
+    async fn look_up(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(address) = address.parse() {
+            return Ok(vec![address]);
+        }
+        let (host, port) = parts(address)?;
+        let resolved = self.dns.resolve(host).await?;
+        Ok(resolved.addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+    }
+}
 
 impl Network for TcpNetwork {
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
         Box::pin(async move {
+            let addresses = self.look_up(address).await?;
+            // The first that takes the connection, in order.
             #[expect(clippy::disallowed_methods, reason = "this is the seam")]
-            let stream = tokio::net::TcpStream::connect(address).await?;
+            let stream = tokio::net::TcpStream::connect(&*addresses).await?;
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as Stream)
         })
@@ -45,10 +84,15 @@ impl Network for TcpNetwork {
 
     fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
+            let addresses = self.look_up(address).await?;
             #[expect(clippy::disallowed_methods, reason = "this is the seam")]
-            let listener = tokio::net::TcpListener::bind(address).await?;
+            let listener = tokio::net::TcpListener::bind(&*addresses).await?;
             Ok(Box::new(TcpAcceptor(listener)) as Box<dyn Listener>)
         })
+    }
+
+    fn resolver(&self) -> Option<&dyn Resolver> {
+        Some(&*self.dns)
     }
 }
 

@@ -24,12 +24,17 @@ pub(super) enum Seen {
 pub(super) struct View<'a> {
     pub(super) own: &'a Identity,
     pub(super) settings: Settings,
+    /// What the seeds stand for now.
     pub(super) seeds: &'a [String],
+    /// Seeds that are names without an address so far, each with the reason.
+    pub(super) unresolved: &'a [(String, String)],
+    /// Whether `seeds` will always be these, because none of them is a name.
+    pub(super) is_fixed: bool,
     /// The addresses of the record that the operator wants; `None` without `--init`.
     pub(super) init: Option<&'a [String]>,
     /// One round of answers, by the address that was asked. This node's own address is not among them.
     pub(super) seen: &'a BTreeMap<String, Seen>,
-    /// Whether the same nodes have been fresh for a while.
+    /// Whether the same nodes have been fresh, and the seeds stood for the same, for a while.
     pub(super) is_settled: bool,
 }
 
@@ -56,6 +61,7 @@ pub(super) enum Decision {
 /// Why a node has not joined a cluster yet. Displayed as one clause of a line for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
+    Unresolved { seed: String, reason: String },
     Silent { address: String, reason: String },
     TooFewFresh { fresh: usize, expect: u16 },
     NotASeed { address: String },
@@ -174,9 +180,9 @@ fn found(view: &View<'_>) -> Decision {
             Seen::Answered(_) => None,
         });
         let not_a_seed = Obstacle::NotASeed { address: own.address.clone() };
-        return Decision::Wait(std::iter::once(not_a_seed).chain(silent).collect());
+        return Decision::Wait(std::iter::once(not_a_seed).chain(unresolved(view)).chain(silent).collect());
     }
-    let mut obstacles = Vec::new();
+    let mut obstacles: Vec<Obstacle> = unresolved(view).collect();
     let mut fresh = BTreeSet::from([us(view)]);
     for address in view.seeds.iter().filter(|address| **address != own.address) {
         match view.seen.get(address) {
@@ -207,12 +213,14 @@ fn found(view: &View<'_>) -> Decision {
             obstacles.insert(0, Obstacle::AwaitsProposal { node: first.node, address: first.address.clone() });
             Decision::Wait(obstacles)
         }
-        // Two nodes that see different nodes would propose different records. Where all seeds are fresh there is one view.
-        _ if fresh.len() < view.seeds.len() && !view.is_settled => {
+        // Two nodes that see different nodes would propose different records. Where all seeds are fresh there is one view,
+        // unless DNS is about to name more of them.
+        _ if (fresh.len() < view.seeds.len() || !view.is_fixed) && !view.is_settled => {
             obstacles.insert(0, Obstacle::Settling { fresh: fresh.len(), seeds: view.seeds.len() });
             Decision::Wait(obstacles)
         }
-        _ => Decision::Found(fresh.into_iter().collect()),
+        // All that are here, not only as many as are expected: the record overlaps with others the more.
+        _ => Decision::Found(fresh.into_iter().take(MEMBERS_MAX).collect()),
     }
 }
 
@@ -310,6 +318,10 @@ fn silent(address: &str, reason: &str) -> Obstacle {
     Obstacle::Silent { address: address.to_owned(), reason: reason.to_owned() }
 }
 
+fn unresolved(view: &View<'_>) -> impl Iterator<Item = Obstacle> {
+    view.unresolved.iter().map(|(seed, reason)| Obstacle::Unresolved { seed: seed.clone(), reason: reason.clone() })
+}
+
 fn agrees(view: &View<'_>, record: &InitRecord) -> bool {
     (record.shards, record.replicas) == (view.settings.shards, view.settings.replicas)
 }
@@ -328,12 +340,16 @@ fn differing(view: &View<'_>, address: &str, status: &Status, is_first: bool) ->
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unresolved { seed, reason } => write!(f, "the seed {seed} does not resolve: {reason}"),
             Self::Silent { address, reason } => write!(f, "{address} does not answer ({reason})"),
             Self::TooFewFresh { fresh, expect } => {
                 write!(f, "{fresh} of the {expect} fresh nodes that cluster.expect asks for are here")
             }
             Self::NotASeed { address } => {
-                write!(f, "no seed is part of a cluster, and this node founds none: its address {address} is no seed")
+                write!(
+                    f,
+                    "no seed is part of a cluster, and this node founds none: its address {address} is none of the seeds'"
+                )
             }
             Self::AwaitsProposal { node, address } => write!(f, "node {node} at {address} is about to propose"),
             Self::Settling { fresh, seeds } => {

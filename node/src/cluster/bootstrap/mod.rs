@@ -36,6 +36,18 @@
 //! the members of the old record, or the nodes it names. Should a member of the old record have joined unseen, it takes a
 //! majority of that record's members to write anything.
 //!
+//! # Names among the seeds
+//!
+//! A name stands for what DNS has of it at the moment, so nodes see different candidates, and none of the argument above rests
+//! on which they see: only on `expect`, which is therefore configured and not counted. What a name changes is how likely that
+//! is to be put to the test. Pods that come later are fresh and may be `expect` or more, so a node waits longer before it
+//! founds while an address of the name is silent, behind which there may be a cluster. Views that differ make duels, so it
+//! waits a little in any case until nothing changes, and then takes all fresh nodes it sees into the record, however many more
+//! than `expect` they are: who is left out of it has no shards at first.
+//!
+//! A node counts by its id, at however many addresses it answers, and knows itself by that too: its own address need not be
+//! one that DNS has, but it must be reached through the name before it founds anything.
+//!
 //! # Fewer than the seeds
 //!
 //! A new disk is a node that starts fresh. Where `expect` is smaller than the number of seeds, `expect` nodes that lose their

@@ -11,6 +11,7 @@ use berth_shared::ids::{ClusterId, NodeId};
 use berth_shared::peer::{self, Class, Client};
 use berth_shared::seam::network::Listener;
 use berth_shared::seam::{BootInstant, Seams};
+use berth_shared::seeds::Seeds;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
@@ -29,6 +30,11 @@ const ROUND_PAUSE: Duration = Duration::from_millis(200);
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// How long the same nodes must have been fresh before fewer than all seeds become a cluster.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// The same where a name among the seeds has addresses at which nobody answers, or none: there may be a cluster behind it,
+/// whose nodes do not answer just now, and fresh ones may come to be there at any time.
+const UNHEARD_SETTLED_AFTER: Duration = Duration::from_secs(30);
+/// Longest time between two questions for a name among the seeds. DNS may say 30 s, for which a first start need not wait.
+const REFRESH_MAX: Duration = Duration::from_secs(5);
 /// A bootstrap that takes longer than this says why …
 const PATIENCE: Duration = Duration::from_secs(3);
 /// … and again after as long as this.
@@ -40,7 +46,8 @@ const RECONNECT_MAX: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Peer addresses of the first nodes, this one's among them unless it comes later.
+    /// Peer addresses of the first nodes, this one's among them unless it comes later. The addresses of a name are those that
+    /// DNS has of it at the time.
     pub seeds: Vec<String>,
     pub settings: Settings,
     /// The addresses of the nodes that the operator makes a cluster of (`--init --members`), this one's among them.
@@ -133,13 +140,23 @@ struct Founding {
     proposals: mpsc::Receiver<Proposal>,
     seams: Seams,
     speaker: peer::Identity,
+    /// Those that are not this node's own address as others know it.
+    seeds: Seeds,
     /// One for each address that is asked.
     clients: BTreeMap<String, Client>,
-    /// The nodes that were fresh in the last round, and since when these and no others.
-    fresh: (BTreeSet<NodeId>, BootInstant),
+    round: Round,
+    /// Since when rounds have been like the last one.
+    settled_since: BootInstant,
     report_at: BootInstant,
     /// The last record that was not accepted, and why: said once, because it is proposed again and again.
     refused: Option<(ClusterId, &'static str)>,
+}
+
+/// What must stay the same for a while before fewer than all seeds become a cluster.
+#[derive(Default, PartialEq, Eq)]
+struct Round {
+    fresh: BTreeSet<NodeId>,
+    seeds: Vec<String>,
 }
 
 impl Founding {
@@ -153,19 +170,35 @@ impl Founding {
         speaker: peer::Identity,
     ) -> Self {
         let now = seams.clock.now();
-        let fresh = (BTreeSet::new(), now);
-        let report_at = now + PATIENCE;
-        let clients = BTreeMap::new();
-        Self { config, identity, disk, answerer, proposals, seams, speaker, clients, fresh, report_at, refused: None }
+        let others: Vec<String> = config.seeds.iter().filter(|seed| **seed != identity.address).cloned().collect();
+        let seeds = Seeds::start(&others, REFRESH_MAX, &seams);
+        Self {
+            config,
+            identity,
+            disk,
+            answerer,
+            proposals,
+            seams,
+            speaker,
+            seeds,
+            clients: BTreeMap::new(),
+            round: Round::default(),
+            settled_since: now,
+            report_at: now + PATIENCE,
+            refused: None,
+        }
     }
 
     async fn run(mut self) -> Result<(Identity, ClusterId, Role), Error> {
+        let (asked, spawner) = (self.seeds.asked(), self.seams.spawner);
+        self.attend(async move { spawner.timeout(ANSWER_MAX, asked).await }).await?;
         loop {
-            self.reach();
+            let seeds = self.current_seeds();
+            self.reach(&seeds);
             let everybody = self.clients.keys().cloned().collect();
             let round = self.ask(everybody, Ask::Status);
             let seen = self.attend(round).await?;
-            match self.decide(&seen) {
+            match self.decide(seeds, &seen) {
                 Decision::Wait(obstacles) => self.report(&obstacles),
                 Decision::Found(members) => {
                     let Settings { shards, replicas, .. } = self.config.settings;
@@ -261,31 +294,48 @@ impl Founding {
         Ok(())
     }
 
-    fn decide(&mut self, seen: &BTreeMap<String, Seen>) -> Decision {
+    /// What the seeds stand for now.
+    fn current_seeds(&self) -> Vec<String> {
+        let mut addresses = self.seeds.current().addresses();
+        if self.config.seeds.contains(&self.identity.address) && !addresses.contains(&self.identity.address) {
+            addresses.push(self.identity.address.clone());
+        }
+        addresses
+    }
+
+    /// After one round of questions to `seeds`.
+    fn decide(&mut self, seeds: Vec<String>, seen: &BTreeMap<String, Seen>) -> Decision {
         let now = self.seams.clock.now();
         let is_fresh = |status: &Status| status.accepted.is_none() && status.cluster.is_none();
         let fresh = seen.values().filter_map(|seen| match seen {
             Seen::Answered(status) if is_fresh(status) => Some(status.node),
             _ => None,
         });
-        let fresh: BTreeSet<NodeId> = fresh.collect();
-        if fresh != self.fresh.0 {
-            self.fresh = (fresh, now);
+        let round = Round { fresh: fresh.collect(), seeds };
+        if round != self.round {
+            (self.round, self.settled_since) = (round, now);
         }
+        let names = self.seeds.current();
+        let unresolved: Vec<_> = names.unresolved().map(|(seed, why)| (seed.to_owned(), why.to_owned())).collect();
+        let is_silent = |seed: &String| matches!(seen.get(seed), Some(Seen::Silent(_)));
+        let is_unheard = !unresolved.is_empty() || self.round.seeds.iter().any(is_silent);
+        let settled_after = if is_unheard && !names.is_fixed() { UNHEARD_SETTLED_AFTER } else { SETTLED_AFTER };
         decide(&View {
             own: &self.identity,
             settings: self.config.settings,
-            seeds: &self.config.seeds,
+            seeds: &self.round.seeds,
+            unresolved: &unresolved,
+            is_fixed: names.is_fixed(),
             init: self.config.init.as_deref(),
             seen,
-            is_settled: now.since(self.fresh.1) >= SETTLED_AFTER,
+            is_settled: now.since(self.settled_since) >= settled_after,
         })
     }
 
-    /// Keeps a connection to every address that matters.
-    fn reach(&mut self) {
+    /// Keeps a connection to every address that matters, those of the `seeds` among them.
+    fn reach(&mut self, seeds: &[String]) {
         let accepted = self.identity.accepted.iter().flat_map(|record| &record.members);
-        let mut wanted: BTreeSet<&String> = self.config.seeds.iter().collect();
+        let mut wanted: BTreeSet<&String> = seeds.iter().collect();
         wanted.extend(self.config.init.iter().flatten());
         wanted.extend(accepted.map(|member| &member.address));
         wanted.remove(&self.identity.address);

@@ -99,3 +99,20 @@ async fn an_init_says_which_of_the_named_nodes_it_waits_for() {
     let line = lines.last().unwrap();
     assert!(line.contains("n2:7400 does not answer") && !line.contains("n1:7400"), "{line}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_bootstrap_says_which_name_has_no_address_and_who_is_not_listed() {
+    let warnings = Warnings::default();
+    let _here = tracing::subscriber::set_default(warnings.clone());
+    let mut world = World::named(3, 2, 2);
+    world.start(0);
+    let lines = warnings.during(&world, Duration::from_secs(12)).await;
+    let line = lines.last().unwrap();
+    let unresolved = "the seed nodes.test:7400 does not resolve: DNS knows no address of nodes.test";
+    assert!(line.contains(unresolved) && line.contains("its address 10.0.0.0:7400 is none of the seeds'"), "{line}");
+
+    world.list([1]);
+    let lines = warnings.during(&world, Duration::from_secs(20)).await;
+    let line = lines.last().unwrap();
+    assert!(line.contains("10.0.0.1:7400 does not answer") && !line.contains("does not resolve"), "{line}");
+}

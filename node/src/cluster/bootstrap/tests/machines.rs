@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_shared::ids::ClusterId;
 use berth_shared::peer;
 use berth_shared::seam::Seams;
+use berth_shared::seam::dns::{MemoryResolver, Resolver};
 use berth_shared::seam::network::{Listener, MemoryNetwork, Network, Stream};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -30,6 +32,7 @@ struct Line {
     cut: Arc<Mutex<BTreeSet<(String, String)>>>,
     /// Other names of addresses.
     names: Arc<Mutex<BTreeMap<String, String>>>,
+    dns: Option<MemoryResolver>,
 }
 
 impl Network for Line {
@@ -47,6 +50,10 @@ impl Network for Line {
     fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         self.network.listen(address)
     }
+
+    fn resolver(&self) -> Option<&dyn Resolver> {
+        self.dns.as_ref().map(|dns| dns as &dyn Resolver)
+    }
 }
 
 impl fmt::Debug for Line {
@@ -61,6 +68,7 @@ pub(super) struct World {
     network: MemoryNetwork,
     cut: Arc<Mutex<BTreeSet<(String, String)>>>,
     names: Arc<Mutex<BTreeMap<String, String>>>,
+    pub(super) dns: Option<MemoryResolver>,
     pub(super) machines: Vec<Machine>,
 }
 
@@ -77,12 +85,31 @@ impl World {
     pub(super) fn new(seed: u64, count: usize, expect: usize) -> Self {
         let (seams, network) = (Seams::simulated(seed), MemoryNetwork::default());
         let (cut, names) = (Arc::default(), Arc::default());
-        let mut world = Self { seams, network, cut, names, machines: Vec::new() };
+        let mut world = Self { seams, network, cut, names, dns: None, machines: Vec::new() };
         let seeds: Vec<String> = (0..count).map(address).collect();
         for number in 0..count {
             world.add(address(number), seeds.clone(), expect);
         }
         world
+    }
+
+    /// The same with one name as the only seed of all, which has no address yet. What DNS says is believed for a while.
+    pub(super) fn named(seed: u64, count: usize, expect: usize) -> Self {
+        let mut world = Self::new(seed, 0, 0);
+        world.dns = Some(MemoryResolver::new(Duration::from_millis(world.below(6_000))));
+        for number in 0..count {
+            world.add(format!("{}:7400", ip(number)), vec![SEED_NAME.to_owned()], expect);
+        }
+        world
+    }
+
+    /// From now on the name of the seeds has the addresses of these machines.
+    pub(super) fn list(&self, machines: impl IntoIterator<Item = usize>) {
+        self.list_addresses(machines.into_iter().map(ip));
+    }
+
+    pub(super) fn list_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.dns.as_ref().expect("a world with DNS").set(SEED_HOST, addresses);
     }
 
     pub(super) fn add(&mut self, address: String, seeds: Vec<String>, expect: usize) -> usize {
@@ -91,6 +118,7 @@ impl World {
             network: self.network.clone(),
             cut: self.cut.clone(),
             names: self.names.clone(),
+            dns: self.dns.clone(),
         };
         let settings = Settings { shards: 64, replicas: 3, expect: expect as u16 };
         let config = Config { seeds, settings, init: None, credential: None, software: "test".to_owned() };
@@ -230,6 +258,15 @@ impl Machine {
     pub(super) fn cluster(&self) -> Option<ClusterId> {
         self.identity()?.cluster
     }
+}
+
+/// What the machines of [`World::named`] have among their seeds.
+const SEED_HOST: &str = "nodes.test";
+pub(super) const SEED_NAME: &str = "nodes.test:7400";
+
+/// Where a machine of [`World::named`] is, at port 7400.
+pub(super) fn ip(number: usize) -> IpAddr {
+    [10, 0, 0, number as u8].into()
 }
 
 pub(super) fn address(number: usize) -> String {

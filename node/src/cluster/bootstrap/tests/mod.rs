@@ -7,4 +7,5 @@ mod deciding;
 mod init;
 mod lines;
 mod machines;
+mod names;
 mod running;
