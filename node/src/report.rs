@@ -72,6 +72,9 @@ fn replica(hosted: &Hosted, marks_max: usize) -> ReplicaReport {
         content_hash: head.content_hash,
         marks: marks.iter().map(|m| HashMark { index: m.index, content_hash: m.content_hash }).collect(),
         queued: u32::try_from(queued).unwrap_or(u32::MAX),
+        is_joint: status.is_joint,
+        planned: None,
+        movement: None,
     }
 }
 

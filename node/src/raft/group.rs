@@ -436,6 +436,7 @@ impl<R: Runtime> Group for RaftGroup<R> {
             leader: metrics.current_leader.map(NodeId),
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
+            is_joint: membership.get_joint_config().len() > 1,
             last: self.raft.data_metrics().borrow_watched().last_log.as_ref().map(from_raft),
         }
     }

@@ -28,6 +28,8 @@ pub struct Status {
     pub leader: Option<NodeId>,
     pub voters: Vec<NodeId>,
     pub learners: Vec<NodeId>,
+    /// Whether the voters are those of two sets, between which the group changes.
+    pub is_joint: bool,
     /// The last entry of this member's log.
     pub last: Option<LogId>,
 }
