@@ -293,7 +293,7 @@ mod tests {
     use crate::entity::erased::Verdict;
     use crate::record::Batch;
     use crate::shard::executor::{self, Executor};
-    use crate::shard::group::{Done, Proposed, Status};
+    use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Observed, Proposed, Status};
     use crate::shard::residency::Residency;
     use crate::store::{self, Store};
 
@@ -356,6 +356,22 @@ mod tests {
 
         fn status(&self) -> Status {
             Status::default()
+        }
+
+        fn observe(&self) -> Option<Observed> {
+            None
+        }
+
+        fn change(&self, _term: Term, _change: Change) -> BoxFuture<'_, Result<(), ChangeError>> {
+            Box::pin(std::future::ready(Err(ChangeError::NotLeader)))
+        }
+
+        fn confirmed_membership(&self) -> BoxFuture<'_, Option<ConfirmedMembership>> {
+            Box::pin(std::future::ready(None))
+        }
+
+        fn reach(&self, _term: Term, _node: NodeId) -> BoxFuture<'_, bool> {
+            Box::pin(std::future::ready(false))
         }
 
         fn is_serving(&self) -> bool {

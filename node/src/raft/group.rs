@@ -36,7 +36,7 @@ use super::{
 use crate::journal::{self, Journal};
 use crate::record::Batch;
 use crate::shard::Shard;
-use crate::shard::group::{Done, Group, Proposed, Status};
+use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Observed, Proposed, Status};
 use crate::transport::peers::Peers;
 
 /// A heartbeat to a member is left out when an append to it was sent as recently and has been acknowledged.
@@ -79,17 +79,17 @@ pub(super) struct Start<'a> {
 }
 
 pub(super) struct RaftGroup<R: Runtime> {
-    shard: ShardId,
-    node: NodeId,
-    raft: RaftOf<R>,
+    pub(super) shard: ShardId,
+    pub(super) node: NodeId,
+    pub(super) raft: RaftOf<R>,
     metrics: WatchReceiverOf<Types<R>, openraft::metrics::RaftServerMetrics<Types<R>>>,
     machine: Arc<Shard>,
     journal: Journal,
-    peers: Peers,
-    leadership: Arc<Leadership<R>>,
+    pub(super) peers: Peers,
+    pub(super) leadership: Arc<Leadership<R>>,
     heard: Arc<Heard>,
     campaigner: Mutex<Campaigner>,
-    seams: Seams,
+    pub(super) seams: Seams,
     /// Set before the group is told to stop, so that an end without it is noticed as a failure.
     stopping: Arc<AtomicBool>,
     /// Cancelled once nothing is applied any more, which may be after the group has stopped.
@@ -139,8 +139,10 @@ impl<R: Runtime> RaftGroup<R> {
         };
         let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
         let raft = Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
-        let is_alone = raft.voter_ids().eq([node.0]);
-        // Rule R2, but for a replica that needs nobody's vote and gives none.
+        let voted_for = journal.vote(id).map(|vote| vote.node);
+        let is_alone = raft.voter_ids().eq([node.0]) && voted_for.is_none_or(|candidate| candidate == node);
+        // Rule R2, but for a replica that needs nobody's vote and has given none: a leader may go on after it has left the
+        // voters, and then its lease rests on the only one that is left.
         let votes_from = if is_new || is_alone { started_at } else { started_at + ELECTION_TIMEOUT_MAX };
         let beginning = match (is_new, first_owner) {
             (true, true) => Beginning::Ours,
@@ -220,6 +222,24 @@ impl<R: Runtime> RaftGroup<R> {
         let metrics = metrics.borrow_watched();
         let mut voters = metrics.membership_config.membership().get_joint_config().iter();
         voters.all(|voters| voters.iter().filter(is_here).count() > voters.len() / 2)
+    }
+
+    pub(super) async fn confirm_leadership(&self, term: Term) -> bool {
+        let asked_at = self.seams.clock.now();
+        let confirming = async {
+            self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await?;
+            // The library may take an answer to an older question for one to this.
+            self.leadership.acknowledged_since(term, asked_at).await;
+            Ok::<_, RaftError<Types<R>, LinearizableReadError<Types<R>>>>(())
+        };
+        let confirmed = self.seams.spawner.timeout(CONFIRM_MAX, confirming).await;
+        // The term has not changed, and terms do not come back: it was this one that was confirmed.
+        matches!(confirmed, Some(Ok(()))) && self.vote().term == term && self.term() == Some(term)
+    }
+
+    fn is_voter(&self) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        metrics.membership_config.membership().get_joint_config().iter().any(|voters| voters.contains(&self.node.0))
     }
 
     fn vote(&self) -> Vote {
@@ -353,9 +373,7 @@ impl<R: Runtime> Paced for RaftGroup<R> {
         let view = View { now, may_stand: !leads, vote, heard: self.heard.at(), is_connected };
         let alive = |node: &NodeId| *node != vote.node && connected.binary_search(node).is_ok();
         let rank = || rank(self.shard, self.node, self.raft.voter_ids().map(NodeId).filter(alive));
-        if self.campaigner.lock().is_due(&view, rank, || self.seams.random.next_u64())
-            && self.raft.voter_ids().any(|voter| voter == self.node.0)
-        {
+        if self.campaigner.lock().is_due(&view, rank, || self.seams.random.next_u64()) && self.is_voter() {
             // A vote is asked for before a term is begun, so that an attempt which cannot win disturbs nobody.
             self.trigger("standing for election", self.raft.trigger().elect(true));
         }
@@ -404,18 +422,7 @@ impl<R: Runtime> Group for RaftGroup<R> {
     }
 
     fn confirm(&self, term: Term) -> BoxFuture<'_, bool> {
-        Box::pin(async move {
-            let asked_at = self.seams.clock.now();
-            let confirming = async {
-                self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await?;
-                // The library may take an answer to an older question for one to this.
-                self.leadership.acknowledged_since(term, asked_at).await;
-                Ok::<_, RaftError<Types<R>, LinearizableReadError<Types<R>>>>(())
-            };
-            let confirmed = self.seams.spawner.timeout(CONFIRM_MAX, confirming).await;
-            // The term has not changed, and terms do not come back: it was this one that was confirmed.
-            matches!(confirmed, Some(Ok(()))) && self.vote().term == term && self.term() == Some(term)
-        })
+        Box::pin(self.confirm_leadership(term))
     }
 
     fn transfer(&self, to: NodeId) -> BoxFuture<'_, bool> {
@@ -441,13 +448,32 @@ impl<R: Runtime> Group for RaftGroup<R> {
         }
     }
 
+    fn observe(&self) -> Option<Observed> {
+        self.observed()
+    }
+
+    fn change(&self, term: Term, change: Change) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(self.change_members(term, change))
+    }
+
+    fn confirmed_membership(&self) -> BoxFuture<'_, Option<ConfirmedMembership>> {
+        Box::pin(self.confirmed_members())
+    }
+
+    fn reach(&self, term: Term, node: NodeId) -> BoxFuture<'_, bool> {
+        Box::pin(self.reach_member(term, node))
+    }
+
     fn is_serving(&self) -> bool {
         if self.term().is_some_and(|term| self.holds_lease(term)) {
             return true;
         }
         let now = self.seams.clock.now();
         let hears_leader = self.heard.at().is_some_and(|at| now < at + LEADER_HEARD_MAX);
-        hears_leader && self.heard.has_caught_up(self.machine.machine().head().applied) && self.sees_quorum()
+        hears_leader
+            && self.is_voter()
+            && self.heard.has_caught_up(self.machine.machine().head().applied)
+            && self.sees_quorum()
     }
 
     fn compact(&self) -> BoxFuture<'_, ()> {

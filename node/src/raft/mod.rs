@@ -18,6 +18,7 @@ mod hostile_test;
 mod leadership;
 mod log;
 mod machine;
+mod membership;
 mod message;
 mod network;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use berth_node::record::{Batch, Fingerprint, KeyOrigin, RequestKey, Scope};
 use berth_node::shard::Shard;
 use berth_node::shard::command::{Answer, Command};
 use berth_node::shard::executor::{self, Executor, Mailbox};
-use berth_node::shard::group::{Done, Group, Proposed, Status};
+use berth_node::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Observed, Proposed, Status};
 use berth_node::shard::machine::{Applied, Verdict};
 use berth_node::shard::reader::{self, Reader};
 use berth_node::shard::residency::Residency;
@@ -135,6 +135,22 @@ impl Group for ScriptedGroup {
 
     fn status(&self) -> Status {
         self.state.lock().status.clone()
+    }
+
+    fn observe(&self) -> Option<Observed> {
+        None
+    }
+
+    fn change(&self, _term: Term, _change: Change) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(std::future::ready(Err(ChangeError::NotLeader)))
+    }
+
+    fn confirmed_membership(&self) -> BoxFuture<'_, Option<ConfirmedMembership>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn reach(&self, _term: Term, _node: NodeId) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
     }
 
     fn is_serving(&self) -> bool {
