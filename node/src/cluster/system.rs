@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_shared::ids::{RequestId, ShardId};
+use berth_shared::ids::RequestId;
 use berth_shared::key::EntityKey;
 use berth_shared::message::{KeyOrigin, Precondition, Response};
 use berth_shared::report::Member;
@@ -20,15 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::bootstrap::InitRecord;
 use super::plan::{Candidate, MEMBERS_MAX, Plan};
+pub use super::plan::SYSTEM_SHARD;
 use crate::entity::{Context, Decision, Entity, Registry, Rejection, registry};
 use crate::record::{Fingerprint, RequestKey, Scope};
 use crate::shard::Shard;
 use crate::shard::command::{Answer, Command};
 use crate::shard::executor::Mailbox;
 use crate::shard::group::Group;
-
-/// No shard of a user has this number: they are counted from 0, and there are at most 16,384.
-pub const SYSTEM_SHARD: ShardId = ShardId(u16::MAX);
 
 /// The id of the only entity.
 const PLAN: &str = "plan";
