@@ -27,7 +27,7 @@ pub struct Gathered {
 pub struct ClusterView {
     #[serde(with = "shown::option")]
     pub cluster: Option<ClusterId>,
-    /// The highest that any node has applied.
+    /// The highest that any node knows.
     pub plan_epoch: u64,
     /// By id; those whose id is not known come last.
     pub members: Vec<MemberView>,
@@ -46,7 +46,7 @@ pub struct MemberView {
     pub state: Option<NodeState>,
     pub zone: Option<String>,
     pub version: Option<String>,
-    /// Not known of one that does not answer.
+    /// Of the newest plan that it knows, as the member says itself; of one that does not answer, as it last said by gossip.
     pub plan_epoch: Option<u64>,
     pub answered: bool,
     /// By gossip, and so some seconds old.
@@ -325,6 +325,7 @@ impl MemberView {
     /// Adds what is known by gossip. What the member has said itself stays.
     fn complete(&mut self, newest: &Sighting, suspected_since: Option<String>) {
         self.state.get_or_insert(newest.state);
+        self.plan_epoch.get_or_insert(newest.plan_epoch);
         self.version.get_or_insert_with(|| newest.software.clone());
         self.zone.clone_from(&newest.zone);
         self.load = Some(newest.load);
@@ -474,6 +475,7 @@ mod tests {
             edition: Edition { generation: 1, revision },
             zone: Some("a".to_owned()),
             state,
+            plan_epoch: 8,
             software: "berth-node/0.0.9".to_owned(),
             load: Load { cpu_percent: 15, resident_bytes: 1000, requests_per_second: revision },
             led: 21,
@@ -503,7 +505,7 @@ mod tests {
             members[2],
             json!({
                 "id": "0000000000000003", "address": "n3:1", "state": "leaving", "zone": "a",
-                "version": "berth-node/0.0.9", "planEpoch": null, "answered": false,
+                "version": "berth-node/0.0.9", "planEpoch": 8, "answered": false,
                 "load": {"cpuPercent": 15, "residentBytes": 1000, "requestsPerSecond": 6}, "shardsLed": 21,
                 "suspectedSince": "2026-01-01T00:00:00.250Z",
             })

@@ -15,7 +15,7 @@ pub struct NodeReport {
     pub state: NodeState,
     /// Name and version of the program.
     pub software: String,
-    /// Epoch of the newest plan that the node has applied; 0 before the first.
+    /// Epoch of the newest plan that the node knows; 0 before the first.
     pub plan_epoch: u64,
     /// The nodes that it knows of, by the plan or by gossip.
     pub members: Vec<Member>,
@@ -34,6 +34,8 @@ pub struct Sighting {
     pub edition: Edition,
     pub zone: Option<String>,
     pub state: NodeState,
+    /// Epoch of the newest plan that it knows, by its own word.
+    pub plan_epoch: u64,
     /// Name and version of the program.
     pub software: String,
     pub load: Load,

@@ -2,7 +2,6 @@
 //! the shards that the plan gives it, and at the end takes everything apart again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::{join_all, try_join_all};
 use tokio::sync::watch;
@@ -22,6 +21,7 @@ use crate::cluster::bootstrap::{self, Answerer, InitRecord, Joined};
 use crate::cluster::identity::{Identity, Role};
 use crate::cluster::membership::{self, Facts, Gossip, Here};
 use crate::cluster::plan::Plan;
+use crate::cluster::plans::{self, Plans};
 use crate::cluster::system::{self, SYSTEM_SHARD};
 use crate::config::{Config, SOFTWARE};
 use crate::disk::Disk;
@@ -67,7 +67,7 @@ pub(crate) struct Place {
     pub(crate) hosting: Arc<Hosting>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) gossip: Arc<dyn Gossip>,
-    plan_epoch: Arc<AtomicU64>,
+    pub(crate) plans: Plans,
     store: Store,
     groups: Groups,
     residency: Arc<Residency>,
@@ -77,6 +77,19 @@ impl Place {
     /// Estimated bytes of entities in memory.
     pub(super) fn resident_bytes(&self) -> usize {
         self.residency.bytes()
+    }
+
+    /// How many of the shards that this node leads do not have exactly the voters that the plan wants, all of them live.
+    pub(super) fn unsettled(&self) -> u32 {
+        let Some(plan) = self.plans.newest() else { return 0 };
+        let connected = self.peers.connected();
+        let is_live = |node: NodeId| node == self.identity.node || connected.binary_search(&node).is_ok();
+        let is_unsettled = |hosted: &&Arc<Hosted>| {
+            hosted.group.term().is_some()
+                && !announce::is_settled(&plan, hosted.shard.id(), &hosted.group.status(), is_live)
+        };
+        let (all, system) = (self.hosting.all(), self.hosting.system());
+        all.iter().chain(&system).filter(is_unsettled).count() as u32
     }
 }
 
@@ -137,7 +150,7 @@ impl Node {
         if let Some(place) = &running.place {
             self.stage.send_replace(Stage::Leaving(place.clone()));
             let load = Load::default();
-            place.gossip.leave(announce::facts(place, self.config.zone.clone(), NodeState::Leaving, load)).await;
+            place.gossip.leave(announce::facts(place, &self.config, NodeState::Leaving, load)).await;
         }
         self.closing.cancel();
         running.stop().await;
@@ -182,9 +195,9 @@ impl Node {
         for member in identity.record().into_iter().flat_map(|record| &record.members) {
             peers.learn(member.node, &member.address);
         }
-        let plan_epoch = Arc::new(AtomicU64::new(0));
+        let plans = Plans::default();
         let gossip = self.gossip(&identity, cluster, &peers);
-        let reporter = self.reporter(cluster, &owners, &hosting, &plan_epoch, &gossip);
+        let reporter = self.reporter(cluster, &owners, &hosting, &plans, &gossip);
         Ok(Arc::new(Place {
             identity,
             cluster,
@@ -194,7 +207,7 @@ impl Node {
             hosting,
             reporter,
             gossip,
-            plan_epoch,
+            plans,
             store,
             groups,
             residency,
@@ -206,18 +219,18 @@ impl Node {
         cluster: ClusterId,
         owners: &Arc<Owners>,
         hosting: &Arc<Hosting>,
-        plan_epoch: &Arc<AtomicU64>,
+        plans: &Plans,
         gossip: &Arc<dyn Gossip>,
     ) -> Arc<Reporter> {
         let (node, address) = (self.identity.node, self.config.address().to_owned());
-        let (owners, plan_epoch, stage) = (owners.clone(), plan_epoch.clone(), self.stage.subscribe());
+        let (owners, plans, stage) = (owners.clone(), plans.clone(), self.stage.subscribe());
         let (gossip, clock) = (gossip.members(), self.seams.clock.clone());
         let about = move || About {
             node,
             cluster,
             address: address.clone(),
             state: stage.borrow().state(),
-            plan_epoch: plan_epoch.load(Ordering::Relaxed),
+            plan_epoch: plans.epoch(),
             members: owners.members(),
             sightings: gossip.borrow().sightings(&*clock),
         };
@@ -238,6 +251,9 @@ impl Node {
             address,
             zone: self.config.zone.clone(),
             state: NodeState::Joining,
+            plan: 0,
+            unsettled: 0,
+            weight: self.config.weight(),
             version: SOFTWARE.to_owned(),
             load: Load::default(),
             led: Vec::new(),
@@ -249,7 +265,7 @@ impl Node {
     fn announce(&self, place: &Arc<Place>) {
         let announcer = Announcer {
             place: place.clone(),
-            zone: self.config.zone.clone(),
+            config: self.config.clone(),
             metrics: self.metrics.clone(),
             stage: self.stage.subscribe(),
             seams: self.seams.clone(),
@@ -257,6 +273,10 @@ impl Node {
         let (spawner, shutdown) = (self.seams.spawner, &self.shutdown);
         spawner.spawn(shutdown.clone().run_until_cancelled_owned(announcer.run()));
         spawner.spawn(shutdown.clone().run_until_cancelled_owned(announce::follow(place.clone())));
+        let (plans, members) = (place.plans.clone(), place.gossip.members());
+        let pull = plans::pull(plans, members, place.peers.clone(), self.seams.clone());
+        spawner.spawn(shutdown.clone().run_until_cancelled_owned(pull));
+        spawner.spawn(shutdown.clone().run_until_cancelled_owned(pass_on(place.plans.watch(), place.clone())));
     }
 
     /// What this node says of itself to its peers.
@@ -285,6 +305,7 @@ impl Node {
             answerer,
             reporter: place.reporter.clone(),
             gossip: place.gossip.clone(),
+            plans: place.plans.clone(),
         };
         let (config, speaker) = (peer::server::Config::default(), self.speaker(place.cluster));
         let (seams, closing) = (self.seams.clone(), self.closing.clone());
@@ -300,21 +321,21 @@ impl Node {
         let (of, disk) = (place.clone(), self.disk.clone());
         seams.spawner.blocking(move || of.identity.mark_hosting(&*disk)).await?;
         let hosted = self.host(place, SYSTEM_SHARD, registry.clone(), &record.members, is_first).await?;
-        let plan = system::follow(hosted.shard.clone(), seams, shutdown.clone());
+        system::follow(hosted.shard.clone(), place.plans.clone(), seams, shutdown.clone());
+        let mut plan = place.plans.watch();
         let (group, mailbox) = (hosted.group.clone(), hosted.mailbox.clone());
         let (record, seams_of, stop) = (record.clone(), seams.clone(), shutdown.clone());
         let make_plan = system::initialise(record, group, mailbox, registry, plan.clone(), seams_of, stop);
         seams.spawner.spawn(make_plan);
         place.hosting.set_system(Arc::new(hosted));
-        let (mut found, of) = (plan.clone(), place.clone());
-        seams.spawner.spawn(shutdown.clone().run_until_cancelled_owned(pass_on(plan, of)));
-        let found = shutdown.run_until_cancelled(found.wait_for(Option::is_some)).await;
+        let found = shutdown.run_until_cancelled(plan.wait_for(Option::is_some)).await;
         Ok(found.and_then(Result::ok).and_then(|plan| plan.clone()))
     }
 
     /// Starts a replica of every shard that the plan gives to this node.
     async fn host_planned(&self, place: &Arc<Place>, plan: &Plan) -> Result<(), Error> {
-        let ours = plan.hosted_by(self.identity.node);
+        let mut ours = plan.hosted_by(self.identity.node);
+        ours.retain(|shard| *shard != SYSTEM_SHARD);
         let host = |shard: ShardId| async move {
             let voters: Vec<Member> = plan.replicas_of(shard).cloned().collect();
             let is_first = plan.owner_of(shard).is_some_and(|owner| owner.node == self.identity.node);
@@ -368,7 +389,6 @@ async fn pass_on(mut plan: watch::Receiver<Option<Arc<Plan>>>, place: Arc<Place>
     loop {
         let newest = plan.borrow_and_update().clone();
         if let Some(plan) = &newest {
-            place.plan_epoch.store(plan.epoch, Ordering::Relaxed);
             place.owners.set_planned(plan.members());
             plan.members().iter().for_each(|member| place.peers.learn(member.node, &member.address));
         }

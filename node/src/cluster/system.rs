@@ -11,7 +11,6 @@ use std::time::Duration;
 use berth_shared::ids::RequestId;
 use berth_shared::key::EntityKey;
 use berth_shared::message::{KeyOrigin, Precondition, Response};
-use berth_shared::report::Member;
 use berth_shared::seam::Seams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,8 +18,9 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::bootstrap::InitRecord;
-use super::plan::{Candidate, MEMBERS_MAX, Plan};
 pub use super::plan::SYSTEM_SHARD;
+use super::plan::{Candidate, MEMBERS_MAX, Plan};
+use super::plans::Plans;
 use crate::entity::{Context, Decision, Entity, Registry, Rejection, registry};
 use crate::record::{Fingerprint, RequestKey, Scope};
 use crate::shard::Shard;
@@ -106,13 +106,10 @@ pub fn registry() -> Result<Registry, registry::Error> {
     Registry::new().add(Cluster)
 }
 
-/// The plan as the local replica has applied it, newest last; `None` before the first. The task behind it ends with
-/// `shutdown`.
-pub fn follow(shard: Arc<Shard>, seams: &Seams, shutdown: CancellationToken) -> watch::Receiver<Option<Arc<Plan>>> {
-    let (sender, receiver) = watch::channel(None);
-    let task = Following { shard, seams: seams.clone(), sender, applied: None };
+/// Offers `plans` whatever the local replica has applied, until `shutdown`.
+pub fn follow(shard: Arc<Shard>, plans: Plans, seams: &Seams, shutdown: CancellationToken) {
+    let task = Following { shard, plans, seams: seams.clone(), applied: None };
     seams.spawner.spawn(shutdown.run_until_cancelled_owned(task.run()));
-    receiver
 }
 
 /// Has the first plan of `record`'s cluster made, if this node leads the system shard while there is none. Ends with the first
@@ -219,8 +216,8 @@ fn command(
 /// Follows one replica of the system shard.
 struct Following {
     shard: Arc<Shard>,
+    plans: Plans,
     seams: Seams,
-    sender: watch::Sender<Option<Arc<Plan>>>,
     /// Up to which index the replica has been looked at.
     applied: Option<u64>,
 }
@@ -234,7 +231,7 @@ impl Following {
                 match self.read(&key).await {
                     Ok(plan) => {
                         self.applied = Some(applied);
-                        self.publish(plan);
+                        plan.map(|plan| self.plans.offer(plan));
                     }
                     Err(error) => tracing::error!("the plan cannot be read: {error}"),
                 }
@@ -256,24 +253,6 @@ impl Following {
         let plan: Plan = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
         if plan.is_sound() { Ok(Some(plan)) } else { Err("it names members that it does not have".to_owned()) }
     }
-
-    fn publish(&self, plan: Option<Plan>) {
-        let Some(plan) = plan else { return };
-        self.sender.send_if_modified(|known| {
-            let is_new = known.as_ref().is_none_or(|known| **known != plan);
-            if is_new {
-                let members: Vec<&Member> = plan.members().iter().collect();
-                tracing::info!(
-                    epoch = plan.epoch,
-                    shards = plan.shards(),
-                    members = members.len(),
-                    "a plan is in force"
-                );
-                *known = Some(Arc::new(plan));
-            }
-            is_new
-        });
-    }
 }
 
 #[cfg(test)]
@@ -281,6 +260,7 @@ mod tests {
     use std::fmt;
 
     use berth_shared::ids::{ClusterId, LogId, NodeId, Term};
+    use berth_shared::report::Member;
     use berth_shared::telemetry::{Metrics, SIZE_COUNTS};
     use futures_util::future::BoxFuture;
     use parking_lot::Mutex;
@@ -415,7 +395,12 @@ mod tests {
         let config = executor::Config { mailbox_max: 8, batches_in_flight_max: 4, window_keys_max: 1000 };
         let mailbox = Executor::start(config, owner.clone(), group.clone(), records, seams.clone());
         let shutdown = CancellationToken::new();
-        let plans = [&owner, &follower].map(|shard| follow(shard.clone(), &seams, shutdown.clone()));
+        let follow = |shard: &Arc<Shard>, shutdown: &CancellationToken| {
+            let plans = Plans::default();
+            follow(shard.clone(), plans.clone(), &seams, shutdown.clone());
+            plans.watch()
+        };
+        let plans = [&owner, &follower].map(|shard| follow(shard, &shutdown));
         let begin = |record: InitRecord| {
             let (group, mailbox, registry) = (group.clone(), mailbox.clone(), registry.clone());
             initialise(record, group, mailbox, registry, plans[0].clone(), seams.clone(), shutdown.clone())
@@ -445,7 +430,7 @@ mod tests {
         shutdown.cancel();
         owner_store.checkpoint().await.unwrap();
         let (again, _) = open_shard(&disks[0].process_killed(), &registry, &seams).await;
-        let mut plan = follow(again, &seams, CancellationToken::new());
+        let mut plan = follow(&again, &CancellationToken::new());
         plan.wait_for(Option::is_some).await.unwrap();
         assert_eq!(plan.borrow().as_deref(), Some(&made));
     }

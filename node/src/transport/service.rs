@@ -17,6 +17,7 @@ use tracing::{Instrument, Span};
 
 use crate::cluster::bootstrap::Answerer;
 use crate::cluster::membership::Gossip;
+use crate::cluster::plans::Plans;
 use crate::entity::Registry;
 use crate::entity::erased::CommandError;
 use crate::journal::Journal;
@@ -52,6 +53,7 @@ pub struct Service {
     /// Answers nodes that have not found the cluster yet.
     pub answerer: Answerer,
     pub gossip: Arc<dyn Gossip>,
+    pub plans: Plans,
 }
 
 impl Handler for Service {
@@ -108,6 +110,10 @@ impl Service {
                 self.gossip.receive(from, payload.slice_ref(message));
                 reply.send(Bytes::new());
             }
+            Ok(NodeRequest::Plan) => match peer::encode(&self.plans.newest().as_deref()) {
+                Ok(payload) => reply.send(payload),
+                Err(error) => tracing::error!(%error, "the plan cannot be encoded"),
+            },
             // Unanswered: there is no answer that every request has.
             Err(error) => tracing::warn!(node = ?peer.node, %error, "a node sent a request that does not decode"),
         }

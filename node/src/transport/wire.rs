@@ -20,6 +20,8 @@ pub enum NodeRequest<'a> {
     Report,
     /// A message of the gossip library, of the node with the peer address `from`. Answered with nothing.
     Gossip { from: &'a str, message: &'a [u8] },
+    /// Answered with the newest plan that the node knows, as `Option<`[`crate::cluster::plan::Plan`]`>`.
+    Plan,
 }
 
 /// Encodes a [`NodeRequest::Raft`] around a message that is not encoded yet, so that entries are copied once and not twice.

@@ -174,7 +174,8 @@ impl Plan {
             places.dedup();
             !row.is_empty() && places.len() == row.len() && row.iter().all(|p| usize::from(*p) < self.members.len())
         };
-        let is_table = self.members.is_sorted_by(|one, other| one.node < other.node) && self.members.len() <= MEMBERS_MAX;
+        let is_table =
+            self.members.is_sorted_by(|one, other| one.node < other.node) && self.members.len() <= MEMBERS_MAX;
         self.epoch > 0 && is_table && self.shards.iter().chain([&self.system]).all(sound)
     }
 

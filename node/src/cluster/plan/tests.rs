@@ -568,7 +568,9 @@ fn the_system_shard_is_spread_over_zones_when_they_are_known() {
     let after = next.next(&nodes[1..]).unwrap();
     assert!(nodes[3..].iter().any(|node| after.owner_of(SYSTEM_SHARD) == Some(&node.member)));
     assert_eq!(after.changes_since(&next).system, 1);
-    assert!(nodes_of(&after, SYSTEM_SHARD).iter().any(|node| nodes[1..3].iter().any(|other| other.member.node == *node)));
+    assert!(
+        nodes_of(&after, SYSTEM_SHARD).iter().any(|node| nodes[1..3].iter().any(|other| other.member.node == *node))
+    );
 }
 
 /// Owners must not follow each other around the ring: the shards of a node that fails should not all pass to one other.
