@@ -365,10 +365,10 @@ impl Node {
         let shard = self.seams.spawner.blocking(move || Shard::open(id, of, store, residency, kinds)).await?;
         let voters: Vec<(NodeId, String)> = voters.iter().map(|m| (m.node, m.address.clone())).collect();
         let group = place.groups.start(shard.clone(), place.journal.clone(), &voters, is_first).await?;
-        let (executor, records) = (executor_config(&self.config), self.metrics.batch_records.clone());
-        let mailbox = Executor::start(executor, shard.clone(), group.clone(), records, seams);
+        let (config, records) = (executor_config(&self.config), self.metrics.batch_records.clone());
+        let executor::Handle { mailbox, hold } = Executor::start(config, shard.clone(), group.clone(), records, seams);
         let reader = Reader { shard: shard.clone(), group: group.clone(), registry };
-        Ok(Hosted { shard, group, reader, mailbox })
+        Ok(Hosted { shard, group, reader, mailbox, hold })
     }
 
     /// Keeps the journal small from now on.

@@ -393,7 +393,7 @@ mod tests {
         let metrics = Metrics::new(&[]).unwrap();
         let records = metrics.histogram("batch_records", "Records per batch.", &SIZE_COUNTS, &[]);
         let config = executor::Config { mailbox_max: 8, batches_in_flight_max: 4, window_keys_max: 1000 };
-        let mailbox = Executor::start(config, owner.clone(), group.clone(), records, seams.clone());
+        let mailbox = Executor::start(config, owner.clone(), group.clone(), records, seams.clone()).mailbox;
         let shutdown = CancellationToken::new();
         let follow = |shard: &Arc<Shard>, shutdown: &CancellationToken| {
             let plans = Plans::default();

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::leader_id_std::LeaderId;
-use openraft::raft::{ClientWriteResult, VoteRequest};
+use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::vote::RaftLeaderId;
 use openraft::{Raft, ReadPolicy, SnapshotPolicy, StepDownPolicy};
@@ -51,8 +51,6 @@ const FIRST_OWNER_AHEAD: Duration = Duration::from_secs(3);
 /// A replica that has not heard of its leader for so long does not serve. Longer than an election takes, so that a failover
 /// alone makes no replica unready.
 const LEADER_HEARD_MAX: Duration = Duration::from_millis(1500);
-/// How long a replica that was offered leadership has to take it.
-const TRANSFER_MAX: Duration = Duration::from_secs(1);
 /// How long a quorum has to confirm that this node leads, and what was committed before to be applied.
 const CONFIRM_MAX: Duration = Duration::from_secs(1);
 /// How long a stopping group may take to apply what it has begun.
@@ -180,7 +178,11 @@ impl<R: Runtime> RaftGroup<R> {
 
     /// Gives a command to the group's queue. It is only refused when the queue is full, and then there is more to do for
     /// the group than what is asked for here.
-    fn trigger(&self, what: &str, command: impl Future<Output = Result<(), openraft::errors::Fatal<Types<R>>>>) {
+    pub(super) fn trigger(
+        &self,
+        what: &str,
+        command: impl Future<Output = Result<(), openraft::errors::Fatal<Types<R>>>>,
+    ) {
         match tokio::task::unconstrained(command).now_or_never() {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::debug!(shard = %self.shard, %error, "{what}: the group has stopped"),
@@ -244,51 +246,6 @@ impl<R: Runtime> RaftGroup<R> {
 
     fn vote(&self) -> Vote {
         Vote::from_raft::<R>(&self.metrics.borrow_watched().vote)
-    }
-
-    async fn offer(&self, term: Term, to: NodeId) -> bool {
-        self.leadership.revoke(term);
-        if self.raft.trigger().transfer_leader(to.0).await.is_err() {
-            return false;
-        }
-        let mut metrics = self.raft.metrics();
-        let succeeded = async {
-            loop {
-                let leader = metrics.borrow_watched().current_leader;
-                if leader.is_some_and(|leader| leader != self.node.0) {
-                    return true;
-                }
-                if metrics.changed().await.is_err() {
-                    return false;
-                }
-            }
-        };
-        if let Some(succeeded) = self.seams.spawner.timeout(TRANSFER_MAX, succeeded).await {
-            return succeeded;
-        }
-        self.take_back(term, to).await;
-        false
-    }
-
-    /// A leader whose offer was not taken neither writes nor sends heartbeats any more, and nothing makes the library forget
-    /// the offer but another term. Giving our own vote to the one it was made to begins it: that is what it would have asked
-    /// for, had it stood. From then on we are a replica that may stand like any other.
-    async fn take_back(&self, term: Term, to: NodeId) {
-        tracing::info!(shard = %self.shard, %to, "leadership was not taken over; standing for it again");
-        let last = self.raft.metrics().borrow_watched().vote;
-        let still_ours = last.leader_id().term == term;
-        if !still_ours {
-            return;
-        }
-        let last_log_id = self.raft.data_metrics().borrow_watched().last_log;
-        let vote = Vote { term: term + 1, node: to, committed: false };
-        let mut request = VoteRequest::new(vote.to_raft::<R>(), last_log_id);
-        request.leadership_transfer = true;
-        if let Err(error) = self.raft.vote(request).await {
-            tracing::warn!(shard = %self.shard, %error, "the group has stopped");
-            return;
-        }
-        self.trigger("to stand again", self.raft.trigger().elect(true));
     }
 }
 
@@ -426,13 +383,7 @@ impl<R: Runtime> Group for RaftGroup<R> {
     }
 
     fn transfer(&self, to: NodeId) -> BoxFuture<'_, bool> {
-        Box::pin(async move {
-            let is_voter = self.raft.voter_ids().any(|voter| voter == to.0);
-            match self.term() {
-                Some(term) if is_voter && to != self.node => self.offer(term, to).await,
-                _ => false,
-            }
-        })
+        Box::pin(self.offer_leadership(to))
     }
 
     fn status(&self) -> Status {

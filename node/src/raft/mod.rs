@@ -27,6 +27,7 @@ mod runtime;
 mod snapshot;
 #[cfg(test)]
 mod suite_test;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::fmt;

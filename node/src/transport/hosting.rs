@@ -10,6 +10,7 @@ use berth_shared::ids::ShardId;
 use crate::shard::Shard;
 use crate::shard::executor::Mailbox;
 use crate::shard::group::Group;
+use crate::shard::hold::Hold;
 use crate::shard::reader::Reader;
 
 /// One shard that this node hosts.
@@ -19,6 +20,8 @@ pub struct Hosted {
     pub group: Arc<dyn Group>,
     pub reader: Reader,
     pub mailbox: Mailbox,
+    /// Holds its decisions while it is handed over.
+    pub hold: Hold,
 }
 
 /// All of them, by shard number. Replaced as a whole, so that requests read it without waiting.

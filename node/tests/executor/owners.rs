@@ -68,6 +68,7 @@ async fn a_replica_is_reported_as_it_is_and_not_after_it_is_gone() {
         group: stage.group.clone(),
         reader: stage.reader.clone(),
         mailbox: stage.mailbox().clone(),
+        hold: stage.hold.clone(),
     }]);
     stage.group.say_status(status(Some(US)));
     stage.run(Ask::increment("a")).await;

@@ -14,6 +14,7 @@ use berth_node::shard::Shard;
 use berth_node::shard::command::{Answer, Command};
 use berth_node::shard::executor::{self, Executor, Mailbox};
 use berth_node::shard::group::Group;
+use berth_node::shard::hold::Hold;
 use berth_node::shard::reader::{self, Reader};
 use berth_node::shard::residency::Residency;
 use berth_node::store::{self, Store};
@@ -58,6 +59,7 @@ pub(crate) struct Process {
     pub(crate) peers: Peers,
     pub(crate) journal: Journal,
     pub(crate) mailbox: Mailbox,
+    pub(crate) hold: Hold,
     store: Store,
     groups: Groups,
     shutdown: CancellationToken,
@@ -147,10 +149,11 @@ impl Cluster {
         let metrics = Metrics::new(&[]).unwrap();
         let records = metrics.histogram("batch_records", "Records per batch.", &SIZE_COUNTS, &[]);
         let config = executor::Config { mailbox_max: 4096, batches_in_flight_max: 4, window_keys_max: 100_000 };
-        let mailbox = Executor::start(config, shard.clone(), group.clone(), records, seams.clone());
+        let executor::Handle { mailbox, hold } =
+            Executor::start(config, shard.clone(), group.clone(), records, seams.clone());
         let reader = Reader { shard: shard.clone(), group: group.clone(), registry };
         let address = address.to_owned();
-        Process { address, shard, group, reader, peers, journal, mailbox, store, groups, shutdown }
+        Process { address, shard, group, reader, peers, journal, mailbox, hold, store, groups, shutdown }
     }
 
     pub(crate) fn node(&self, place: usize) -> &Process {

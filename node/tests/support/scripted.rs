@@ -14,6 +14,7 @@ use berth_node::shard::Shard;
 use berth_node::shard::command::{Answer, Command};
 use berth_node::shard::executor::{self, Executor, Mailbox};
 use berth_node::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Observed, Proposed, Status};
+use berth_node::shard::hold::Hold;
 use berth_node::shard::machine::{Applied, Verdict};
 use berth_node::shard::reader::{self, Reader};
 use berth_node::shard::residency::Residency;
@@ -193,6 +194,7 @@ pub(crate) struct Stage {
     pub(crate) reader: Reader,
     pub(crate) residency: Arc<Residency>,
     mailbox: Mailbox,
+    pub(crate) hold: Hold,
     registry: Arc<Registry>,
     last_index: AtomicU64,
     last_request: AtomicU64,
@@ -236,10 +238,11 @@ impl Stage {
         let group = ScriptedGroup::new();
         let metrics = Metrics::new(&[]).unwrap();
         let batch_records = metrics.histogram("batch_records", "Records per batch.", &SIZE_COUNTS, &[]);
-        let mailbox = Executor::start(options.executor, shard.clone(), group.clone(), batch_records, seams.clone());
+        let executor = Executor::start(options.executor, shard.clone(), group.clone(), batch_records, seams.clone());
+        let executor::Handle { mailbox, hold } = executor;
         let reader = Reader { shard: shard.clone(), group: group.clone(), registry: registry.clone() };
         let (last_index, last_request) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { seams, shard, group, reader, residency, mailbox, registry, last_index, last_request }
+        Self { seams, shard, group, reader, residency, mailbox, hold, registry, last_index, last_request }
     }
 
     /// Lets every task run until all of them wait. Time is paused, so it moves only when nothing else is left to do.
