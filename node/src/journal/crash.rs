@@ -25,6 +25,8 @@ pub(crate) enum Step {
     Purge(ShardId, LogId),
     SaveVote(ShardId, Vote),
     SaveCommitted(ShardId, Option<LogId>),
+    BeginDelete(ShardId),
+    Delete(ShardId),
 }
 
 /// What a shard's log holds, as plainly as it can be said.
@@ -34,6 +36,8 @@ pub(crate) struct Log {
     pub(crate) purged: Option<LogId>,
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<LogId>,
+    pub(crate) floor: Option<LogId>,
+    pub(crate) is_deleting: bool,
 }
 
 /// Everything that was asked of a journal, and how much of it is certainly on disk.
@@ -71,6 +75,11 @@ impl Log {
             }
             Step::SaveVote(_, vote) => self.vote = Some(*vote),
             Step::SaveCommitted(_, committed) => self.committed = *committed,
+            Step::BeginDelete(_) => {
+                let (vote, floor) = (self.vote, self.floor.max(self.last()));
+                *self = Self { vote, floor, is_deleting: true, ..Self::default() };
+            }
+            Step::Delete(_) => self.is_deleting = false,
         }
     }
 }
@@ -82,7 +91,9 @@ impl Step {
             | Self::TruncateAfter(shard, _)
             | Self::Purge(shard, _)
             | Self::SaveVote(shard, _)
-            | Self::SaveCommitted(shard, _) => *shard,
+            | Self::SaveCommitted(shard, _)
+            | Self::BeginDelete(shard)
+            | Self::Delete(shard) => *shard,
         }
     }
 }
@@ -132,6 +143,16 @@ impl History {
                 journal.save_committed(shard, committed);
                 Ok(())
             }
+            Step::BeginDelete(shard) => {
+                journal.begin_delete(shard, None).await?;
+                durable.fetch_max(number, Ordering::SeqCst);
+                Ok(())
+            }
+            Step::Delete(shard) => {
+                journal.delete(shard).await?;
+                durable.fetch_max(number, Ordering::SeqCst);
+                Ok(())
+            }
         }
     }
 
@@ -148,6 +169,7 @@ impl History {
             let before = self.start.get(shard).and_then(|log| log.committed);
             let saved = self.steps[..steps].iter().filter_map(|step| match step {
                 Step::SaveCommitted(of, committed) if of == shard => Some(*committed),
+                Step::BeginDelete(of) if of == shard => Some(None),
                 _ => None,
             });
             saved.chain([before]).any(|committed| committed == log.committed)
@@ -183,7 +205,7 @@ fn same(one: &BTreeMap<ShardId, Log>, other: &BTreeMap<ShardId, Log>) -> bool {
 /// All that a journal answers.
 pub(crate) async fn read_all(journal: &Journal) -> io::Result<BTreeMap<ShardId, Log>> {
     let mut logs = BTreeMap::new();
-    for shard in journal.shards() {
+    for shard in (0..SHARDS).map(ShardId) {
         let entries = journal.entries(shard, 0..u64::MAX).await?;
         let state = journal.log_state(shard);
         let log = Log {
@@ -191,6 +213,8 @@ pub(crate) async fn read_all(journal: &Journal) -> io::Result<BTreeMap<ShardId, 
             purged: state.last_purged,
             vote: journal.vote(shard),
             committed: journal.committed(shard),
+            floor: journal.vote_floor(shard),
+            is_deleting: journal.deleting().contains(&shard),
         };
         assert_eq!(log.last(), state.last, "shard {shard}");
         logs.insert(shard, log);
@@ -208,7 +232,11 @@ pub(crate) fn random_step(random: &SeededRandom, logs: &BTreeMap<ShardId, Log>) 
         let first = log.purged.map_or(0, |purged| purged.index);
         first + below(log.next() - first + 2)
     };
+    if log.is_deleting {
+        return Step::Delete(shard);
+    }
     match below(20) {
+        _ if log.last().is_some() && below(25) == 0 => Step::BeginDelete(shard),
         0..12 => {
             let term = log.last().map_or(1, |last| last.term) + below(8) / 7;
             let entry = |index| {

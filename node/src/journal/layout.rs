@@ -11,10 +11,13 @@ use super::entry::{Entry, Payload, Vote};
 use crate::record::{self, Batch};
 
 const LAYOUT_VERSION: u8 = 1;
+/// Version 1 knew no deletions, and ended after the purged entry.
+const METADATA_VERSION: u8 = 2;
 /// Version byte and checksum.
 const PREFIX_BYTES: usize = 5;
 const ROW_HEADER_BYTES: usize = PREFIX_BYTES + 2 + 8 + 8 + 1;
-pub(super) const METADATA_BYTES: usize = PREFIX_BYTES + 1 + 6 * 8;
+pub(super) const METADATA_BYTES: usize = PREFIX_BYTES + 1 + 8 * 8;
+const METADATA_BYTES_V1: usize = PREFIX_BYTES + 1 + 6 * 8;
 
 const KIND_BLANK: u8 = 0;
 const KIND_BATCH: u8 = 1;
@@ -24,12 +27,17 @@ const HAS_VOTE: u8 = 1;
 const VOTE_IS_COMMITTED: u8 = 2;
 const HAS_COMMITTED: u8 = 4;
 const HAS_PURGED: u8 = 8;
+const HAS_FLOOR: u8 = 16;
+const DELETION_HAS_BEGUN: u8 = 32;
+const DELETION_IS_DONE: u8 = 64;
+const FLAGS_V1: u8 = HAS_VOTE | VOTE_IS_COMMITTED | HAS_COMMITTED | HAS_PURGED;
+const FLAGS: u8 = FLAGS_V1 | HAS_FLOOR | DELETION_HAS_BEGUN | DELETION_IS_DONE;
 
 /// Why bytes are not a row.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("it has layout version {0}, and this program knows only {LAYOUT_VERSION}")]
-    LayoutVersion(u8),
+    #[error("it has layout version {found}, and this program knows none after {newest}")]
+    LayoutVersion { found: u8, newest: u8 },
     #[error("its checksum is wrong")]
     Checksum,
     #[error("its length is wrong")]
@@ -54,6 +62,20 @@ pub(super) struct Metadata {
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
     pub(super) purged: Option<LogId>,
+    /// How far the log of a replica went that was deleted here. What it promised by that still binds this node.
+    pub(super) floor: Option<LogId>,
+    pub(super) deletion: Deletion,
+}
+
+/// Whether what is kept of a shard is that of a replica, or of one that is no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Deletion {
+    #[default]
+    None,
+    /// The replica is no more, and some of its rows are still to be deleted.
+    Begun,
+    /// There is nothing but its vote and its floor.
+    Done,
 }
 
 pub(super) fn row_len(entry: &Entry) -> usize {
@@ -82,7 +104,7 @@ pub(super) fn move_row(row: &mut [u8], sequence: u64) {
 
 /// Checks a row and reads all of it but the payload.
 pub(super) fn read_header(sequence: u64, row: &[u8]) -> Result<Header, Error> {
-    check(row, &sequence.to_le_bytes())?;
+    check(row, &sequence.to_le_bytes(), LAYOUT_VERSION)?;
     let mut input = row.get(PREFIX_BYTES..ROW_HEADER_BYTES).ok_or(Error::Length)?;
     let shard = ShardId(input.get_u16_le());
     let log_id = read_log_id(&mut input);
@@ -108,17 +130,19 @@ pub(super) fn read_row(sequence: u64, row: &[u8]) -> Result<(ShardId, Entry), Er
 
 pub(super) fn write_metadata(shard: ShardId, metadata: &Metadata) -> [u8; METADATA_BYTES] {
     let mut out = [0; METADATA_BYTES];
-    out[0] = LAYOUT_VERSION;
+    out[0] = METADATA_VERSION;
     let flag = |set: bool, bit: u8| if set { bit } else { 0 };
     out[5] = flag(metadata.vote.is_some(), HAS_VOTE)
         | flag(metadata.vote.is_some_and(|vote| vote.committed), VOTE_IS_COMMITTED)
         | flag(metadata.committed.is_some(), HAS_COMMITTED)
-        | flag(metadata.purged.is_some(), HAS_PURGED);
-    let (vote_term, vote_node) = metadata.vote.map_or((0, 0), |vote| (vote.term, vote.node.0));
-    let committed = metadata.committed.unwrap_or_default();
-    let purged = metadata.purged.unwrap_or_default();
-    let fields = [vote_term, vote_node, committed.term, committed.index, purged.term, purged.index];
-    for (field, place) in fields.iter().zip(out[6..].chunks_mut(8)) {
+        | flag(metadata.purged.is_some(), HAS_PURGED)
+        | flag(metadata.floor.is_some(), HAS_FLOOR)
+        | flag(metadata.deletion == Deletion::Begun, DELETION_HAS_BEGUN)
+        | flag(metadata.deletion == Deletion::Done, DELETION_IS_DONE);
+    let vote = metadata.vote.map_or([0, 0], |vote| [vote.term, vote.node.0]);
+    let log_ids = [metadata.committed, metadata.purged, metadata.floor].map(Option::unwrap_or_default);
+    let fields = vote.into_iter().chain(log_ids.into_iter().flat_map(|log_id| [log_id.term, log_id.index]));
+    for (field, place) in fields.zip(out[6..].chunks_mut(8)) {
         place.copy_from_slice(&field.to_le_bytes());
     }
     seal(&mut out, &shard.0.to_le_bytes());
@@ -126,23 +150,37 @@ pub(super) fn write_metadata(shard: ShardId, metadata: &Metadata) -> [u8; METADA
 }
 
 pub(super) fn read_metadata(shard: ShardId, row: &[u8]) -> Result<Metadata, Error> {
-    check(row, &shard.0.to_le_bytes())?;
-    if row.len() != METADATA_BYTES {
+    check(row, &shard.0.to_le_bytes(), METADATA_VERSION)?;
+    let (bytes, known_flags) = match row[0] {
+        LAYOUT_VERSION => (METADATA_BYTES_V1, FLAGS_V1),
+        _ => (METADATA_BYTES, FLAGS),
+    };
+    if row.len() != bytes {
         return Err(Error::Length);
     }
     let flags = row[5];
-    if flags > HAS_VOTE | VOTE_IS_COMMITTED | HAS_COMMITTED | HAS_PURGED {
+    let deletion = match flags & (DELETION_HAS_BEGUN | DELETION_IS_DONE) {
+        0 => Deletion::None,
+        DELETION_HAS_BEGUN => Deletion::Begun,
+        DELETION_IS_DONE => Deletion::Done,
+        _ => return Err(Error::Unknown(flags)),
+    };
+    if flags & !known_flags != 0 {
         return Err(Error::Unknown(flags));
     }
     let mut input = &row[6..];
     let vote =
         Vote { term: input.get_u64_le(), node: NodeId(input.get_u64_le()), committed: flags & VOTE_IS_COMMITTED != 0 };
-    let committed = read_log_id(&mut input);
-    let purged = read_log_id(&mut input);
+    let mut log_id = |flag: u8| {
+        let log_id = if input.is_empty() { LogId::default() } else { read_log_id(&mut input) };
+        (flags & flag != 0).then_some(log_id)
+    };
     Ok(Metadata {
         vote: (flags & HAS_VOTE != 0).then_some(vote),
-        committed: (flags & HAS_COMMITTED != 0).then_some(committed),
-        purged: (flags & HAS_PURGED != 0).then_some(purged),
+        committed: log_id(HAS_COMMITTED),
+        purged: log_id(HAS_PURGED),
+        floor: log_id(HAS_FLOOR),
+        deletion,
     })
 }
 
@@ -165,13 +203,14 @@ fn seal(row: &mut [u8], key: &[u8]) {
     row[1..PREFIX_BYTES].copy_from_slice(&checksum.to_le_bytes());
 }
 
-fn check(row: &[u8], key: &[u8]) -> Result<(), Error> {
+/// Whether a row is whole, and of a layout version up to `newest`.
+fn check(row: &[u8], key: &[u8], newest: u8) -> Result<(), Error> {
     match row {
-        [LAYOUT_VERSION, c0, c1, c2, c3, ..] => {
+        [found, ..] if !(1..=newest).contains(found) => Err(Error::LayoutVersion { found: *found, newest }),
+        [_, c0, c1, c2, c3, _, ..] => {
             let stored = u32::from_le_bytes([*c0, *c1, *c2, *c3]);
             if checksum(row, key) == stored { Ok(()) } else { Err(Error::Checksum) }
         }
-        [version, ..] if *version != LAYOUT_VERSION => Err(Error::LayoutVersion(*version)),
         _ => Err(Error::Length),
     }
 }
@@ -192,6 +231,7 @@ mod tests {
     const BATCH_V1: &str = include_str!("samples/row-batch-v1.hex");
     const MEMBERSHIP_V1: &str = include_str!("samples/row-membership-v1.hex");
     const METADATA_V1: &str = include_str!("samples/metadata-v1.hex");
+    const METADATA_V2: &str = include_str!("samples/metadata-v2.hex");
     const BATCH_PAYLOAD_V1: &str = include_str!("../record/samples/batch-v1.hex");
 
     const SEQUENCE: u64 = 0x0102_0304_0506_0708;
@@ -219,6 +259,8 @@ mod tests {
             vote: Some(Vote { term: 8, node: NodeId(0x00ab_cdef), committed: true }),
             committed: Some(LogId { term: 7, index: 299 }),
             purged: Some(LogId { term: 6, index: 200 }),
+            floor: Some(LogId { term: 5, index: 150 }),
+            deletion: Deletion::Begun,
         }
     }
 
@@ -235,7 +277,13 @@ mod tests {
             assert_eq!(row(&entry), bytes);
             assert_eq!(read_row(SEQUENCE, &bytes).unwrap(), (SHARD, entry));
         }
-        let bytes = from_hex(METADATA_V1);
+    }
+
+    #[test]
+    fn metadata_of_both_layout_versions_reads_and_is_still_written_as_version_2() {
+        let before_deletions = Metadata { floor: None, deletion: Deletion::None, ..metadata_sample() };
+        assert_eq!(read_metadata(SHARD, &from_hex(METADATA_V1)).unwrap(), before_deletions);
+        let bytes = from_hex(METADATA_V2);
         assert_eq!(write_metadata(SHARD, &metadata_sample()), bytes.as_slice());
         assert_eq!(read_metadata(SHARD, &bytes).unwrap(), metadata_sample());
     }
@@ -249,6 +297,8 @@ mod tests {
             Metadata { vote: None, ..full },
             Metadata { vote: uncommitted, committed: None, ..full },
             Metadata { purged: None, ..full },
+            Metadata { floor: None, deletion: Deletion::Done, ..full },
+            Metadata { deletion: Deletion::None, ..full },
         ] {
             assert_eq!(read_metadata(SHARD, &write_metadata(SHARD, &metadata)).unwrap(), metadata);
         }
@@ -273,6 +323,9 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(read_metadata(SHARD, &damaged).is_err(), "bit {bit}");
         }
+        for len in 0..bytes.len() {
+            assert!(read_metadata(SHARD, &bytes[..len]).is_err(), "{len} bytes");
+        }
     }
 
     #[test]
@@ -293,7 +346,7 @@ mod tests {
         bytes[0] = 2;
         assert_eq!(
             read_row(SEQUENCE, &bytes).unwrap_err().to_string(),
-            "it has layout version 2, and this program knows only 1"
+            "it has layout version 2, and this program knows none after 1"
         );
     }
 

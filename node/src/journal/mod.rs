@@ -29,15 +29,31 @@
 //!
 //! | bytes | field |
 //! | --- | --- |
-//! | 1 | layout version, 1 |
+//! | 1 | layout version, 2 |
 //! | 4 | CRC32C of the key (2 bytes) and of everything after this field |
-//! | 1 | bits, from the lowest: has a vote, the vote is committed, has a committed entry, has purged entries |
+//! | 1 | bits, from the lowest: has a vote, the vote is committed, has a committed entry, has purged entries, has a floor, its deletion has begun, its deletion is done |
 //! | 8 + 8 | vote: term, node |
 //! | 8 + 8 | newest entry known to be committed: term, index |
 //! | 8 + 8 | last purged entry: term, index |
+//! | 8 + 8 | floor, the last entry of a replica that was deleted: term, index; not in version 1, and no deletions either |
 //!
 //! redb sums every page, and opening checks them all. One bit is beyond that: the one in redb's header that names the newer
 //! of its two commits. Flipped in a file that was not closed, it brings back the state before the last commit.
+//!
+//! # Deletion
+//!
+//! A replica that its group has removed is deleted in two steps. A mark in its metadata row takes its log away at once, as a
+//! whole; then its rows are deleted, so many in each commit that others hardly notice. What a crash leaves of that has the
+//! mark, and is finished after the start; [`crate::replica_files`] says how this goes together with the store.
+//!
+//! Two things stay in the metadata row: the vote, and the *floor*, which is how far the log went. That the replica was no
+//! member any more when it was deleted does not make them void. Say a shard's members were A, B and C; B was cut off, D and E
+//! took the places of B and C, and C was deleted. Then C becomes a member again, and begins with an empty log. B, which
+//! still believes in the first members, comes back and asks for votes. A would refuse, because its log has more than B's; and
+//! so would have C, with the log that it had. With an empty log, C would vote for B, and B would lead with entries missing that
+//! were acknowledged, while A still leads D and E. So a new replica goes on with the vote of the one before it, and gives no
+//! vote to a candidate whose log ends before the floor. By that it votes as if it had never been deleted, which is all that
+//! its earlier acknowledgements rest on.
 
 mod entry;
 mod layout;
@@ -160,7 +176,7 @@ impl Journal {
         Ok(Self { _last_handle: Arc::new(CloseOnDrop(shared.clone())), shared })
     }
 
-    /// Shards of which anything is known, in order.
+    /// The shards of which there is a replica, in order: something was written of it, and it was not deleted since.
     pub fn shards(&self) -> Vec<ShardId> {
         self.shared.state.lock().shards()
     }
@@ -181,9 +197,8 @@ impl Journal {
     /// Returns when the vote is on disk.
     pub async fn save_vote(&self, shard: ShardId, vote: Vote) -> io::Result<()> {
         self.queue_and_wait(|state, done| {
-            state.when_flushed(done)?;
-            state.change_metadata(shard, |metadata| metadata.vote = Some(vote));
-            Ok(())
+            state.set_vote(shard, vote)?;
+            state.when_flushed(done)
         })
         .await
     }
@@ -280,6 +295,41 @@ impl Journal {
     /// Returns when everything that was queued or saved before is on disk.
     pub async fn flushed(&self) -> io::Result<()> {
         self.queue_and_wait(State::when_flushed).await
+    }
+
+    /// Shards whose deletion has begun and is not done, in order.
+    pub fn deleting(&self) -> Vec<ShardId> {
+        self.shared.state.lock().deleting()
+    }
+
+    /// The mark that a replica is to be deleted, whose store holds entries up to `applied`. When this returns it is on disk, its
+    /// log is as if it had never been, but for its vote, and takes nothing before [`Self::delete`] has returned. The file still
+    /// has its rows. Nothing happens where there is no replica, or it has its mark already.
+    ///
+    /// Its group must have stopped, and its node must be no member of it any more.
+    pub async fn begin_delete(&self, shard: ShardId, applied: Option<LogId>) -> io::Result<()> {
+        self.queue_and_wait(|state, done| state.begin_delete(shard, applied, done)).await
+    }
+
+    /// Deletes a shard's log, but for what [`Self::begin_delete`] says. When this returns that is on disk, and the shard may
+    /// begin anew. Other shards' appends have their turn all the time. If this future is dropped, the rest stays to be deleted.
+    pub async fn delete(&self, shard: ShardId) -> io::Result<()> {
+        self.begin_delete(shard, None).await?;
+        let mut is_left = true;
+        while is_left {
+            self.queue_and_wait(|state, done| {
+                is_left = state.delete_some(shard, done)?;
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// How far the log of a replica went that was deleted here; see the room's section on deletion. Where it is later than the
+    /// last entry of a candidate, that candidate gets no vote of this node.
+    pub fn vote_floor(&self, shard: ShardId) -> Option<LogId> {
+        self.shared.state.lock().metadata(shard).floor
     }
 
     /// Bytes of all live rows.

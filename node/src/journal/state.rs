@@ -1,14 +1,16 @@
 //! What the journal knows in memory: where every row is, the newest entries themselves, and what waits to be written.
 //! It changes at once when an operation is queued; the file follows, in the same order. Knows no file, task or clock.
 
+mod deletion;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
 
 use berth_shared::ids::{LogId, LogIndex, ShardId, Term};
 
-use super::entry::{Entry, LogState, ShardSize};
-use super::layout::{self, Metadata};
+use super::entry::{Entry, LogState, ShardSize, Vote};
+use super::layout::{self, Deletion, Metadata};
 
 /// Told once whether an operation is on disk.
 pub(super) type Callback = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -126,14 +128,19 @@ impl State {
         state
     }
 
+    /// Those of which there is a replica, in order.
     pub(super) fn shards(&self) -> Vec<ShardId> {
-        let mut shards: Vec<_> = self.shards.keys().copied().collect();
+        self.shards_where(|log| log.is_replica())
+    }
+
+    fn shards_where(&self, holds: impl Fn(&Log) -> bool) -> Vec<ShardId> {
+        let mut shards: Vec<_> = self.shards.iter().filter(|(_, log)| holds(log)).map(|(shard, _)| *shard).collect();
         shards.sort_unstable();
         shards
     }
 
     pub(super) fn log_state(&self, shard: ShardId) -> LogState {
-        self.shards.get(&shard).map_or_else(LogState::default, |log| LogState {
+        self.shards.get(&shard).filter(|log| log.is_replica()).map_or_else(LogState::default, |log| LogState {
             last_purged: log.metadata.purged,
             last: log.last().or(log.metadata.purged),
         })
@@ -144,13 +151,20 @@ impl State {
     }
 
     pub(super) fn set_committed(&mut self, shard: ShardId, committed: Option<LogId>) {
-        self.shards.entry(shard).or_default().metadata.committed = committed;
-        self.queue.committed.insert(shard);
+        let log = self.shards.entry(shard).or_default();
+        // Of a replica that was deleted it comes too late: a new one has a vote before anything of it is committed.
+        if log.metadata.deletion == Deletion::None {
+            log.metadata.committed = committed;
+            self.queue.committed.insert(shard);
+        }
     }
 
-    pub(super) fn change_metadata(&mut self, shard: ShardId, change: impl FnOnce(&mut Metadata)) {
-        change(&mut self.shards.entry(shard).or_default().metadata);
+    pub(super) fn set_vote(&mut self, shard: ShardId, vote: Vote) -> io::Result<()> {
+        self.check_writable()?;
+        self.begin_replica(shard)?;
+        self.shards.entry(shard).or_default().metadata.vote = Some(vote);
         self.queue.metadata.insert(shard);
+        Ok(())
     }
 
     pub(super) fn live_bytes(&self) -> u64 {
@@ -182,7 +196,7 @@ impl State {
 
     /// The last entry before the newest ones that come to `keep_bytes`.
     pub(super) fn entries_to_purge(&self, shard: ShardId, keep_bytes: u64) -> Option<LogIndex> {
-        let log = self.shards.get(&shard)?;
+        let log = self.shards.get(&shard).filter(|log| log.is_replica())?;
         let mut left = log.bytes;
         // From the oldest on, so that over the life of a log each entry is looked at about once.
         let too_many = log.rows.iter().take_while(|row| {
@@ -210,6 +224,7 @@ impl State {
         done: Callback,
     ) -> io::Result<()> {
         self.check_writable()?;
+        self.begin_replica(shard)?;
         let log = self.shards.entry(shard).or_default();
         log.check_follows(shard, &entries)?;
         if let (true, Some(first)) = (log.rows.is_empty(), entries.first()) {
@@ -238,7 +253,7 @@ impl State {
     /// Removes every entry after `last`, or all.
     pub(super) fn truncate_after(&mut self, shard: ShardId, last: Option<LogId>) -> io::Result<()> {
         self.check_writable()?;
-        let Some(log) = self.shards.get_mut(&shard) else { return Ok(()) };
+        let Some(log) = self.shards.get_mut(&shard).filter(|log| log.is_replica()) else { return Ok(()) };
         let keep = last.map_or(0, |last| (last.index + 1).saturating_sub(log.first));
         let keep = usize::try_from(keep).map_or(log.rows.len(), |keep| keep.min(log.rows.len()));
         let removed: Vec<Row> = log.rows.drain(keep..).collect();
@@ -251,6 +266,7 @@ impl State {
     /// Removes every entry up to `last`, itself too, and remembers that it did.
     pub(super) fn purge(&mut self, shard: ShardId, last: LogId) -> io::Result<()> {
         self.check_writable()?;
+        self.begin_replica(shard)?;
         let log = self.shards.entry(shard).or_default();
         if log.metadata.purged.is_some_and(|purged| purged.index >= last.index) {
             return Ok(());
@@ -361,7 +377,7 @@ impl State {
     /// Finds the entries of `range` that the log has, the first of them at least, and no more than `bytes_max` of them.
     pub(super) fn plan_read(&self, shard: ShardId, range: Range<LogIndex>, bytes_max: u64) -> ReadPlan {
         let mut plan = ReadPlan { on_disk: Vec::new(), in_memory: Vec::new() };
-        let Some(log) = self.shards.get(&shard) else { return plan };
+        let Some(log) = self.shards.get(&shard).filter(|log| log.is_replica()) else { return plan };
         let start = range.start.max(log.first);
         let end = range.end.min(log.first + log.rows.len() as u64);
         let tail_first = log.first + (log.rows.len() - log.tail.len()) as u64;
@@ -387,6 +403,13 @@ impl State {
 }
 
 impl Log {
+    /// Whether there is anything of a replica, and it is not being deleted.
+    fn is_replica(&self) -> bool {
+        let Metadata { vote, committed, purged, floor: _, deletion } = self.metadata;
+        let holds_anything = !self.rows.is_empty() || vote.is_some() || committed.is_some() || purged.is_some();
+        deletion == Deletion::None && holds_anything
+    }
+
     fn last(&self) -> Option<LogId> {
         let row = self.rows.back()?;
         Some(LogId { term: row.term, index: self.first + self.rows.len() as u64 - 1 })

@@ -44,8 +44,10 @@ pub enum SnapshotError {
     Unfinished,
     #[error("it holds entries up to {snapshot:?}, and the shard up to {shard:?}")]
     NotNewer { snapshot: Option<LogId>, shard: Option<LogId> },
-    #[error("another snapshot of the shard is being installed")]
+    #[error("another snapshot of the shard is being installed, or the shard is being deleted")]
     Installing,
+    #[error("the shard was deleted while the snapshot came")]
+    Deleted,
 }
 
 /// Gathers rows until a chunk is full.

@@ -73,12 +73,18 @@ async fn write(shared: &Arc<Shared>, layer: Arc<Layer>) -> Result<(), Error> {
 /// given until then, which includes the log entries of that content, and only then does the content become durable.
 /// A store whose applied entries were missing in the journal could not start.
 ///
-/// Staged generations become content in that same commit. What they hold is not in the journal, but what the journal was
+/// Staged generations become content in that same commit, and empty ones that of deleted shards. What they hold is not in the journal, but what the journal was
 /// given about them is: the vote for whom they come from, and the removal of entries that contradict them.
 async fn checkpoint(shared: &Arc<Shared>) -> Result<(), Error> {
     let CheckpointTask { dirty, layer, requests, waiters, checkpointed } = shared.queue.lock().begin_checkpoint();
     let heads: BTreeMap<_, _> = requests.iter().map(|request| (request.shard, request.head.clone())).collect();
     let made = if dirty { make_durable(shared, layer, heads, checkpointed).await } else { Ok(checkpointed) };
+    if made.is_ok() {
+        let mut queue = shared.queue.lock();
+        for deleted in requests.iter().filter(|request| request.is_deletion) {
+            queue.publish(deleted.shard);
+        }
+    }
     for waiter in waiters {
         // Who does not wait any more does not mind.
         let _ = waiter.send(made.clone());

@@ -16,6 +16,8 @@ use super::model::ShardHead;
 pub(super) struct Generations {
     /// One per staging that lives.
     staged: BTreeSet<(ShardId, u32)>,
+    /// Those of `staged` whose shard was deleted since they began: they never become content.
+    revoked: BTreeSet<(ShardId, u32)>,
     /// The heads of shards that take no changes, because a staged generation becomes their content.
     installing: BTreeMap<ShardId, ShardHead>,
     /// At most one per shard in `installing`.
@@ -28,6 +30,8 @@ pub(super) struct InstallRequest {
     pub(super) shard: ShardId,
     pub(super) head: ShardHead,
     pub(super) answer: oneshot::Sender<Result<(), Error>>,
+    /// The generation is empty, and nobody but the file has to be told of it.
+    pub(super) is_deletion: bool,
 }
 
 impl Generations {
@@ -51,6 +55,7 @@ impl Generations {
     /// The staging of this generation lives no more. Unless it has become content, its rows are cleared.
     pub(super) fn end(&mut self, shard: ShardId, generation: u32, current: Option<u32>) {
         self.staged.remove(&(shard, generation));
+        self.revoked.remove(&(shard, generation));
         let is_installing = self.installing.get(&shard).is_some_and(|head| head.generation == generation);
         if !is_installing && current != Some(generation) {
             self.garbage.insert((shard, generation));
@@ -62,12 +67,43 @@ impl Generations {
         shard: ShardId,
         head: ShardHead,
     ) -> Result<oneshot::Receiver<Result<(), Error>>, SnapshotError> {
+        if self.revoked.contains(&(shard, head.generation)) {
+            return Err(SnapshotError::Deleted);
+        }
+        self.push_request(shard, head, false)
+    }
+
+    /// Asks for an empty generation to be made the content of a shard whose content is `current`: above all that it has had,
+    /// because rows of those may be in the file for a while.
+    pub(super) fn request_deletion(
+        &mut self,
+        shard: ShardId,
+        current: Option<u32>,
+    ) -> Result<oneshot::Receiver<Result<(), Error>>, SnapshotError> {
+        let of_shard = |(of, _): &&(ShardId, u32)| *of == shard;
+        let known = self.staged.iter().chain(&self.garbage).filter(of_shard).map(|(_, generation)| *generation);
+        let generation = known.chain(current).max().unwrap_or(0) + 1;
+        let answer = self.push_request(shard, ShardHead { generation, ..ShardHead::default() }, true)?;
+        self.revoked.extend(self.staged.iter().filter(of_shard));
+        Ok(answer)
+    }
+
+    pub(super) fn is_staged(&self, shard: ShardId) -> bool {
+        self.staged.iter().any(|(of, _)| *of == shard)
+    }
+
+    fn push_request(
+        &mut self,
+        shard: ShardId,
+        head: ShardHead,
+        is_deletion: bool,
+    ) -> Result<oneshot::Receiver<Result<(), Error>>, SnapshotError> {
         if self.is_installing(shard) {
             return Err(SnapshotError::Installing);
         }
         let (answer, receiver) = oneshot::channel();
         self.installing.insert(shard, head.clone());
-        self.requests.push(InstallRequest { shard, head, answer });
+        self.requests.push(InstallRequest { shard, head, answer, is_deletion });
         Ok(receiver)
     }
 

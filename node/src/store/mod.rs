@@ -97,6 +97,13 @@
 //! entry. Everything that is applied later follows the purge in the journal, so any other store that is ahead of its journal
 //! means that the journal was lost.
 //!
+//! # Deletion
+//!
+//! A deleted shard is one whose content was replaced by an empty generation, with a number above all that it has had, so it
+//! may begin anew while rows of before are still being cleared. Its head stays: it holds that number, and says that nothing
+//! is applied. The journal must know of the deletion before and must not forget it until afterwards, as
+//! [`crate::replica_files`] has it: a store whose journal is gone, or the other way round, could not start.
+//!
 //! # Damage
 //!
 //! A row that is not what was written is an error of the one who reads it. But a damaged inner page can hide rows, and what
@@ -234,7 +241,7 @@ impl Store {
         self.shared.queue.lock().head(shard).cloned()
     }
 
-    /// Every shard that has a head, ascending.
+    /// Every shard of which something was applied and that was not deleted since, ascending.
     pub fn shards(&self) -> Vec<ShardId> {
         self.shared.queue.lock().shards()
     }
@@ -283,6 +290,18 @@ impl Store {
     /// What the last checkpoint made durable, whoever asked for it: up to there a journal may be purged.
     pub fn checkpointed(&self) -> Checkpointed {
         self.shared.queue.lock().checkpointed().clone()
+    }
+
+    /// Makes the shard as if nothing of it had ever been written. When this returns that is on disk, and the shard may begin
+    /// anew at once; the rows that it had are deleted from the file afterwards, bit by bit beside the other work. Who used it
+    /// before must have stopped: changes that still come are refused, and so is a snapshot that was on its way.
+    ///
+    /// An error is that a snapshot is just being installed, or another call of this is under way, or the store has stopped. A
+    /// call that is given up may still take effect.
+    pub async fn delete(&self, shard: ShardId) -> Result<(), Error> {
+        let Some(answer) = self.shared.queue.lock().delete(shard)? else { return Ok(()) };
+        self.shared.work.notify_one();
+        answer.await.unwrap_or_else(|_| Err(self.shared.stopped()))
     }
 
     pub fn statistics(&self) -> Statistics {

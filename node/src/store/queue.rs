@@ -90,8 +90,9 @@ impl Queue {
         self.heads.get(&shard)
     }
 
+    /// Those of which there is something; a deleted one has no more than the number of its next generation.
     pub(super) fn shards(&self) -> Vec<ShardId> {
-        self.heads.keys().copied().collect()
+        self.heads.iter().filter(|(_, head)| head.applied.is_some()).map(|(shard, _)| *shard).collect()
     }
 
     pub(super) fn filling(&self) -> &Layer {
@@ -208,6 +209,7 @@ impl Queue {
         let waiters = std::mem::take(&mut self.waiters);
         let checkpointed = if dirty {
             let mut applied = applied_of(&self.heads);
+            applied.retain(|shard, _| !self.generations.is_installing(*shard));
             applied.extend(applied_of(self.generations.installing()));
             Checkpointed { applied: Arc::new(applied) }
         } else {
@@ -274,6 +276,18 @@ impl Queue {
             return Err(SnapshotError::NotNewer { snapshot: head.applied, shard: before }.into());
         }
         Ok(self.generations.request(shard, head)?)
+    }
+
+    /// Asks for the shard to be made empty with the next checkpoint, which is due at once. From here until then it takes no
+    /// changes. `None` when it is empty.
+    pub(super) fn delete(&mut self, shard: ShardId) -> Result<Option<oneshot::Receiver<Result<(), Error>>>, Error> {
+        self.check_open()?;
+        let head = self.heads.get(&shard);
+        if head.is_none_or(|head| head.applied.is_none()) && !self.generations.is_staged(shard) {
+            return Ok(None);
+        }
+        let current = head.map(|head| head.generation);
+        Ok(Some(self.generations.request_deletion(shard, current)?))
     }
 
     /// From here on reads and changes are of the generation that was installed. Its rows and its head are in the file.

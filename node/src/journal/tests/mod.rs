@@ -1,5 +1,6 @@
 //! What the journal promises its callers, on healthy, slow, failing and damaged disks.
 
+mod deleting;
 mod pace;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,6 +1,7 @@
 //! Behaviour of the store through its handle, and of its reads at every stage of the way into the file.
 
 mod damage;
+mod deleting;
 mod flushing;
 mod installing;
 mod model;
