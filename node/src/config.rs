@@ -61,6 +61,10 @@ pub struct ClusterConfig {
     pub replicas: u16,
     /// How long a node may be silent before others take over its replicas.
     pub replace_after: HumanDuration,
+    /// Replicas that may be on their way to this node at the same time. 1 to 100.
+    pub moves_per_node: usize,
+    /// How long a node that leaves may take to give everything away before it says that it is late. It serves on.
+    pub drain_deadline: HumanDuration,
     /// The addresses that an operator makes a cluster of, from the command line only.
     #[serde(skip)]
     pub init: Option<Vec<String>>,
@@ -130,7 +134,9 @@ impl Default for Config {
 impl Default for ClusterConfig {
     fn default() -> Self {
         let replace_after = HumanDuration(Duration::from_secs(30));
-        Self { seeds: Vec::new(), expect: None, shards: 64, replicas: 3, replace_after, init: None }
+        let drain_deadline = HumanDuration(Duration::from_secs(600));
+        let (shards, replicas, moves_per_node) = (64, 3, 2);
+        Self { seeds: Vec::new(), expect: None, shards, replicas, replace_after, moves_per_node, drain_deadline, init: None }
     }
 }
 
@@ -239,6 +245,8 @@ impl Validate for ClusterConfig {
         allow([1, 3, 5].contains(&self.replicas), "replicas", self.replicas, "1, 3 and 5")?;
         let seconds = |n| HumanDuration(Duration::from_secs(n));
         within("replace_after", self.replace_after, seconds(1)..=seconds(7 * 24 * 3600))?;
+        within("moves_per_node", self.moves_per_node, 1..=100)?;
+        within("drain_deadline", self.drain_deadline, seconds(1)..=seconds(7 * 24 * 3600))?;
         self.seeds.iter().try_for_each(|seed| config::address("seeds", seed, 1))?;
         let distinct: BTreeSet<&String> = self.seeds.iter().collect();
         let is_list = distinct.len() == self.seeds.len() && self.seeds.len() <= SEEDS_MAX;

@@ -10,7 +10,8 @@ use berth_shared::report::{Load, Member, NodeState};
 use berth_shared::seam::{BootInstant, Seams};
 use tokio::sync::watch;
 
-use super::stages::{Place, Stage};
+use super::place::Place;
+use super::stages::Stage;
 use crate::cluster::membership::Facts;
 use crate::cluster::plan::Plan;
 use crate::config::{Config, SOFTWARE};

@@ -8,5 +8,6 @@ pub mod identity;
 pub mod membership;
 pub mod plan;
 pub mod plans;
+pub mod reconcile;
 pub mod system;
 mod written;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use berth_shared::ids::{LogId, LogIndex, NodeId, Term};
@@ -87,7 +88,7 @@ pub enum ChangeError {
 }
 
 /// The members of a group at a moment at which a quorum has confirmed who leads it: one set of voters, committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfirmedMembership {
     pub voters: BTreeSet<NodeId>,
     pub learners: BTreeSet<NodeId>,
