@@ -112,6 +112,12 @@ pub struct Here {
     pub seams: Seams,
 }
 
+impl FromIterator<Member> for Members {
+    fn from_iter<T: IntoIterator<Item = Member>>(members: T) -> Self {
+        Self { list: members.into_iter().map(|member| (member.node, member)).collect() }
+    }
+}
+
 impl Members {
     /// Ascending by id.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
