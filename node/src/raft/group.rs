@@ -27,6 +27,7 @@ use super::acknowledged::Acknowledged;
 use super::arrival::{Arrivals, Arrived, Heard};
 use super::campaign::{Beginning, Campaigner, View, rank};
 use super::leadership::Leadership;
+use super::membership::meet;
 use super::message::Vote;
 use super::network::Network;
 use super::{
@@ -124,7 +125,8 @@ impl<R: Runtime> RaftGroup<R> {
         let (sole_voter, ended) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let log = log::ShardLog::new(id, journal.clone());
         let drop_guard = ended.clone().drop_guard();
-        let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, sole_voter.clone(), drop_guard)
+        let (of, alone) = (shard.clone(), sole_voter.clone());
+        let machine = machine::ShardMachine::new(node, peers.clone(), of, blank_sender, alone, drop_guard)
             .map_err(|error| failed(error.to_string()))?;
         let acknowledged = Arc::new(Acknowledged::new());
         let network = Network {
@@ -136,7 +138,10 @@ impl<R: Runtime> RaftGroup<R> {
             runtime: PhantomData,
         };
         let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
-        let raft = Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
+        let raft: RaftOf<R> =
+            Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
+        let members = raft.metrics().borrow_watched().membership_config.clone();
+        meet(&peers, members.membership());
         let voted_for = journal.vote(id).map(|vote| vote.node);
         let is_alone = raft.voter_ids().eq([node.0]) && voted_for.is_none_or(|candidate| candidate == node);
         // Rule R2, but for a replica that needs nobody's vote and has given none: a leader may go on after it has left the

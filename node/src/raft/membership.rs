@@ -11,11 +11,13 @@ use openraft::vote::RaftLeaderId;
 use openraft::{ChangeMembers, Precondition, ReadPolicy};
 
 use berth_shared::ids::{NodeId, Term};
+use berth_shared::peer::Class;
 use berth_shared::seam::BootInstant;
 
 use super::group::RaftGroup;
 use super::{Member, Membership, Runtime, Types, from_raft};
 use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Follower, Observed};
+use crate::transport::peers::Peers;
 
 /// A member that was not heard of for so long is taken for silent. Heartbeats come ten times as often.
 const ANSWERED_MAX: Duration = Duration::from_secs(1);
@@ -156,6 +158,17 @@ impl<R: Runtime> RaftGroup<R> {
                 return std::future::pending().await;
             }
         }
+    }
+}
+
+/// Makes the connections that a replica needs which leads these members, before it does: a new leader waits for none then. The
+/// address that a member had when it came is good enough as long as no newer one is known.
+pub(super) fn meet(peers: &Peers, membership: &Membership) {
+    for (node, member) in membership.nodes() {
+        if !peers.knows(NodeId(*node)) {
+            peers.learn(NodeId(*node), &member.address);
+        }
+        peers.prepare(NodeId(*node), Class::Data);
     }
 }
 

@@ -104,11 +104,10 @@ impl Observed {
         self.configurations.iter().any(|voters| voters.contains(&node))
     }
 
-    /// The entries that `node` is known to lack.
+    /// How many entries `node` lacks at most; `None` as long as it is not known that it has any.
     pub fn behind(&self, node: NodeId) -> Option<u64> {
-        let follower = self.followers.get(&node)?;
-        let has = follower.matched.map_or(0, |matched| matched.saturating_add(1));
-        Some(self.last.saturating_add(1).saturating_sub(has))
+        let matched = self.followers.get(&node)?.matched?;
+        Some(self.last.saturating_sub(matched))
     }
 }
 

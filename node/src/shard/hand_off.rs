@@ -25,8 +25,8 @@ pub enum Error {
     NotVoter(NodeId),
     #[error("node {0} was not heard of lately")]
     Silent(NodeId),
-    #[error("node {node} lacks {entries} entries")]
-    Behind { node: NodeId, entries: u64 },
+    #[error("node {0} lacks too many entries")]
+    Behind(NodeId),
     #[error("what was decided was not applied within {PREPARATION_MAX:?}")]
     NotSettled,
     #[error("node {0} did not answer in time that it has everything")]
@@ -68,8 +68,8 @@ fn check(observed: &Observed, to: NodeId, now: BootInstant) -> Result<(), Error>
     if follower.answered.is_none_or(|answered| now.since(answered) > ANSWERED_MAX) {
         return Err(Error::Silent(to));
     }
-    match observed.behind(to) {
-        Some(entries) if entries > BEHIND_MAX => Err(Error::Behind { node: to, entries }),
-        _ => Ok(()),
+    match observed.behind(to).unwrap_or(u64::MAX) {
+        0..=BEHIND_MAX => Ok(()),
+        _ => Err(Error::Behind(to)),
     }
 }
