@@ -130,7 +130,7 @@ impl State {
 
     /// Those of which there is a replica, in order.
     pub(super) fn shards(&self) -> Vec<ShardId> {
-        self.shards_where(|log| log.is_replica())
+        self.shards_where(Log::is_replica)
     }
 
     fn shards_where(&self, holds: impl Fn(&Log) -> bool) -> Vec<ShardId> {

@@ -207,7 +207,8 @@ impl Deleter {
             Some(())
         };
         let (deleted, written) = futures_util::join!(store.delete(SHARD), write_others);
-        (deleted.ok()?, written?);
+        deleted.ok()?;
+        written?;
         self.durable.insert(SHARD, number);
         self.deletions += 1;
         self.model.shards.insert(SHARD, empty);
