@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use berth_shared::seam::Seams;
 
 use super::place::Place;
+use crate::cluster::planner::Planner;
 use crate::cluster::system;
 use crate::config::Config;
 use crate::transport::hosting::Hosted;
@@ -38,4 +39,17 @@ fn begin(place: &Arc<Place>, config: &Config, hosted: &Arc<Hosted>, seams: &Seam
         let make_first = system::initialise(record, group, mailbox, registry, plan, seams.clone(), until.clone());
         seams.spawner.spawn(make_first);
     }
+    let peers = place.peers.clone();
+    let planner = Planner {
+        node: place.identity.node,
+        replace_after: config.cluster.replace_after.0,
+        shard: hosted.shard.clone(),
+        group,
+        mailbox,
+        registry,
+        members: place.gossip.members(),
+        connected: Arc::new(move || peers.connected()),
+        seams: seams.clone(),
+    };
+    seams.spawner.spawn(until.clone().run_until_cancelled_owned(planner.run()));
 }
