@@ -51,6 +51,9 @@ class Load:
         self.markers, self.keys = 0, 0
         self.under_way, self.held_back, self.lag = set(), 0, 0.0
         self.pump = None
+        # When the stream of requests began and ended, and how many requests there were before and then.
+        self.started = self.stopped = 0.0
+        self.begun_before = self.begun = 0
 
     # ---- Before the load
 
@@ -96,16 +99,23 @@ class Load:
     # ---- The load
 
     def start(self):
+        self.started, self.begun_before = time.monotonic(), len(self.operations)
         self.pump = asyncio.create_task(self.keep_going())
 
     async def stop(self):
         """Ends the stream of requests and waits for the answers of those under way."""
         if self.pump is not None:
+            self.stopped, self.begun = time.monotonic(), len(self.operations)
             self.pump.cancel()
             await asyncio.gather(self.pump, return_exceptions=True)
             self.pump = None
         while self.under_way:
             await asyncio.wait(self.under_way)
+
+    def rate(self):
+        """Requests per second that began while the stream lasted; 0 before it has ended."""
+        lasted = self.stopped - self.started
+        return (self.begun - self.begun_before) / lasted if lasted > 0 else 0.0
 
     async def keep_going(self):
         """Requests begin when it is their turn, however long earlier ones take, so that an outage meets as many requests as

@@ -31,6 +31,7 @@ class Shape:
     gateways: int = 2
     shards: int = 64
     replicas: int = 3  # the factor; a smaller cluster has as many copies as it has nodes
+    proxied: bool = False  # whether nodes are reached through proxies of the harness, which can leave out messages
     node_settings: dict = field(default_factory=dict)
     gateway_settings: dict = field(default_factory=dict)
 
@@ -54,10 +55,11 @@ class Process:
 
     def __init__(self, name, words, settings, log_path):
         self.name, self.words, self.settings, self.log_path = name, words, settings, log_path
-        self.child = None
+        self.child, self.is_leaving = None, False
 
     def start(self):
         assert not self.is_running(), f"{self.name} runs already"
+        self.is_leaving = False
         # Nothing of the harness's own surroundings may configure what is tested.
         clean = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
         with open(self.log_path, "ab") as log:
@@ -88,6 +90,11 @@ class Process:
             self.child.wait()
             self.child = None
 
+    def leave(self):
+        """SIGTERM: it may end by itself from now on."""
+        self.is_leaving = True
+        self.signal(signal.SIGTERM)
+
     def pause(self):
         self.signal(signal.SIGSTOP)
 
@@ -111,10 +118,10 @@ class Process:
 
 
 class Node(Process):
-    def __init__(self, number, host, data, *arguments):
+    def __init__(self, number, host, peer, data, *arguments):
         super().__init__(f"node-{number}", *arguments)
         self.number, self.host, self.data = number, host, data
-        self.peer, self.admin = f"{host}:{PEER_PORT}", (host, ADMIN_PORT)
+        self.peer, self.admin = peer, (host, ADMIN_PORT)
 
     def wipe(self):
         """Removes the data directory of a dead node: its next start is that of a new node."""
@@ -142,22 +149,31 @@ class Cluster:
         """`place` is a directory of its own for data and logs."""
         self.shape, self.network, self.place = shape, network, place
         os.makedirs(place, exist_ok=True)
-        hosts = [network.node_host(number) for number in range(1, shape.nodes + 1)]
-        self.peers = [f"{host}:{PEER_PORT}" for host in hosts]
-        self.nodes = [self.node(number, host) for number, host in enumerate(hosts, 1)]
+        numbers = range(1, shape.nodes + 1)
+        # Those that the cluster begins with.
+        self.peers = [self.peer(number) for number in numbers]
+        self.nodes = [self.node(number, self.peers) for number in numbers]
         self.gateways = [self.gateway(number) for number in range(1, shape.gateways + 1)]
+        self.former, self.last_number = [], shape.nodes
 
-    def node(self, number, host):
+    def peer(self, number):
+        """Where others reach a node."""
+        host = self.network.proxy_host(number) if self.shape.proxied else self.network.node_host(number)
+        return f"{host}:{PEER_PORT}"
+
+    def node(self, number, seeds):
+        host, peer = self.network.node_host(number), self.peer(number)
         data = os.path.join(self.place, f"node-{number}")
         settings = {
             "BERTH_DATA_DIR": data,
             "BERTH_LISTEN": f"{host}:{PEER_PORT}",
+            "BERTH_ADVERTISE": peer,
             "BERTH_ADMIN_LISTEN": f"{host}:{ADMIN_PORT}",
-            **cluster_settings(self.shape, self.peers),
+            **cluster_settings(self.shape, seeds),
             **self.shape.node_settings,
         }
         words = [*self.network.inside(host), os.path.join(self.shape.programs, "berth-node")]
-        return Node(number, host, data, words, settings, f"{data}.log")
+        return Node(number, host, peer, data, words, settings, f"{data}.log")
 
     def gateway(self, number):
         host = self.network.gateway_host(number)
@@ -175,6 +191,21 @@ class Cluster:
         return [*self.nodes, *self.gateways]
 
     # ---- Acts
+
+    def add_node(self):
+        """One more node, with an empty disk and an address that none had before. It is not started yet."""
+        self.last_number += 1
+        seeds = [node.peer for node in self.nodes if node.is_running() and not node.is_leaving]
+        self.nodes.append(self.node(self.last_number, seeds[: self.shape.nodes]))
+        return self.nodes[-1]
+
+    def forget(self, node):
+        """A node that is gone for good; its log is looked at in the end."""
+        assert not node.is_running(), f"{node.name} runs"
+        node.child = None
+        node.wipe()
+        self.nodes.remove(node)
+        self.former.append(node)
 
     def start_all(self):
         for process in self.processes:
@@ -195,10 +226,10 @@ class Cluster:
         self.network.heal(one.host, other.host)
 
     def check_alive(self):
-        """Stuck when a process ended that nobody killed."""
+        """Stuck when a process ended that nobody killed or told to leave."""
         for process in self.processes:
             status = process.ended_by_itself()
-            if status is not None:
+            if status is not None and (status or not process.is_leaving):
                 raise Stuck(f"{process.name} ended by itself with {status}; its last lines: {process.log_tail()}")
 
     # ---- Questions

@@ -38,7 +38,7 @@ def failover_cells(report, trial, load, first, since):
 
 def check_bounds(report, trial, options):
     """The promise about the time is one about all tries together."""
-    times = report.samples["kill to first write, per shard"]
+    times = report.samples["kill to first write, per shard", "s"]
     for percent, bound in ((50, options.p50), (99, options.p99)):
         if times and percentile(times, percent) > bound:
             trial.add("too-slow", f"p{percent} of kill to first write is {percentile(times, percent):.2f} s, above {bound} s")
@@ -47,7 +47,7 @@ def check_bounds(report, trial, options):
 
 
 async def owner_wipe(options, network):
-    """Every try is a fresh cluster, because lost replicas are not replaced."""
+    """Every try is a fresh cluster, so that it does not matter whether lost replicas are replaced."""
     report, trial = Report(options, [*COLUMNS, *COUNTS, ("violations", 10)]), None
     print_return(options)
     for number in range(1, options.repeat + 1):

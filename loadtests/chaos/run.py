@@ -7,6 +7,8 @@ proves and what the columns mean.
     loadtests/chaos/run.py partition                 # as root, in network namespaces
     loadtests/chaos/run.py all-kill --repeat 10 --keep
     loadtests/chaos/run.py bootstrap --dns --nodes 5
+    loadtests/chaos/run.py rolling --rounds 5
+    loadtests/chaos/run.py hand-offs --count 300
 
 Ends with 0 when everything held, with 1 when something was violated. Needs nothing but Python's standard library.
 """
@@ -22,7 +24,7 @@ import tempfile
 # The modules are one package beside the other load tests; this file's own folder must not hide the standard library.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from chaos import bootstraps, failover, isolation, restarts  # noqa: E402  pylint: disable=wrong-import-position
+from chaos import bootstraps, elastic, failover, flap, handoffs, isolation, restarts, steps, wipes  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.cluster import ROOT, Shape  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.network import Loopback, Namespaces  # noqa: E402  pylint: disable=wrong-import-position
 
@@ -36,28 +38,45 @@ SCENARIOS = {
     "lost-quorum": (restarts.lost_quorum, 3, False),
     "bootstrap": (bootstraps.bootstrap, 200, False),
     "partition": (isolation.partition, 2, True),
+    "scale": (elastic.scale, 1, False),
+    "rolling": (elastic.rolling, 5, False),
+    "wipe": (wipes.wipe, 20, False),
+    "hand-offs": (handoffs.hand_offs, 300, False),
+    "steps": (steps.steps, len(steps.CASES), False),
+    "flap": (flap.flap, 1, False),
 }
+# What these have in place of the defaults of all.
+RATE, RATE_OF = 300, dict.fromkeys(("scale", "rolling", "wipe", "hand-offs", "steps", "flap"), 550)
+NODES, NODES_OF = 3, {"flap": 4}
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenario", choices=SCENARIOS)
-    parser.add_argument("--repeat", type=int, help="tries or rounds")
+    parser.add_argument("--repeat", "--rounds", "--count", type=int, help="tries, rounds, or hand-offs")
     parser.add_argument("--programs", default=os.path.join(ROOT, "target", "release"), help="where the programs lie")
-    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--nodes", type=int, help=f"that the cluster begins with; {NODES}, and 4 in flap")
     parser.add_argument("--gateways", type=int, default=2)
     parser.add_argument("--shards", type=int, default=64)
     parser.add_argument("--replicas", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=300, help="requests per second, over all clients")
+    parser.add_argument("--rate", type=float, help=f"requests per second, over all clients; {RATE}, and 550 where members change")
     parser.add_argument("--strict", type=float, default=0.3, help="the share of reads that are strict")
     parser.add_argument("--seconds", type=float, default=4, help="of load before the failure, at most")
     parser.add_argument("--away", type=float, default=10, help="seconds that a node misses in catch-up")
     parser.add_argument("--pause", type=float, default=10, help="seconds that an owner is stopped or cut off")
     parser.add_argument("--back", type=float, default=2, help="seconds after which a killed node is started again; below 0: never")
     parser.add_argument("--parallel", type=int, default=2, help="bootstraps at once")
-    parser.add_argument("--dns", action="store_true", help="bootstrap: the seeds are one name, of which DNS lists nodes early or late")
+    parser.add_argument("--dns", action="store_true", help="the seeds are one name, of which DNS lists nodes: bootstrap, scale, wipe")
     parser.add_argument("--p50", type=float, default=1.0, help="bound of seconds from kill to first write")
     parser.add_argument("--p99", type=float, default=2.0, help="bound of seconds from kill to first write")
+    parser.add_argument("--step", type=int, default=2, help="nodes that come and go at once in scale")
+    parser.add_argument("--replace-after", default="3s", help="of nodes in wipe, steps and flap; empty: their default")
+    parser.add_argument("--grace", type=float, default=600, help="seconds from SIGTERM to kill -9")
+    parser.add_argument("--patience", type=float, default=180, help="seconds that a change of members may take")
+    parser.add_argument("--probers", type=int, default=6, help="hand-offs: clients that write every 5 ms, at once")
+    parser.add_argument("--pause-p99", type=float, default=50, help="bound of milliseconds without a success in a hand-off")
+    parser.add_argument("--pause-max", type=float, default=250, help="bound of milliseconds without a success in a hand-off")
+    parser.add_argument("--cut", type=float, default=30, help="seconds that messages are left out in flap")
     parser.add_argument("--node-env", action="append", default=[], metavar="NAME=VALUE", help="set for every node")
     parser.add_argument("--gateway-env", action="append", default=[], metavar="NAME=VALUE", help="set for every gateway")
     parser.add_argument("--namespaces", action="store_true", help="network namespaces also where nothing is cut")
@@ -72,6 +91,9 @@ def main():
     options = arguments()
     run, repeat, needs_cuts = SCENARIOS[options.scenario]
     options.repeat = options.repeat or repeat
+    options.rate = options.rate or RATE_OF.get(options.scenario, RATE)
+    options.nodes = options.nodes or NODES_OF.get(options.scenario, NODES)
+    options.replacing = {"BERTH_CLUSTER__REPLACE_AFTER": options.replace_after} if options.replace_after else {}
     network = Loopback
     if needs_cuts or options.namespaces:
         Namespaces.enter()
@@ -84,7 +106,7 @@ def main():
     options.place = options.place or tempfile.mkdtemp(prefix=f"berth-{options.scenario}-")
     settings = {"node": pairs(options.node_env), "gateway": pairs(options.gateway_env)}
 
-    def shape(nodes=None, gateways=None, shards=None, node_settings=None, gateway_settings=None):
+    def shape(nodes=None, gateways=None, shards=None, node_settings=None, gateway_settings=None, proxied=False):
         return Shape(
             programs=os.path.abspath(options.programs),
             nodes=nodes or options.nodes,
@@ -93,6 +115,7 @@ def main():
             replicas=options.replicas,
             node_settings={**(node_settings or {}), **settings["node"]},
             gateway_settings={**(gateway_settings or {}), **settings["gateway"]},
+            proxied=proxied,
         )
 
     options.shape = shape

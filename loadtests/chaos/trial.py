@@ -28,6 +28,7 @@ class Trial:
         self.violations = []
         self.loads, self.earlier, self.reported = [], {}, set()
         self.watcher, self.compared = None, 0
+        self.cells = {}
 
     async def __aenter__(self):
         self.cluster.start_all()
@@ -58,6 +59,11 @@ class Trial:
 
     def add(self, check, text):
         self.violations.append(Violation(check, text))
+
+    def new_row(self, **cells):
+        """Cells to be filled in until the row is printed, with what is known when the scenario cannot go on."""
+        self.cells = cells
+        return cells
 
     # ---- Load
 
@@ -192,7 +198,7 @@ class Trial:
             self.add("clusters", f"the disks are of several clusters: {known}")
 
     def check_log_files(self):
-        for process in self.cluster.processes:
+        for process in [*self.cluster.processes, *self.cluster.former]:
             with open(process.log_path, encoding="utf-8", errors="replace") as log:
                 for line in log:
                     if "panicked at" in line:
@@ -212,6 +218,7 @@ class Report:
         self.count += 1
         fresh, trial.violations = trial.violations, []
         trial.reported.update(fresh)
+        trial.cells = {}
         self.violations += [(trial, violation) for violation in fresh]
         cells = {"try": self.count, "violations": len(fresh), **cells}
         texts = []
@@ -223,16 +230,16 @@ class Report:
         for violation in fresh[:3]:
             print(f"    {violation.check}: {violation.text[:600]}", flush=True)
 
-    def sample(self, name, values):
-        self.samples[name] += values
+    def sample(self, name, values, unit="s"):
+        self.samples[name, unit] += values
 
     def summary(self):
         """Prints the distributions and the verdict; gives the exit status."""
         print()
-        for name, values in self.samples.items():
+        for (name, unit), values in self.samples.items():
             if values:
                 parts = [f"p50 {percentile(values, 50):.2f}", f"p99 {percentile(values, 99):.2f}", f"max {max(values):.2f}"]
-                print(f"{name}: {', '.join(parts)} s (of {len(values)})")
+                print(f"{name}: {', '.join(parts)} {unit} (of {len(values)})")
         if not self.violations:
             print(f"{self.options.scenario}: everything held in {self.count} of {self.count}; seed {self.options.seed}")
             return 0

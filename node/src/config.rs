@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::cluster::bootstrap::{self, Settings};
 const SEEDS_MAX: usize = 100;
 /// Longest name of a zone.
 const ZONE_BYTES_MAX: usize = 63;
+/// So that a unit of weight stays a noticeable share.
+const WEIGHT_MAX: u16 = 1000;
 /// Name and version of the program, as others see it.
 pub const SOFTWARE: &str = concat!("berth-node/", env!("CARGO_PKG_VERSION"));
 
@@ -32,6 +35,8 @@ pub struct Config {
     pub admin_listen: String,
     /// Where this node runs: nodes of one zone may fail together. Absent: a zone by itself.
     pub zone: Option<String>,
+    /// How much of the replicas this node should hold, relative to the others. 1 to 1,000.
+    pub weight: u16,
     /// A secret that all pods of the cluster share; absent: none is asked for.
     pub credential: Option<String>,
     /// Who is asked for names, in place of the servers of /etc/resolv.conf; empty: those.
@@ -54,6 +59,12 @@ pub struct ClusterConfig {
     pub shards: u16,
     /// Copies of every shard, fixed when the cluster first starts. 1, 3 or 5; a smaller cluster has as many as it has nodes.
     pub replicas: u16,
+    /// How long a node may be silent before others take over its replicas.
+    pub replace_after: HumanDuration,
+    /// Replicas that may be on their way to this node at the same time. 1 to 100.
+    pub moves_per_node: usize,
+    /// How long a node that leaves may take to give everything away before it says that it is late. It serves on.
+    pub drain_deadline: HumanDuration,
     /// The addresses that an operator makes a cluster of, from the command line only.
     #[serde(skip)]
     pub init: Option<Vec<String>>,
@@ -108,6 +119,7 @@ impl Default for Config {
             advertise: None,
             admin_listen: "127.0.0.1:7490".to_owned(),
             zone: None,
+            weight: 1,
             credential: None,
             dns_servers: Vec::new(),
             cluster: ClusterConfig::default(),
@@ -121,7 +133,10 @@ impl Default for Config {
 
 impl Default for ClusterConfig {
     fn default() -> Self {
-        Self { seeds: Vec::new(), expect: None, shards: 64, replicas: 3, init: None }
+        let replace_after = HumanDuration(Duration::from_secs(30));
+        let drain_deadline = HumanDuration(Duration::from_secs(600));
+        let (shards, replicas, moves_per_node) = (64, 3, 2);
+        Self { seeds: Vec::new(), expect: None, shards, replicas, replace_after, moves_per_node, drain_deadline, init: None }
     }
 }
 
@@ -165,6 +180,11 @@ impl Config {
         self.advertise.as_ref().unwrap_or(&self.listen)
     }
 
+    /// How much of the replicas this node should hold, relative to the others.
+    pub fn weight(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.weight.into()).unwrap_or(NonZeroU32::MIN)
+    }
+
     /// Who is asked for names; empty: the servers of /etc/resolv.conf.
     pub fn dns_servers(&self) -> Vec<SocketAddr> {
         config::dns_servers(&self.dns_servers)
@@ -172,7 +192,7 @@ impl Config {
 
     /// What bootstrap needs to know.
     pub fn bootstrap(&self) -> bootstrap::Config {
-        let ClusterConfig { seeds, expect, shards, replicas, init } = &self.cluster;
+        let ClusterConfig { seeds, expect, shards, replicas, init, .. } = &self.cluster;
         let seeds = if seeds.is_empty() { vec![self.address().to_owned()] } else { seeds.clone() };
         let expect = expect.unwrap_or(seeds.len() as u16);
         bootstrap::Config {
@@ -205,6 +225,7 @@ impl Validate for Config {
             let names = format!("1 to {ZONE_BYTES_MAX} visible ASCII characters without blanks");
             allow(is_name, "zone", format!("{zone:?}"), names)?;
         }
+        within("weight", self.weight, 1..=WEIGHT_MAX)?;
         if let Some(credential) = &self.credential {
             allow(!credential.is_empty(), "credential", "\"\"", "texts that are not empty")?;
         }
@@ -222,6 +243,10 @@ impl Validate for ClusterConfig {
         within("shards", self.shards, 1..=16_384)?;
         // An even number of copies outlives no more failures than one copy fewer, and asks for one more acknowledgement.
         allow([1, 3, 5].contains(&self.replicas), "replicas", self.replicas, "1, 3 and 5")?;
+        let seconds = |n| HumanDuration(Duration::from_secs(n));
+        within("replace_after", self.replace_after, seconds(1)..=seconds(7 * 24 * 3600))?;
+        within("moves_per_node", self.moves_per_node, 1..=100)?;
+        within("drain_deadline", self.drain_deadline, seconds(1)..=seconds(7 * 24 * 3600))?;
         self.seeds.iter().try_for_each(|seed| config::address("seeds", seed, 1))?;
         let distinct: BTreeSet<&String> = self.seeds.iter().collect();
         let is_list = distinct.len() == self.seeds.len() && self.seeds.len() <= SEEDS_MAX;
@@ -347,6 +372,8 @@ mod tests {
                 ("BERTH_LISTEN", "0.0.0.0:7400"),
                 ("BERTH_ADVERTISE", "b:2"),
                 ("BERTH_ZONE", "eu-central-1a"),
+                ("BERTH_WEIGHT", "3"),
+                ("BERTH_CLUSTER__REPLACE_AFTER", "3s"),
                 ("BERTH_DNS_SERVERS", "10.0.0.10, [::1]:5353"),
                 ("BERTH_CLUSTER__SEEDS", "a:1, b:2, c:3"),
                 ("BERTH_CLUSTER__EXPECT", "2"),
@@ -357,7 +384,8 @@ mod tests {
         );
         let config = config.unwrap();
         assert_eq!((config.listen.as_str(), config.address()), ("0.0.0.0:7400", "b:2"));
-        assert_eq!(config.zone.as_deref(), Some("eu-central-1a"));
+        assert_eq!((config.zone.as_deref(), config.weight().get()), (Some("eu-central-1a"), 3));
+        assert_eq!(config.cluster.replace_after, HumanDuration::from_millis(3000));
         assert_eq!(config.dns_servers(), ["10.0.0.10:53", "[::1]:5353"].map(|server| server.parse().unwrap()));
         let bootstrap = config.bootstrap();
         assert_eq!(bootstrap.seeds, ["a:1", "b:2", "c:3"]);
@@ -396,6 +424,8 @@ mod tests {
             ("admin_listen = \"a:65536\"", ["admin_listen", "\"a:65536\"", "addresses"]),
             ("zone = \"\"", ["zone", "\"\"", "1 to 63 visible"]),
             ("zone = \"a b\"", ["zone", "\"a b\"", "without blanks"]),
+            ("weight = 0", ["weight", "0", "1 to 1000"]),
+            ("cluster.replace_after = \"999ms\"", ["cluster.replace_after", "999ms", "1s to 7d"]),
             ("data_dir = 5", ["data_dir", "5", "path"]),
             ("cluster.shards = 0", ["cluster.shards", "0", "1 to 16384"]),
             ("cluster.shards = 70000", ["cluster.shards", "70000", "0 to 65535"]),

@@ -40,7 +40,8 @@ struct Arguments {
 /// How long work that is left over may go on after the node has stopped, or has not started.
 const LEFT_OVER_MAX: Duration = Duration::from_secs(5);
 
-/// Runs a node until SIGTERM or Ctrl-C: the whole `main` of a program with kinds of its own.
+/// Runs a node until it is told to stop: after SIGTERM it first gives its shards away to other nodes, a second one or Ctrl-C
+/// stops it where it is. The whole `main` of a program with kinds of its own.
 ///
 /// ```no_run
 /// # use berth_node::entity::Registry;
@@ -85,11 +86,18 @@ async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let node = app::start(config, registry, disk, Arc::new(Chitchat), seams, telemetry.tracing()).await?;
+    // SIGTERM lets the node give everything away first; a second one, or Ctrl-C, does not wait for that.
     tokio::select! {
         biased;
-        _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = node.ended() => {}
+        _ = terminate.recv() => tokio::select! {
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = node.ended() => {}
+            () = node.drain() => {}
+        },
     }
     let ended = node.shutdown().await;
     telemetry.shutdown(spawner).await?;

@@ -4,9 +4,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use berth_shared::ids::{ClusterId, NodeId};
-use berth_shared::report::{HashMark, Member, NodeReport, NodeState, ReplicaReport, Sighting};
+use berth_shared::ids::{ClusterId, NodeId, ShardId};
+use berth_shared::report::{
+    HashMark, Member, Movement, NodeReport, NodeState, Placement, ReplicaReport, Sighting,
+};
 
+use crate::cluster::plan::Plan;
+use crate::cluster::reconcile::{Current, Moves};
 use crate::transport::hosting::{Hosted, Hosting};
 
 /// Earlier hashes in one report, over all replicas, so that it fits into a frame however many shards there are; of each
@@ -21,7 +25,8 @@ pub struct About {
     /// Peer address, `host:port`.
     pub address: String,
     pub state: NodeState,
-    pub plan_epoch: u64,
+    /// The newest that the node knows.
+    pub plan: Option<Arc<Plan>>,
     pub members: Vec<Member>,
     pub sightings: Vec<Sighting>,
 }
@@ -30,20 +35,26 @@ pub struct About {
 pub struct Reporter {
     about: Box<dyn Fn() -> About + Send + Sync>,
     hosting: Arc<Hosting>,
+    moves: Arc<Moves>,
 }
 
 impl Reporter {
     /// `about` is asked for every report.
-    pub fn new(about: impl Fn() -> About + Send + Sync + 'static, hosting: Arc<Hosting>) -> Self {
-        Self { about: Box::new(about), hosting }
+    pub fn new(
+        about: impl Fn() -> About + Send + Sync + 'static,
+        hosting: Arc<Hosting>,
+        moves: Arc<Moves>,
+    ) -> Self {
+        Self { about: Box::new(about), hosting, moves }
     }
 
     pub fn report(&self) -> NodeReport {
-        let About { node, cluster, address, state, plan_epoch, members, sightings } = (self.about)();
+        let About { node, cluster, address, state, plan, members, sightings } = (self.about)();
         let mut hosted = self.hosting.all();
         hosted.extend(self.hosting.system());
         let marks_max = MARKS_MAX / hosted.len().max(1);
-        let replicas = hosted.iter().map(|hosted| replica(hosted, marks_max)).collect();
+        let replicas = hosted.iter().map(|hosted| self.replica(hosted, plan.as_deref(), marks_max)).collect();
+        let plan_epoch = plan.map_or(0, |plan| plan.epoch);
         let software = SOFTWARE.to_owned();
         NodeReport { node, cluster, address, state, software, plan_epoch, members, sightings, replicas }
     }
@@ -52,7 +63,8 @@ impl Reporter {
 /// Name and version of this program.
 pub const SOFTWARE: &str = concat!("berth-node/", env!("CARGO_PKG_VERSION"));
 
-fn replica(hosted: &Hosted, marks_max: usize) -> ReplicaReport {
+impl Reporter {
+    fn replica(&self, hosted: &Hosted, plan: Option<&Plan>, marks_max: usize) -> ReplicaReport {
     let Hosted { shard, group, mailbox, .. } = hosted;
     let status = group.status();
     let owns = group.term().is_some_and(|term| group.holds_lease(term));
@@ -72,7 +84,24 @@ fn replica(hosted: &Hosted, marks_max: usize) -> ReplicaReport {
         content_hash: head.content_hash,
         marks: marks.iter().map(|m| HashMark { index: m.index, content_hash: m.content_hash }).collect(),
         queued: u32::try_from(queued).unwrap_or(u32::MAX),
+        is_joint: status.is_joint,
+        planned: plan.and_then(|plan| placement(plan, shard.id())),
+        movement: self.movement(hosted),
     }
+    }
+
+    /// What moves the shard, if this node owns it.
+    fn movement(&self, hosted: &Hosted) -> Option<Movement> {
+        let Current { step, target, from_micros } = self.moves.current(hosted.shard.id())?;
+        let observed = hosted.group.observe()?;
+        let matched = observed.followers.get(&target).and_then(|follower| follower.matched).unwrap_or(0);
+        Some(Movement { step: step.to_owned(), target, from_micros, matched, last: observed.last })
+    }
+}
+
+fn placement(plan: &Plan, shard: ShardId) -> Option<Placement> {
+    let owner = plan.owner_of(shard)?.node;
+    Some(Placement { owner, replicas: plan.replicas_of(shard).map(|member| member.node).collect() })
 }
 
 impl fmt::Debug for Reporter {

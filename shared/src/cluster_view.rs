@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, LogIndex, NodeId, ShardId, Term};
 use crate::key::EntityKey;
-use crate::report::{Load, Member, NodeReport, NodeState, ReplicaReport, Sighting};
+use crate::report::{Load, Member, Movement, NodeReport, NodeState, Placement, ReplicaReport, Sighting};
+use crate::shown;
 
 /// What was gathered: the material of all views.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,12 +22,12 @@ pub struct Gathered {
 }
 
 /// `/v1/cluster`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterView {
-    #[serde(serialize_with = "option_as_text")]
+    #[serde(with = "shown::option")]
     pub cluster: Option<ClusterId>,
-    /// The highest that any node has applied.
+    /// The highest that any node knows.
     pub plan_epoch: u64,
     /// By id; those whose id is not known come last.
     pub members: Vec<MemberView>,
@@ -34,18 +35,18 @@ pub struct ClusterView {
     pub system: Option<GroupView>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberView {
     /// Not known of one that is only an address in a configuration and does not answer.
-    #[serde(serialize_with = "option_as_text")]
+    #[serde(with = "shown::option")]
     pub id: Option<NodeId>,
     pub address: String,
     /// As the member says itself; of one that does not answer, as it last said by gossip.
     pub state: Option<NodeState>,
     pub zone: Option<String>,
     pub version: Option<String>,
-    /// Not known of one that does not answer.
+    /// Of the newest plan that it knows, as the member says itself; of one that does not answer, as it last said by gossip.
     pub plan_epoch: Option<u64>,
     pub answered: bool,
     /// By gossip, and so some seconds old.
@@ -57,37 +58,71 @@ pub struct MemberView {
 }
 
 /// `/v1/cluster/shards`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardsView {
     /// All shards, in order.
     pub shards: Vec<ShardView>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ShardView {
     pub shard: u16,
     #[serde(flatten)]
     pub group: GroupView,
-    /// The move in progress. Shards do not move yet.
-    #[serde(rename = "move")]
-    pub moving: Option<()>,
 }
 
 /// Who holds a shard.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupView {
     /// Who owns it under a valid lease.
-    #[serde(serialize_with = "option_as_text")]
+    #[serde(with = "shown::option")]
     pub owner: Option<NodeId>,
     /// The voters of the group, by the newest knowledge.
-    #[serde(serialize_with = "all_as_text")]
+    #[serde(with = "shown::all")]
     pub replicas: Vec<NodeId>,
     /// The highest that any replica knows; null where none answered.
     pub term: Option<Term>,
     /// The owner's; the furthest replica's where there is no owner.
     pub applied_index: Option<LogIndex>,
+    /// The members of the group that do not vote, by the newest knowledge: copies that are being made.
+    #[serde(with = "shown::all")]
+    pub learners: Vec<NodeId>,
+    /// Whether the group is between two sets of voters, by the newest knowledge.
+    pub joint: bool,
+    /// Where the newest plan wants it, of those that a node with a replica knows.
+    pub planned: Option<PlannedView>,
+    /// What its owner does at present so that it is where the plan wants it.
+    #[serde(rename = "move")]
+    pub moving: Option<MoveView>,
+}
+
+/// Where a plan wants a shard to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedView {
+    #[serde(with = "shown::id")]
+    pub owner: NodeId,
+    #[serde(with = "shown::all")]
+    pub replicas: Vec<NodeId>,
+}
+
+/// The step of a move that goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MoveView {
+    /// See [`Movement::step`].
+    pub step: String,
+    /// The node that gets or loses a replica, or becomes the owner.
+    #[serde(with = "shown::id")]
+    pub target: NodeId,
+    /// When the step began, as RFC 3339; null where that cannot be printed.
+    pub since: Option<String>,
+    /// How much of the log the target is known to have.
+    pub matched_index: LogIndex,
+    /// Where the log ends.
+    pub last_index: LogIndex,
 }
 
 /// `/v1/cluster/hashes`
@@ -112,7 +147,7 @@ pub struct ShardHashes {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaHash {
-    #[serde(serialize_with = "as_text")]
+    #[serde(with = "shown::id")]
     pub node: NodeId,
     pub applied_index: LogIndex,
     /// 32 hexadecimal digits.
@@ -142,6 +177,9 @@ pub struct ExplainView {
 /// The replicas of one shard that were reported, by node.
 type Replicas<'a> = BTreeMap<NodeId, &'a ReplicaReport>;
 
+/// Of each shard, where the newest plan that was reported wants it.
+type Planned<'a> = BTreeMap<ShardId, &'a Placement>;
+
 /// The group that holds the plan and the members.
 const SYSTEM: ShardId = ShardId(u16::MAX);
 
@@ -166,14 +204,14 @@ impl Gathered {
             cluster: self.reports.iter().map(|report| report.cluster).min(),
             plan_epoch: self.reports.iter().map(|report| report.plan_epoch).max().unwrap_or(0),
             members: members.into_values().chain(unnamed).collect(),
-            system: self.replicas().get(&SYSTEM).map(group),
+            system: self.replicas().get(&SYSTEM).map(|replicas| group(replicas, self.planned().get(&SYSTEM).copied())),
         }
     }
 
     /// The shards 0 to `shards`.
     pub fn shards(&self, shards: u16) -> ShardsView {
-        let replicas = self.replicas();
-        ShardsView { shards: (0..shards).map(|shard| place(&replicas, ShardId(shard))).collect() }
+        let (replicas, planned) = (self.replicas(), self.planned());
+        ShardsView { shards: (0..shards).map(|shard| place(&replicas, &planned, ShardId(shard))).collect() }
     }
 
     /// The shards 0 to `shards`, and the system shard where some node has a replica of it.
@@ -186,7 +224,7 @@ impl Gathered {
     /// Where `key` is, in a cluster of `shards` shards, and why.
     pub fn explain(&self, key: &EntityKey, shards: u16) -> ExplainView {
         let replicas = self.replicas();
-        let placed = place(&replicas, key.shard(shards));
+        let placed = place(&replicas, &self.planned(), key.shard(shards));
         let of_owner = placed.group.owner.and_then(|owner| replicas.get(&key.shard(shards))?.get(&owner));
         let queue = of_owner.map(|replica| replica.queued);
         ExplainView {
@@ -227,6 +265,14 @@ impl Gathered {
             }
         }
         shards
+    }
+
+    fn planned(&self) -> Planned<'_> {
+        let mut reports: Vec<&NodeReport> = self.reports.iter().collect();
+        // Of plans of one epoch, which are the same, any will do, but always the same one.
+        reports.sort_by_key(|report| (report.plan_epoch, report.node));
+        let wishes = reports.into_iter().flat_map(|report| &report.replicas);
+        wishes.filter_map(|replica| Some((replica.shard, replica.planned.as_ref()?))).collect()
     }
 
     /// What is known of each node by gossip, and by whom.
@@ -279,6 +325,7 @@ impl MemberView {
     /// Adds what is known by gossip. What the member has said itself stays.
     fn complete(&mut self, newest: &Sighting, suspected_since: Option<String>) {
         self.state.get_or_insert(newest.state);
+        self.plan_epoch.get_or_insert(newest.plan_epoch);
         self.version.get_or_insert_with(|| newest.software.clone());
         self.zone.clone_from(&newest.zone);
         self.load = Some(newest.load);
@@ -293,26 +340,48 @@ fn suspected_since(node: NodeId, sightings: &[(NodeId, &Sighting)]) -> Option<St
     let others = sightings.iter().filter(|(by, _)| *by != node);
     let suspecting: Vec<u64> = others.clone().filter_map(|(_, seen)| seen.suspected_micros).collect();
     let first = suspecting.iter().min().filter(|_| 2 * suspecting.len() > others.count())?;
-    // A clock that is far off may show what cannot be printed.
-    let time = jiff::Timestamp::from_microsecond(i64::try_from(*first).ok()?).ok()?;
+    time_of(*first)
+}
+
+/// As RFC 3339. A clock that is far off may show what cannot be printed.
+fn time_of(micros: u64) -> Option<String> {
+    let time = jiff::Timestamp::from_microsecond(i64::try_from(micros).ok()?).ok()?;
     Some(format!("{time:.3}"))
 }
 
-fn place(replicas: &BTreeMap<ShardId, Replicas<'_>>, shard: ShardId) -> ShardView {
-    ShardView { shard: shard.0, group: replicas.get(&shard).map(group).unwrap_or_default(), moving: None }
+fn place(replicas: &BTreeMap<ShardId, Replicas<'_>>, planned: &Planned<'_>, shard: ShardId) -> ShardView {
+    let group = replicas.get(&shard).map(|replicas| group(replicas, planned.get(&shard).copied()));
+    ShardView { shard: shard.0, group: group.unwrap_or_default() }
 }
 
-fn group(replicas: &Replicas<'_>) -> GroupView {
+fn group(replicas: &Replicas<'_>, planned: Option<&Placement>) -> GroupView {
     let owner = replicas.iter().filter(|(_, replica)| replica.owns).max_by_key(|(_, replica)| replica.term);
     // A replica that has just been made knows no voters yet.
     let telling = replicas.values().filter(|replica| !replica.voters.is_empty());
-    let newest = telling.max_by_key(|replica| (replica.term, replica.owns, replica.applied));
+    let newest = telling.max_by_key(|replica| (replica.term, replica.owns, replica.applied)).copied();
     let furthest = replicas.values().map(|replica| replica.applied).max();
     GroupView {
         owner: owner.map(|(node, _)| *node),
         replicas: newest.map(|replica| replica.voters.clone()).unwrap_or_default(),
         term: replicas.values().map(|replica| replica.term).max(),
         applied_index: owner.map(|(_, replica)| replica.applied).or(furthest),
+        learners: newest.map(|replica| replica.learners.clone()).unwrap_or_default(),
+        joint: newest.is_some_and(|replica| replica.is_joint),
+        planned: planned.map(|wish| PlannedView { owner: wish.owner, replicas: wish.replicas.clone() }),
+        moving: owner.and_then(|(_, replica)| replica.movement.as_ref()).map(MoveView::from),
+    }
+}
+
+impl From<&Movement> for MoveView {
+    fn from(movement: &Movement) -> Self {
+        let Movement { step, target, from_micros, matched, last } = movement;
+        Self {
+            step: step.clone(),
+            target: *target,
+            since: time_of(*from_micros),
+            matched_index: *matched,
+            last_index: *last,
+        }
     }
 }
 
@@ -353,22 +422,6 @@ fn agree(one: &BTreeMap<LogIndex, u128>, other: &BTreeMap<LogIndex, u128>) -> Op
     Some(other.get(index) == Some(hash))
 }
 
-fn as_text<S: Serializer>(id: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&id.to_string())
-}
-
-#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
-fn option_as_text<S: Serializer>(id: &Option<impl ToString>, serializer: S) -> Result<S::Ok, S::Error> {
-    match id {
-        Some(id) => serializer.serialize_some(&id.to_string()),
-        None => serializer.serialize_none(),
-    }
-}
-
-fn all_as_text<S: Serializer>(ids: &[impl ToString], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(ids.iter().map(ToString::to_string))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -395,6 +448,9 @@ mod tests {
             content_hash: u128::from(applied),
             marks: vec![],
             queued: 0,
+            is_joint: false,
+            planned: None,
+            movement: None,
         }
     }
 
@@ -419,6 +475,7 @@ mod tests {
             edition: Edition { generation: 1, revision },
             zone: Some("a".to_owned()),
             state,
+            plan_epoch: 8,
             software: "berth-node/0.0.9".to_owned(),
             load: Load { cpu_percent: 15, resident_bytes: 1000, requests_per_second: revision },
             led: 21,
@@ -448,7 +505,7 @@ mod tests {
             members[2],
             json!({
                 "id": "0000000000000003", "address": "n3:1", "state": "leaving", "zone": "a",
-                "version": "berth-node/0.0.9", "planEpoch": null, "answered": false,
+                "version": "berth-node/0.0.9", "planEpoch": 8, "answered": false,
                 "load": {"cpuPercent": 15, "residentBytes": 1000, "requestsPerSecond": 6}, "shardsLed": 21,
                 "suspectedSince": "2026-01-01T00:00:00.250Z",
             })
@@ -523,11 +580,67 @@ mod tests {
         assert_eq!(
             json_of(&moved.shards(3)),
             json!({"shards": [
-                {"shard": 0, "owner": replicas[1], "replicas": replicas, "term": 4, "appliedIndex": 80, "move": null},
-                {"shard": 1, "owner": null, "replicas": replicas, "term": 6, "appliedIndex": 7, "move": null},
-                {"shard": 2, "owner": null, "replicas": [], "term": null, "appliedIndex": null, "move": null},
+                shown(0, json!({"owner": replicas[1], "replicas": replicas, "term": 4, "appliedIndex": 80})),
+                shown(1, json!({"owner": null, "replicas": replicas, "term": 6, "appliedIndex": 7})),
+                shown(2, json!({"owner": null, "replicas": [], "term": null, "appliedIndex": null})),
             ]})
         );
+    }
+
+    /// A shard that stays where it is.
+    fn shown(shard: u16, group: Value) -> Value {
+        let mut all = json!({"shard": shard, "learners": [], "joint": false, "planned": null, "move": null});
+        all.as_object_mut().unwrap().extend(group.as_object().unwrap().clone());
+        all
+    }
+
+    #[test]
+    fn a_move_is_shown_as_its_owner_tells_it_and_the_wish_of_the_newest_plan() {
+        let (one, two, four) = (NodeId(1), NodeId(2), NodeId(4));
+        let wish = |owner| Some(Placement { owner, replicas: vec![one, two, four] });
+        let movement = |matched| Movement {
+            step: "catch-up".to_owned(),
+            target: four,
+            from_micros: 1_767_225_600_250_000,
+            matched,
+            last: 90,
+        };
+        let owner = ReplicaReport {
+            learners: vec![four],
+            is_joint: true,
+            planned: wish(one),
+            movement: Some(movement(70)),
+            ..replica(0, true, 4, 80)
+        };
+        // It owned the shard before, and does not know yet that this is over.
+        let former = ReplicaReport { planned: wish(two), movement: Some(movement(10)), ..replica(0, true, 3, 90) };
+        let gathered = gathered(vec![report(1, vec![former]), report(2, vec![owner])]);
+        let ids = ["0000000000000001", "0000000000000002", "0000000000000003", "0000000000000004"];
+        let shard = shown(
+            0,
+            json!({
+                "owner": ids[1], "replicas": ids[..3], "term": 4, "appliedIndex": 80, "learners": [ids[3]], "joint": true,
+                "planned": {"owner": ids[0], "replicas": [ids[0], ids[1], ids[3]]},
+                "move": {
+                    "step": "catch-up", "target": ids[3], "since": "2026-01-01T00:00:00.250Z", "matchedIndex": 70, "lastIndex": 90,
+                },
+            }),
+        );
+        assert_eq!(json_of(&gathered.shards(1)), json!({"shards": [shard]}));
+    }
+
+    #[test]
+    fn what_is_shown_reads_back_as_it_was() {
+        let planned = Some(Placement { owner: NodeId(u64::MAX), replicas: vec![NodeId(u64::MAX), NodeId(0)] });
+        let owner = ReplicaReport { planned, ..replica(u16::MAX, true, 4, 80) };
+        let sightings = vec![sighting(3, 6, NodeState::Leaving, Some(1_767_225_600_250_000))];
+        let known = NodeReport { sightings, ..report(2, vec![owner, replica(0, true, 1, 2)]) };
+        let gathered = Gathered { reports: vec![known], silent: vec!["seed:1".to_owned()] };
+        let (cluster, shards) = (gathered.cluster(), gathered.shards(2));
+        assert_eq!(serde_json::from_value::<ClusterView>(json_of(&cluster)).unwrap(), cluster);
+        assert_eq!(serde_json::from_value::<ShardsView>(json_of(&shards)).unwrap(), shards);
+        let garbled = json_of(&cluster).to_string().replace("0000000000000003", "three");
+        assert!(serde_json::from_str::<ClusterView>(&garbled).is_err());
     }
 
     #[test]

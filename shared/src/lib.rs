@@ -15,4 +15,5 @@ pub mod seam;
 pub mod seeds;
 pub mod session;
 pub mod shard_map;
+mod shown;
 pub mod telemetry;

@@ -15,7 +15,7 @@ pub struct NodeReport {
     pub state: NodeState,
     /// Name and version of the program.
     pub software: String,
-    /// Epoch of the newest plan that the node has applied; 0 before the first.
+    /// Epoch of the newest plan that the node knows; 0 before the first.
     pub plan_epoch: u64,
     /// The nodes that it knows of, by the plan or by gossip.
     pub members: Vec<Member>,
@@ -34,6 +34,8 @@ pub struct Sighting {
     pub edition: Edition,
     pub zone: Option<String>,
     pub state: NodeState,
+    /// Epoch of the newest plan that it knows, by its own word.
+    pub plan_epoch: u64,
     /// Name and version of the program.
     pub software: String,
     pub load: Load,
@@ -102,6 +104,35 @@ pub struct ReplicaReport {
     pub marks: Vec<HashMark>,
     /// Commands that wait in the shard's mailbox.
     pub queued: u32,
+    /// Whether the group is between two sets of members, of which both must agree until the change is finished.
+    pub is_joint: bool,
+    /// Where the newest plan that the reporting node knows wants the shard to be.
+    pub planned: Option<Placement>,
+    /// What the reporting node, as the shard's owner, does at present so that the shard is where the plan wants it.
+    pub movement: Option<Movement>,
+}
+
+/// Where a plan wants a shard to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    pub owner: NodeId,
+    pub replicas: Vec<NodeId>,
+}
+
+/// A step of a move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Movement {
+    /// In the words of the log: `add-learner`, `catch-up`, `promote`, `hand-off`, `remove-voter`, `remove-learner` or
+    /// `finish-change`.
+    pub step: String,
+    /// The node that gets or loses a replica, or becomes the owner.
+    pub target: NodeId,
+    /// When the step began, in microseconds since 1970 on the wall clock of who reports this.
+    pub from_micros: u64,
+    /// How much of the log the target is known to have.
+    pub matched: LogIndex,
+    /// Where the log ends.
+    pub last: LogIndex,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

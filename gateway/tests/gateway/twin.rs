@@ -298,6 +298,9 @@ impl Script {
             content_hash: 17,
             marks: vec![],
             queued: 3,
+            is_joint: false,
+            planned: None,
+            movement: None,
         };
         NodeReport {
             node: self.node,

@@ -5,15 +5,18 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_shared::ids::NodeId;
+use berth_shared::ids::{NodeId, ShardId};
 use berth_shared::report::{Load, Member, NodeState};
 use berth_shared::seam::{BootInstant, Seams};
 use tokio::sync::watch;
 
-use super::stages::{Place, Stage};
+use super::place::Place;
+use super::stages::Stage;
 use crate::cluster::membership::Facts;
-use crate::config::SOFTWARE;
+use crate::cluster::plan::Plan;
+use crate::config::{Config, SOFTWARE};
 use crate::metrics::Metrics;
+use crate::shard::group::Status;
 
 /// At most so often anything is said, but for a new state.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -25,7 +28,7 @@ const CPU_STEP: u32 = 5;
 /// Says what is so, until it is dropped.
 pub(super) struct Announcer {
     pub(super) place: Arc<Place>,
-    pub(super) zone: Option<String>,
+    pub(super) config: Config,
     pub(super) metrics: Metrics,
     pub(super) stage: watch::Receiver<Stage>,
     pub(super) seams: Seams,
@@ -43,7 +46,7 @@ impl Announcer {
             };
             let load = meter.load(sample, self.place.resident_bytes());
             let state = self.stage.borrow_and_update().state();
-            self.place.gossip.publish(facts(&self.place, self.zone.clone(), state, load));
+            self.place.gossip.publish(facts(&self.place, &self.config, state, load));
             let changed = self.stage.changed();
             if matches!(self.seams.spawner.timeout(INTERVAL, changed).await, Some(Err(_))) {
                 return;
@@ -52,9 +55,25 @@ impl Announcer {
     }
 }
 
-pub(super) fn facts(place: &Place, zone: Option<String>, state: NodeState, load: Load) -> Facts {
-    let (address, version) = (place.identity.address.clone(), SOFTWARE.to_owned());
-    Facts { address, zone, state, version, load, led: place.owners.led() }
+pub(super) fn facts(place: &Place, config: &Config, state: NodeState, load: Load) -> Facts {
+    Facts {
+        address: place.identity.address.clone(),
+        zone: config.zone.clone(),
+        state,
+        plan: place.plans.epoch(),
+        unsettled: place.unsettled(),
+        weight: config.weight(),
+        version: SOFTWARE.to_owned(),
+        load,
+        led: place.owners.led(),
+    }
+}
+
+/// Whether a shard's group has exactly the voters that the plan wants, and all of them live.
+pub(super) fn is_settled(plan: &Plan, shard: ShardId, group: &Status, is_live: impl Fn(NodeId) -> bool) -> bool {
+    let planned: BTreeSet<NodeId> = plan.replicas_of(shard).map(|member| member.node).collect();
+    let voters: BTreeSet<NodeId> = group.voters.iter().copied().collect();
+    planned == voters && group.learners.is_empty() && voters.into_iter().all(is_live)
 }
 
 /// Makes the members that gossip knows known to connections and gateways, and forgets those that gossip has forgotten and no

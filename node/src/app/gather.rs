@@ -9,7 +9,7 @@ use berth_shared::peer::{self, Class};
 use berth_shared::report::{Member, NodeReport};
 use berth_shared::seam::Seams;
 
-use super::stages::Place;
+use super::place::Place;
 use crate::transport::wire::NodeRequest;
 
 /// The reports that come within `time`; whose do not is silent.

@@ -2,12 +2,18 @@
 
 mod announce;
 mod compaction;
+mod drain;
 mod gather;
 mod observe;
+mod place;
+mod readiness;
+mod replicas;
 mod stages;
+mod system_shard;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +35,7 @@ use crate::entity::{Registry, registry};
 use crate::journal;
 use crate::metrics::Metrics;
 use crate::raft;
+use crate::replica_files;
 use crate::store;
 use stages::{Node, Stage};
 
@@ -42,6 +49,8 @@ pub enum Error {
     Journal(#[from] journal::Error),
     #[error("the store cannot be opened: {0}")]
     Store(#[from] store::Error),
+    #[error(transparent)]
+    ReplicaFiles(#[from] replica_files::Error),
     #[error(transparent)]
     Raft(#[from] raft::Error),
     #[error(transparent)]
@@ -63,6 +72,9 @@ pub struct Handle {
     admin_address: String,
     pub metrics: Metrics,
     stage: watch::Receiver<Stage>,
+    seams: Seams,
+    drain_deadline: Duration,
+    drain: CancellationToken,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), Error>>,
     /// Held until everything is closed, because a real directory is locked as long as its disk lives.
@@ -85,7 +97,8 @@ pub async fn start(
     let identity = open_identity(&config, &*disk, &seams)?;
     let metrics = Metrics::new(&identity.node.to_string())?;
     let (stage_sender, stage) = watch::channel(Stage::default());
-    let shutdown = CancellationToken::new();
+    let (shutdown, drain) = (CancellationToken::new(), CancellationToken::new());
+    let drain_deadline = config.cluster.drain_deadline.0;
     let node = identity.node;
     admin::start(admin_listener, admin_address.clone(), shown(&config, &metrics, &stage, &seams), shutdown.clone());
     tracing::info!(%node, %address, admin = admin_address, "the node has started");
@@ -99,11 +112,12 @@ pub async fn start(
         identity,
         metrics: metrics.clone(),
         stage: stage_sender,
+        drain: drain.clone(),
         shutdown: shutdown.clone(),
         closing: CancellationToken::new(),
     };
     let task = seams.spawner.spawn(running.run(listener));
-    Ok(Handle { node, address, admin_address, metrics, stage, shutdown, task, disk })
+    Ok(Handle { node, address, admin_address, metrics, stage, seams, drain_deadline, drain, shutdown, task, disk })
 }
 
 impl Handle {
@@ -136,6 +150,13 @@ impl Handle {
     pub fn report(&self) -> Option<NodeReport> {
         let place = self.stage.borrow().place().cloned();
         place.map(|place| place.reporter.report())
+    }
+
+    /// Has the node give everything away, and returns when it hosts nothing any more; [`Self::shutdown`] is due then. A node
+    /// that has not found a cluster yet has nothing to give away. To drop this does not undo that the node leaves.
+    pub async fn drain(&self) {
+        self.drain.cancel();
+        drain::until_empty(self.stage.clone(), self.drain_deadline, self.seams.clone()).await;
     }
 
     /// Resolves when the node has ended by itself, which it does only when it cannot go on; [`Self::shutdown`] says why.

@@ -1,15 +1,15 @@
-//! The life of a node once its ports are taken: it finds its cluster, opens its files, takes part in the system shard, hosts
-//! the shards that the plan gives it, and at the end takes everything apart again.
+//! The life of a node once its ports are taken: it finds its cluster, takes up the replicas that its disk has, learns the
+//! plan, and hosts what owners bring to it; at the end it takes everything apart again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use futures_util::future::{join_all, try_join_all};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use berth_shared::ids::{ClusterId, NodeId, ShardId};
+use berth_shared::ids::ShardId;
 use berth_shared::peer;
 use berth_shared::report::{Load, Member, NodeState};
 use berth_shared::seam::Seams;
@@ -17,29 +17,23 @@ use berth_shared::seam::network::Listener;
 use berth_shared::telemetry::Tracing;
 
 use super::announce::{self, Announcer};
-use super::{Error, compaction, observe};
-use crate::cluster::bootstrap::{self, Answerer, InitRecord, Joined};
-use crate::cluster::identity::{Identity, Role};
-use crate::cluster::membership::{self, Facts, Gossip, Here};
+use super::place::Place;
+use super::{Error, compaction, drain, readiness, system_shard};
+use crate::cluster::bootstrap::{self, Answerer, Joined};
+use crate::cluster::identity::Identity;
+use crate::cluster::membership;
 use crate::cluster::plan::Plan;
+use crate::cluster::plans;
+use crate::cluster::reconcile::{Departing, Reconciler};
 use crate::cluster::system::{self, SYSTEM_SHARD};
-use crate::config::{Config, SOFTWARE};
+use crate::config::Config;
 use crate::disk::Disk;
 use crate::entity::Registry;
-use crate::journal::{self, Journal};
 use crate::metrics::Metrics;
-use crate::raft::Groups;
-use crate::report::{About, Reporter};
-use crate::shard::Shard;
-use crate::shard::executor::{self, Executor};
+use crate::replica_files;
 use crate::shard::group::Group;
-use crate::shard::reader::Reader;
-use crate::shard::residency::Residency;
-use crate::store::{self, Store};
 use crate::transport::backlog::Backlog;
-use crate::transport::hosting::{Hosted, Hosting};
-use crate::transport::owners::Owners;
-use crate::transport::peers::Peers;
+use crate::transport::hosting::Hosted;
 use crate::transport::service::Service;
 
 /// How far a node has come.
@@ -48,48 +42,28 @@ pub(crate) enum Stage {
     /// It looks for its cluster.
     #[default]
     Alone,
-    /// It is part of a cluster, and hosts no shards yet.
+    /// It is part of a cluster, and does not know the plan yet, or does not host yet what it founds.
     Joined(Arc<Place>),
-    /// It hosts the shards that the plan gives it.
+    /// It hosts whatever comes to it.
     Hosting(Arc<Place>),
     /// It is told to stop.
-    Leaving(Arc<Place>),
-}
-
-/// A node's parts once it has a cluster.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) identity: Identity,
-    pub(crate) cluster: ClusterId,
-    pub(crate) journal: Journal,
-    pub(crate) peers: Peers,
-    pub(crate) owners: Arc<Owners>,
-    pub(crate) hosting: Arc<Hosting>,
-    pub(crate) reporter: Arc<Reporter>,
-    pub(crate) gossip: Arc<dyn Gossip>,
-    plan_epoch: Arc<AtomicU64>,
-    store: Store,
-    groups: Groups,
-    residency: Arc<Residency>,
-}
-
-impl Place {
-    /// Estimated bytes of entities in memory.
-    pub(super) fn resident_bytes(&self) -> usize {
-        self.residency.bytes()
-    }
+    Stopping(Arc<Place>),
 }
 
 impl Stage {
-    /// Ready is a node whose replicas all serve, that of the system shard as well.
+    /// Ready is a node that has been (see [`readiness`]) and whose replicas all serve, that of the system shard as well.
     pub(crate) fn state(&self) -> NodeState {
         let place = match self {
             Self::Alone | Self::Joined(_) => return NodeState::Joining,
             Self::Hosting(place) => place,
-            Self::Leaving(_) => return NodeState::Leaving,
+            Self::Stopping(_) => return NodeState::Leaving,
         };
-        let serves = |hosted: &Arc<Hosted>| hosted.group.is_serving();
-        if place.hosting.all().iter().chain(&place.hosting.system()).all(serves) {
+        let is_planned = |plan: Arc<Plan>| plan.members().iter().any(|member| member.node == place.identity.node);
+        if place.leaves.load(Ordering::Relaxed) {
+            NodeState::Leaving
+        } else if !place.plans.newest().is_some_and(is_planned) {
+            NodeState::Joining
+        } else if place.was_ready.load(Ordering::Relaxed) && readiness::serves(place) {
             NodeState::Ready
         } else {
             NodeState::Recovering
@@ -99,7 +73,7 @@ impl Stage {
     pub(crate) fn place(&self) -> Option<&Arc<Place>> {
         match self {
             Self::Alone => None,
-            Self::Joined(place) | Self::Hosting(place) | Self::Leaving(place) => Some(place),
+            Self::Joined(place) | Self::Hosting(place) | Self::Stopping(place) => Some(place),
         }
     }
 }
@@ -116,6 +90,8 @@ pub(super) struct Node {
     pub(super) metrics: Metrics,
     /// Dropped when the node has ended, in whatever way.
     pub(super) stage: watch::Sender<Stage>,
+    /// Cancelled when the node is to give everything away.
+    pub(super) drain: CancellationToken,
     pub(super) shutdown: CancellationToken,
     /// Cancelled after `shutdown`, when the others have heard of it: the node answers until then.
     pub(super) closing: CancellationToken,
@@ -135,9 +111,9 @@ impl Node {
         let lived = self.live(listener, &mut running).await;
         self.shutdown.cancel();
         if let Some(place) = &running.place {
-            self.stage.send_replace(Stage::Leaving(place.clone()));
+            self.stage.send_replace(Stage::Stopping(place.clone()));
             let load = Load::default();
-            place.gossip.leave(announce::facts(place, self.config.zone.clone(), NodeState::Leaving, load)).await;
+            place.gossip.leave(announce::facts(place, &self.config, NodeState::Leaving, load)).await;
         }
         self.closing.cancel();
         running.stop().await;
@@ -151,127 +127,56 @@ impl Node {
         let Joined { identity, cluster, role, listener, answerer } = joined;
         let place = self.take_place(identity, cluster).await?;
         running.place = Some(place.clone());
+        self.mark(&place, |identity| identity.hosted = true).await?;
         running.server = Some(self.serve(listener, &place, answerer));
-        self.seams.spawner.spawn(place.owners.clone().repeat(self.seams.clone(), self.shutdown.clone()));
+        self.while_running(place.owners.clone().repeat(self.seams.clone(), self.shutdown.clone()));
         self.stage.send_replace(Stage::Joined(place.clone()));
         self.announce(&place);
+        let (drain, leaving, stage) = (self.drain.clone(), place.clone(), self.stage.clone());
+        self.while_running(async move {
+            drain.cancelled_owned().await;
+            drain::begin(&leaving, &stage);
+        });
+        self.while_running(system_shard::run(place.clone(), self.config.clone(), self.seams.clone()));
         tracing::info!(node = %place.identity.node, cluster = %place.cluster, ?role, "the node has its cluster");
-        if let (Role::Member, Some(record)) = (role, place.identity.record()) {
-            let Some(plan) = self.find_plan(&place, record).await? else { return Ok(()) };
-            self.host_planned(&place, &plan).await?;
-            self.stage.send_replace(Stage::Hosting(place.clone()));
-            self.compact(&place);
-        }
+        self.take_up(&place).await?;
+        let Some(()) = self.shutdown.run_until_cancelled(self.found(&place)).await.transpose()? else { return Ok(()) };
+        self.stage.send_replace(Stage::Hosting(place.clone()));
+        self.compact(&place);
+        self.reconcile(&place);
+        self.while_running(self.become_ready(&place));
         self.shutdown.cancelled().await;
         Ok(())
     }
 
-    /// Opens journal and store, and prepares for the others and for gateways.
-    async fn take_place(&self, identity: Identity, cluster: ClusterId) -> Result<Arc<Place>, Error> {
-        let (config, seams) = (&self.config, &self.seams);
-        let journal = Journal::open(&*self.disk, journal_config(config), seams.clone()).await?;
-        let store = Store::open(&*self.disk, journal_barrier(&journal), store_config(config), seams.clone()).await?;
-        observe::files(&self.metrics, &journal, &store);
-        let peers = Peers::new(seams.clone(), self.speaker(cluster));
-        let groups = Groups::new(identity.node, peers.clone(), seams);
-        let owners = Owners::new(identity.node, config.address().to_owned(), config.cluster.shards);
-        let hosting = Hosting::new(config.cluster.shards);
-        observe::shards(&self.metrics, &owners, &hosting);
-        let residency = Residency::new(config.shard.resident_bytes_max.as_usize());
-        observe::residency(&self.metrics, &residency);
-        for member in identity.record().into_iter().flat_map(|record| &record.members) {
-            peers.learn(member.node, &member.address);
-        }
-        let plan_epoch = Arc::new(AtomicU64::new(0));
-        let gossip = self.gossip(&identity, cluster, &peers);
-        let reporter = self.reporter(cluster, &owners, &hosting, &plan_epoch, &gossip);
-        Ok(Arc::new(Place {
-            identity,
-            cluster,
-            journal,
-            peers,
-            owners,
-            hosting,
-            reporter,
-            gossip,
-            plan_epoch,
-            store,
-            groups,
-            residency,
-        }))
+    fn while_running(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.seams.spawner.spawn(self.shutdown.clone().run_until_cancelled_owned(work));
     }
 
-    fn reporter(
-        &self,
-        cluster: ClusterId,
-        owners: &Arc<Owners>,
-        hosting: &Arc<Hosting>,
-        plan_epoch: &Arc<AtomicU64>,
-        gossip: &Arc<dyn Gossip>,
-    ) -> Arc<Reporter> {
-        let (node, address) = (self.identity.node, self.config.address().to_owned());
-        let (owners, plan_epoch, stage) = (owners.clone(), plan_epoch.clone(), self.stage.subscribe());
-        let (gossip, clock) = (gossip.members(), self.seams.clock.clone());
-        let about = move || About {
-            node,
-            cluster,
-            address: address.clone(),
-            state: stage.borrow().state(),
-            plan_epoch: plan_epoch.load(Ordering::Relaxed),
-            members: owners.members(),
-            sightings: gossip.borrow().sightings(&*clock),
-        };
-        Arc::new(Reporter::new(about, hosting.clone()))
+    async fn mark(&self, place: &Arc<Place>, change: impl FnOnce(&mut Identity) + Send + 'static) -> Result<(), Error> {
+        let of = place.clone();
+        self.seams.spawner.blocking(move || of.mark(change)).await
     }
 
-    /// Begins to gossip, with whoever is at a seed or was there when the cluster began.
-    fn gossip(&self, identity: &Identity, cluster: ClusterId, peers: &Peers) -> Arc<dyn Gossip> {
-        let founders = identity.record().into_iter().flat_map(|record| &record.members);
-        let mut seeds = self.config.bootstrap().seeds;
-        seeds.extend(founders.map(|member| member.address.clone()));
-        seeds.sort();
-        seeds.dedup();
-        let (node, address) = (identity.node, identity.address.clone());
-        let here =
-            Here { node, cluster, address: address.clone(), seeds, peers: peers.clone(), seams: self.seams.clone() };
-        let facts = Facts {
-            address,
-            zone: self.config.zone.clone(),
-            state: NodeState::Joining,
-            version: SOFTWARE.to_owned(),
-            load: Load::default(),
-            led: Vec::new(),
-        };
-        self.membership.join(here, facts)
-    }
-
-    /// Keeps what gossip says of this node true, and hears what it says of others.
+    /// Keeps what gossip says of this node true, and hears what it says of others, the plan among it.
     fn announce(&self, place: &Arc<Place>) {
         let announcer = Announcer {
             place: place.clone(),
-            zone: self.config.zone.clone(),
+            config: self.config.clone(),
             metrics: self.metrics.clone(),
             stage: self.stage.subscribe(),
             seams: self.seams.clone(),
         };
-        let (spawner, shutdown) = (self.seams.spawner, &self.shutdown);
-        spawner.spawn(shutdown.clone().run_until_cancelled_owned(announcer.run()));
-        spawner.spawn(shutdown.clone().run_until_cancelled_owned(announce::follow(place.clone())));
-    }
-
-    /// What this node says of itself to its peers.
-    fn speaker(&self, cluster: ClusterId) -> peer::Identity {
-        peer::Identity {
-            role: peer::Role::Node,
-            node: Some(self.identity.node),
-            cluster: Some(cluster),
-            software: SOFTWARE.to_owned(),
-            credential: self.config.credential.clone(),
-        }
+        self.while_running(announcer.run());
+        self.while_running(announce::follow(place.clone()));
+        let (plans, members) = (place.plans.clone(), place.gossip.members());
+        self.while_running(plans::pull(plans, members, place.peers.clone(), self.seams.clone()));
+        self.while_running(pass_on(place.plans.watch(), place.clone()));
     }
 
     /// Serves gateways and other nodes; returns the server's task.
     fn serve(&self, listener: Box<dyn Listener>, place: &Arc<Place>, answerer: Answerer) -> JoinHandle<()> {
+        let replicas = place.replicas.clone();
         let service = Service {
             seams: self.seams.clone(),
             tracing: self.tracing,
@@ -285,90 +190,140 @@ impl Node {
             answerer,
             reporter: place.reporter.clone(),
             gossip: place.gossip.clone(),
+            plans: place.plans.clone(),
+            admit: Arc::new(move |shard, plan| {
+                let replicas = replicas.clone();
+                Box::pin(async move { replicas.admit(shard, plan.as_deref()).await })
+            }),
         };
         let (config, speaker) = (peer::server::Config::default(), self.speaker(place.cluster));
         let (seams, closing) = (self.seams.clone(), self.closing.clone());
         self.seams.spawner.spawn(peer::serve(seams, config, listener, speaker, Arc::new(service), closing))
     }
 
-    /// Takes part in the system shard and waits for a plan in it; nothing when told to stop before.
-    async fn find_plan(&self, place: &Arc<Place>, record: &InitRecord) -> Result<Option<Arc<Plan>>, Error> {
-        let (seams, shutdown) = (&self.seams, &self.shutdown);
-        let registry = Arc::new(system::registry()?);
-        // The lowest of them stands first.
-        let is_first = record.members.first().is_some_and(|member| member.node == self.identity.node);
-        let (of, disk) = (place.clone(), self.disk.clone());
-        seams.spawner.blocking(move || of.identity.mark_hosting(&*disk)).await?;
-        let hosted = self.host(place, SYSTEM_SHARD, registry.clone(), &record.members, is_first).await?;
-        let plan = system::follow(hosted.shard.clone(), seams, shutdown.clone());
-        let (group, mailbox) = (hosted.group.clone(), hosted.mailbox.clone());
-        let (record, seams_of, stop) = (record.clone(), seams.clone(), shutdown.clone());
-        let make_plan = system::initialise(record, group, mailbox, registry, plan.clone(), seams_of, stop);
-        seams.spawner.spawn(make_plan);
-        place.hosting.set_system(Arc::new(hosted));
-        let (mut found, of) = (plan.clone(), place.clone());
-        seams.spawner.spawn(shutdown.clone().run_until_cancelled_owned(pass_on(plan, of)));
-        let found = shutdown.run_until_cancelled(found.wait_for(Option::is_some)).await;
-        Ok(found.and_then(Result::ok).and_then(|plan| plan.clone()))
-    }
-
-    /// Starts a replica of every shard that the plan gives to this node.
-    async fn host_planned(&self, place: &Arc<Place>, plan: &Plan) -> Result<(), Error> {
-        let ours = plan.hosted_by(self.identity.node);
-        let host = |shard: ShardId| async move {
-            let voters: Vec<Member> = plan.replicas_of(shard).cloned().collect();
-            let is_first = plan.owner_of(shard).is_some_and(|owner| owner.node == self.identity.node);
-            self.host(place, shard, self.registry.clone(), &voters, is_first).await
-        };
+    /// Takes up every replica that the disk has.
+    async fn take_up(&self, place: &Arc<Place>) -> Result<(), Error> {
+        let shards = replica_files::replicas(&place.journal, &place.store);
         // Together, so that their first votes and entries share commits.
-        let hosted = try_join_all(ours.into_iter().map(host)).await?;
-        for hosted in &hosted {
-            place.owners.follow(hosted.shard.clone(), &hosted.group, &self.seams);
+        try_join_all(shards.iter().map(|shard| place.replicas.open(*shard, &[], false))).await?;
+        if !shards.is_empty() {
+            tracing::info!(node = %place.identity.node, replicas = shards.len(), "the node has taken up its replicas");
         }
-        tracing::info!(node = %self.identity.node, epoch = plan.epoch, shards = hosted.len(), "the node hosts its shards");
-        place.hosting.add(hosted);
         Ok(())
     }
 
-    /// One replica: as the store left it, or new, with these voters.
-    async fn host(
-        &self,
-        place: &Place,
-        id: ShardId,
-        registry: Arc<Registry>,
-        voters: &[Member],
-        is_first: bool,
-    ) -> Result<Hosted, Error> {
-        let (store, residency, seams) = (place.store.clone(), place.residency.clone(), self.seams.clone());
-        let (of, kinds) = (registry.clone(), seams.clone());
-        let shard = self.seams.spawner.blocking(move || Shard::open(id, of, store, residency, kinds)).await?;
-        let voters: Vec<(NodeId, String)> = voters.iter().map(|m| (m.node, m.address.clone())).collect();
-        let group = place.groups.start(shard.clone(), place.journal.clone(), &voters, is_first).await?;
-        let (executor, records) = (executor_config(&self.config), self.metrics.batch_records.clone());
-        let mailbox = Executor::start(executor, shard.clone(), group.clone(), records, seams);
-        let reader = Reader { shard: shard.clone(), group: group.clone(), registry };
-        Ok(Hosted { shard, group, reader, mailbox })
+    /// Waits until the plan is known. Of a cluster that this node is one of the first members of, it also begins the groups
+    /// that the first plan gives it: once, because a group must never begin a second time.
+    async fn found(&self, place: &Arc<Place>) -> Result<(), Error> {
+        let founder = place.identity.record().filter(|_| !place.identity.founded);
+        if let Some(record) = founder {
+            // The lowest of them stands first.
+            let is_first = record.members.first().is_some_and(|member| member.node == place.identity.node);
+            place.replicas.open(SYSTEM_SHARD, &record.members, is_first).await?;
+        }
+        let plan = match place.plans.watch().wait_for(Option::is_some).await {
+            Ok(plan) => plan.clone(),
+            Err(_) => None,
+        };
+        if let Some(plan) = &plan {
+            let (shards, replicas) = (self.config.cluster.shards, self.config.cluster.replicas);
+            place.identity.check_plan((plan.shards(), plan.replicas), (shards, replicas))?;
+        }
+        if founder.is_some() {
+            self.begin_groups(place).await?;
+            self.mark(place, |identity| identity.founded = true).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins the groups of the shards that the first plan gives to this node. The newest plan may be another one by now.
+    async fn begin_groups(&self, place: &Arc<Place>) -> Result<(), Error> {
+        let Some(system) = place.hosting.system() else { return Ok(()) };
+        let first = loop {
+            match system::first_plan(&system.shard).await {
+                Ok(Some(plan)) => break plan,
+                // The newest plan came from another member, and this one's replica has not caught up.
+                Ok(None) => {}
+                Err(error) => tracing::error!("the first plan cannot be read: {error}"),
+            }
+            self.seams.spawner.sleep(FIRST_PLAN_PAUSE).await;
+        };
+        let ours = first.hosted_by(place.identity.node).into_iter().filter(|shard| *shard != SYSTEM_SHARD);
+        let (first, replicas) = (&first, &place.replicas);
+        let begin = |shard: ShardId| async move {
+            let voters: Vec<Member> = first.replicas_of(shard).cloned().collect();
+            let is_first = first.owner_of(shard).is_some_and(|owner| owner.node == place.identity.node);
+            replicas.open(shard, &voters, is_first).await
+        };
+        let begun = try_join_all(ours.map(begin)).await?;
+        tracing::info!(node = %place.identity.node, replicas = begun.len(), "the node hosts its first replicas");
+        Ok(())
+    }
+
+    /// Moves shards to where the plan wants them, from now on.
+    fn reconcile(&self, place: &Arc<Place>) {
+        let (node, peers, seams) = (place.identity.node, place.peers.clone(), self.seams.clone());
+        let (hosting, plan) = (place.hosting.clone(), place.plans.watch());
+        let replicas = place.replicas.clone();
+        let departing = Departing {
+            node,
+            hosting: hosting.clone(),
+            plan: plan.clone(),
+            peers: peers.clone(),
+            let_go: Arc::new(move |shard, last| {
+                let replicas = replicas.clone();
+                Box::pin(async move {
+                    match replicas.let_go(shard, last).await {
+                        Ok(true) => tracing::info!(%shard, "a replica was let go"),
+                        Ok(false) => {}
+                        Err(error) => tracing::error!(%shard, "a replica cannot be deleted: {error}"),
+                    }
+                })
+            }),
+            seams: seams.clone(),
+        };
+        self.while_running(departing.run());
+        let (members, moves, metrics) = (place.gossip.members(), place.moves.clone(), self.metrics.clone());
+        self.while_running(Reconciler { node, hosting, plan, members, peers, moves, metrics, seams }.run());
+    }
+
+    /// Waits until this node is ready for the first time, and remembers that.
+    fn become_ready(&self, place: &Arc<Place>) -> impl Future<Output = ()> + Send + 'static {
+        let (place, seams, stage) = (place.clone(), self.seams.clone(), self.stage.clone());
+        async move {
+            if !place.was_ready.load(Ordering::Relaxed) {
+                readiness::first_time(&place, &seams).await;
+                let of = place.clone();
+                let marked = seams.spawner.blocking(move || of.mark(|identity| identity.was_ready = true)).await;
+                if let Err(error) = marked {
+                    tracing::error!("that the node was ready cannot be written: {error}");
+                }
+                place.was_ready.store(true, Ordering::Relaxed);
+                tracing::info!(node = %place.identity.node, "the node is ready");
+                // It is looked at again by whoever follows it.
+                stage.send_modify(|_| {});
+            }
+        }
     }
 
     /// Keeps the journal small from now on.
     fn compact(&self, place: &Arc<Place>) {
         let hosting = place.hosting.clone();
-        let group = move |shard: ShardId| {
-            let hosted = if shard == SYSTEM_SHARD { hosting.system() } else { hosting.get(shard) };
-            hosted.map(|hosted| hosted.group.clone())
-        };
+        let group = move |shard: ShardId| hosting.any(shard).map(|hosted| hosted.group.clone());
         let compact_at = self.config.journal.live_size.0 / 2;
         let (journal, seams, shutdown) = (place.journal.clone(), self.seams.clone(), self.shutdown.clone());
         self.seams.spawner.spawn(compaction::run(journal, compact_at, group, seams, shutdown));
     }
 }
 
+/// Between two attempts to read the first plan.
+const FIRST_PLAN_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Tells the rooms that need to know of each plan: who the members are, and where.
 async fn pass_on(mut plan: watch::Receiver<Option<Arc<Plan>>>, place: Arc<Place>) {
     loop {
         let newest = plan.borrow_and_update().clone();
         if let Some(plan) = &newest {
-            place.plan_epoch.store(plan.epoch, Ordering::Relaxed);
             place.owners.set_planned(plan.members());
             plan.members().iter().for_each(|member| place.peers.learn(member.node, &member.address));
         }
@@ -388,52 +343,15 @@ impl Running {
         }
         let Some(place) = self.place else { return };
         place.gossip.stop().await;
+        place.replicas.close().await;
         let hosted = place.hosting.clear();
         let groups: Vec<(ShardId, Arc<dyn Group>)> =
-            hosted.iter().map(|hosted| (hosted.shard.id(), hosted.group.clone())).collect();
+            hosted.iter().map(|hosted: &Arc<Hosted>| (hosted.shard.id(), hosted.group.clone())).collect();
         join_all(groups.iter().map(|(shard, group)| place.groups.stop(*shard, &**group))).await;
         drop((groups, hosted));
         if let Err(error) = place.store.clone().close().await {
             tracing::error!(%error, "the store did not close cleanly; it is recovered at the next start");
         }
         place.journal.clone().close().await;
-    }
-}
-
-fn journal_barrier(journal: &Journal) -> store::JournalFlushed {
-    let journal = journal.clone();
-    Arc::new(move || {
-        let journal = journal.clone();
-        Box::pin(async move { journal.flushed().await })
-    })
-}
-
-fn journal_config(config: &Config) -> journal::Config {
-    let journal = &config.journal;
-    journal::Config {
-        cache_bytes: journal.cache_size.as_usize(),
-        tail_bytes_max: journal.tail_size.as_usize(),
-        queue_bytes_max: journal.queue_size.as_usize(),
-        size_bytes_max: journal.live_size.0,
-        ..journal::Config::default()
-    }
-}
-
-fn store_config(config: &Config) -> store::Config {
-    let store = &config.store;
-    store::Config {
-        cache_bytes: store.cache_size.as_usize(),
-        queue_bytes_max: store.queue_size.as_usize(),
-        flush_interval: store.flush_interval.0,
-        checkpoint_interval: store.checkpoint_interval.0,
-        ..store::Config::default()
-    }
-}
-
-fn executor_config(config: &Config) -> executor::Config {
-    executor::Config {
-        mailbox_max: config.shard.mailbox_max,
-        batches_in_flight_max: config.shard.batches_in_flight_max,
-        window_keys_max: config.shard.window_keys_max,
     }
 }

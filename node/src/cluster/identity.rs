@@ -39,7 +39,14 @@ pub struct Identity {
     ///
     /// Directories of earlier programs lack it; they get it with their next start.
     #[serde(default)]
-    hosted: bool,
+    pub(crate) hosted: bool,
+    /// Whether the groups that the first plan gives this node have been begun. Once set it never changes: to begin a group a
+    /// second time would make another one of it.
+    #[serde(default)]
+    pub(crate) founded: bool,
+    /// Whether this node has ever been ready.
+    #[serde(default)]
+    pub(crate) was_ready: bool,
 }
 
 /// What a node is in the cluster that it has joined.
@@ -133,21 +140,12 @@ impl Identity {
     /// A node that has accepted nothing.
     pub(super) fn fresh(node: NodeId, address: &str) -> Self {
         let address = address.to_owned();
-        Self { layout_version: LAYOUT_VERSION, node, address, accepted: None, cluster: None, hosted: false }
+        Self { layout_version: LAYOUT_VERSION, node, address, accepted: None, cluster: None, hosted: false, founded: false, was_ready: false }
     }
 
     /// Replaces what the disk holds: all of it or nothing, and for good once this has returned. Blocks.
-    pub(super) fn write(&self, disk: &dyn Disk) -> Result<(), Error> {
+    pub(crate) fn write(&self, disk: &dyn Disk) -> Result<(), Error> {
         Ok(disk.write_small(FILE, &serde_json::to_vec_pretty(self)?)?)
-    }
-
-    /// Notes on disk that groups are started on this directory's data: to be called when the data files are there, and before
-    /// the first group is started. Blocks.
-    pub fn mark_hosting(&self, disk: &dyn Disk) -> Result<(), Error> {
-        if self.hosted {
-            return Ok(());
-        }
-        Self { hosted: true, ..self.clone() }.write(disk)
     }
 
     /// What this node is in its cluster; `None` while it has joined none.
@@ -166,6 +164,12 @@ impl Identity {
         let Some(record) = record else { return Ok(()) };
         unchanged("a cluster of this many shards:", &record.shards, &shards)?;
         unchanged("a cluster with this many replicas of each shard:", &record.replicas, &replicas)
+    }
+
+    /// Refuses a configuration of shards and replicas that says something else than the plan of the cluster.
+    pub fn check_plan(&self, planned: (u16, u16), configured: (u16, u16)) -> Result<(), Error> {
+        unchanged("a cluster of this many shards:", &planned.0, &configured.0)?;
+        unchanged("a cluster with this many replicas of each shard:", &planned.1, &configured.1)
     }
 }
 
@@ -239,7 +243,7 @@ mod tests {
         open(&disk, &["journal.redb", "store.redb"]).unwrap();
         disk.open("journal.redb").unwrap();
         disk.open("store.redb").unwrap();
-        identity.mark_hosting(&disk).unwrap();
+        Identity { hosted: true, ..identity.clone() }.write(&disk).unwrap();
         let marked = open(&disk, &["journal.redb", "store.redb"]).unwrap();
         assert_eq!(marked, Identity { hosted: true, ..identity });
         for files in [["journal.redb", "other.redb"], ["other.redb", "store.redb"], ["other.redb", "another.redb"]] {
@@ -269,10 +273,10 @@ mod tests {
         identity.write(&disk).unwrap();
         let text = String::from_utf8(disk.read_small(FILE).unwrap().unwrap()).unwrap();
         let before = r#"{"layout_version":2,"node":"00000000000000ab","address":"a:1","accepted":{"cluster":"00000000000000000000000000000007","members":[{"node":"00000000000000ab","address":"a:1"}],"shards":64,"replicas":3},"cluster":"00000000000000000000000000000007"}"#;
-        let sample = before.replace(r#"7"}"#, r#"7","hosted":false}"#);
+        let sample = before.replace(r#"7"}"#, r#"7","hosted":false,"founded":false,"was_ready":false}"#);
         let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(parse(&text), parse(&sample));
         assert_eq!(serde_json::from_str::<Identity>(&sample).unwrap(), identity);
-        assert_eq!(serde_json::from_str::<Identity>(before).unwrap(), identity, "as it was before the mark");
+        assert_eq!(serde_json::from_str::<Identity>(before).unwrap(), identity, "as it was before the marks");
     }
 }

@@ -70,6 +70,12 @@ impl Acknowledged {
         configurations.iter().map(majority).try_fold(BootInstant(u64::MAX), |least, time| Some(least.min(time?)))
     }
 
+    /// When the newest append was sent that each member has answered to the leader of `term`.
+    pub(super) fn answered(&self, term: Term) -> BTreeMap<NodeId, BootInstant> {
+        let newest = self.newest.lock();
+        if newest.term == term { newest.sent.clone() } else { BTreeMap::new() }
+    }
+
     /// Told of every answer after this call.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::leader_id_std::LeaderId;
-use openraft::raft::{ClientWriteResult, VoteRequest};
+use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::vote::RaftLeaderId;
 use openraft::{Raft, ReadPolicy, SnapshotPolicy, StepDownPolicy};
@@ -27,6 +27,7 @@ use super::acknowledged::Acknowledged;
 use super::arrival::{Arrivals, Arrived, Heard};
 use super::campaign::{Beginning, Campaigner, View, rank};
 use super::leadership::Leadership;
+use super::membership::meet;
 use super::message::Vote;
 use super::network::Network;
 use super::{
@@ -36,7 +37,7 @@ use super::{
 use crate::journal::{self, Journal};
 use crate::record::Batch;
 use crate::shard::Shard;
-use crate::shard::group::{Done, Group, Proposed, Status};
+use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Observed, Proposed, Status};
 use crate::transport::peers::Peers;
 
 /// A heartbeat to a member is left out when an append to it was sent as recently and has been acknowledged.
@@ -51,8 +52,6 @@ const FIRST_OWNER_AHEAD: Duration = Duration::from_secs(3);
 /// A replica that has not heard of its leader for so long does not serve. Longer than an election takes, so that a failover
 /// alone makes no replica unready.
 const LEADER_HEARD_MAX: Duration = Duration::from_millis(1500);
-/// How long a replica that was offered leadership has to take it.
-const TRANSFER_MAX: Duration = Duration::from_secs(1);
 /// How long a quorum has to confirm that this node leads, and what was committed before to be applied.
 const CONFIRM_MAX: Duration = Duration::from_secs(1);
 /// How long a stopping group may take to apply what it has begun.
@@ -79,17 +78,17 @@ pub(super) struct Start<'a> {
 }
 
 pub(super) struct RaftGroup<R: Runtime> {
-    shard: ShardId,
-    node: NodeId,
-    raft: RaftOf<R>,
+    pub(super) shard: ShardId,
+    pub(super) node: NodeId,
+    pub(super) raft: RaftOf<R>,
     metrics: WatchReceiverOf<Types<R>, openraft::metrics::RaftServerMetrics<Types<R>>>,
     machine: Arc<Shard>,
     journal: Journal,
-    peers: Peers,
-    leadership: Arc<Leadership<R>>,
+    pub(super) peers: Peers,
+    pub(super) leadership: Arc<Leadership<R>>,
     heard: Arc<Heard>,
     campaigner: Mutex<Campaigner>,
-    seams: Seams,
+    pub(super) seams: Seams,
     /// Set before the group is told to stop, so that an end without it is noticed as a failure.
     stopping: Arc<AtomicBool>,
     /// Cancelled once nothing is applied any more, which may be after the group has stopped.
@@ -126,7 +125,8 @@ impl<R: Runtime> RaftGroup<R> {
         let (sole_voter, ended) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let log = log::ShardLog::new(id, journal.clone());
         let drop_guard = ended.clone().drop_guard();
-        let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, sole_voter.clone(), drop_guard)
+        let (of, alone) = (shard.clone(), sole_voter.clone());
+        let machine = machine::ShardMachine::new(node, peers.clone(), of, blank_sender, alone, drop_guard)
             .map_err(|error| failed(error.to_string()))?;
         let acknowledged = Arc::new(Acknowledged::new());
         let network = Network {
@@ -138,9 +138,14 @@ impl<R: Runtime> RaftGroup<R> {
             runtime: PhantomData,
         };
         let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
-        let raft = Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
-        let is_alone = raft.voter_ids().eq([node.0]);
-        // Rule R2, but for a replica that needs nobody's vote and gives none.
+        let raft: RaftOf<R> =
+            Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
+        let members = raft.metrics().borrow_watched().membership_config.clone();
+        meet(&peers, members.membership());
+        let voted_for = journal.vote(id).map(|vote| vote.node);
+        let is_alone = raft.voter_ids().eq([node.0]) && voted_for.is_none_or(|candidate| candidate == node);
+        // Rule R2, but for a replica that needs nobody's vote and has given none: a leader may go on after it has left the
+        // voters, and then its lease rests on the only one that is left.
         let votes_from = if is_new || is_alone { started_at } else { started_at + ELECTION_TIMEOUT_MAX };
         let beginning = match (is_new, first_owner) {
             (true, true) => Beginning::Ours,
@@ -178,7 +183,11 @@ impl<R: Runtime> RaftGroup<R> {
 
     /// Gives a command to the group's queue. It is only refused when the queue is full, and then there is more to do for
     /// the group than what is asked for here.
-    fn trigger(&self, what: &str, command: impl Future<Output = Result<(), openraft::errors::Fatal<Types<R>>>>) {
+    pub(super) fn trigger(
+        &self,
+        what: &str,
+        command: impl Future<Output = Result<(), openraft::errors::Fatal<Types<R>>>>,
+    ) {
         match tokio::task::unconstrained(command).now_or_never() {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::debug!(shard = %self.shard, %error, "{what}: the group has stopped"),
@@ -222,53 +231,26 @@ impl<R: Runtime> RaftGroup<R> {
         voters.all(|voters| voters.iter().filter(is_here).count() > voters.len() / 2)
     }
 
+    pub(super) async fn confirm_leadership(&self, term: Term) -> bool {
+        let asked_at = self.seams.clock.now();
+        let confirming = async {
+            self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await?;
+            // The library may take an answer to an older question for one to this.
+            self.leadership.acknowledged_since(term, asked_at).await;
+            Ok::<_, RaftError<Types<R>, LinearizableReadError<Types<R>>>>(())
+        };
+        let confirmed = self.seams.spawner.timeout(CONFIRM_MAX, confirming).await;
+        // The term has not changed, and terms do not come back: it was this one that was confirmed.
+        matches!(confirmed, Some(Ok(()))) && self.vote().term == term && self.term() == Some(term)
+    }
+
+    fn is_voter(&self) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        metrics.membership_config.membership().get_joint_config().iter().any(|voters| voters.contains(&self.node.0))
+    }
+
     fn vote(&self) -> Vote {
         Vote::from_raft::<R>(&self.metrics.borrow_watched().vote)
-    }
-
-    async fn offer(&self, term: Term, to: NodeId) -> bool {
-        self.leadership.revoke(term);
-        if self.raft.trigger().transfer_leader(to.0).await.is_err() {
-            return false;
-        }
-        let mut metrics = self.raft.metrics();
-        let succeeded = async {
-            loop {
-                let leader = metrics.borrow_watched().current_leader;
-                if leader.is_some_and(|leader| leader != self.node.0) {
-                    return true;
-                }
-                if metrics.changed().await.is_err() {
-                    return false;
-                }
-            }
-        };
-        if let Some(succeeded) = self.seams.spawner.timeout(TRANSFER_MAX, succeeded).await {
-            return succeeded;
-        }
-        self.take_back(term, to).await;
-        false
-    }
-
-    /// A leader whose offer was not taken neither writes nor sends heartbeats any more, and nothing makes the library forget
-    /// the offer but another term. Giving our own vote to the one it was made to begins it: that is what it would have asked
-    /// for, had it stood. From then on we are a replica that may stand like any other.
-    async fn take_back(&self, term: Term, to: NodeId) {
-        tracing::info!(shard = %self.shard, %to, "leadership was not taken over; standing for it again");
-        let last = self.raft.metrics().borrow_watched().vote;
-        let still_ours = last.leader_id().term == term;
-        if !still_ours {
-            return;
-        }
-        let last_log_id = self.raft.data_metrics().borrow_watched().last_log;
-        let vote = Vote { term: term + 1, node: to, committed: false };
-        let mut request = VoteRequest::new(vote.to_raft::<R>(), last_log_id);
-        request.leadership_transfer = true;
-        if let Err(error) = self.raft.vote(request).await {
-            tracing::warn!(shard = %self.shard, %error, "the group has stopped");
-            return;
-        }
-        self.trigger("to stand again", self.raft.trigger().elect(true));
     }
 }
 
@@ -353,9 +335,7 @@ impl<R: Runtime> Paced for RaftGroup<R> {
         let view = View { now, may_stand: !leads, vote, heard: self.heard.at(), is_connected };
         let alive = |node: &NodeId| *node != vote.node && connected.binary_search(node).is_ok();
         let rank = || rank(self.shard, self.node, self.raft.voter_ids().map(NodeId).filter(alive));
-        if self.campaigner.lock().is_due(&view, rank, || self.seams.random.next_u64())
-            && self.raft.voter_ids().any(|voter| voter == self.node.0)
-        {
+        if self.campaigner.lock().is_due(&view, rank, || self.seams.random.next_u64()) && self.is_voter() {
             // A vote is asked for before a term is begun, so that an attempt which cannot win disturbs nobody.
             self.trigger("standing for election", self.raft.trigger().elect(true));
         }
@@ -404,28 +384,11 @@ impl<R: Runtime> Group for RaftGroup<R> {
     }
 
     fn confirm(&self, term: Term) -> BoxFuture<'_, bool> {
-        Box::pin(async move {
-            let asked_at = self.seams.clock.now();
-            let confirming = async {
-                self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await?;
-                // The library may take an answer to an older question for one to this.
-                self.leadership.acknowledged_since(term, asked_at).await;
-                Ok::<_, RaftError<Types<R>, LinearizableReadError<Types<R>>>>(())
-            };
-            let confirmed = self.seams.spawner.timeout(CONFIRM_MAX, confirming).await;
-            // The term has not changed, and terms do not come back: it was this one that was confirmed.
-            matches!(confirmed, Some(Ok(()))) && self.vote().term == term && self.term() == Some(term)
-        })
+        Box::pin(self.confirm_leadership(term))
     }
 
     fn transfer(&self, to: NodeId) -> BoxFuture<'_, bool> {
-        Box::pin(async move {
-            let is_voter = self.raft.voter_ids().any(|voter| voter == to.0);
-            match self.term() {
-                Some(term) if is_voter && to != self.node => self.offer(term, to).await,
-                _ => false,
-            }
-        })
+        Box::pin(self.offer_leadership(to))
     }
 
     fn status(&self) -> Status {
@@ -436,8 +399,25 @@ impl<R: Runtime> Group for RaftGroup<R> {
             leader: metrics.current_leader.map(NodeId),
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
+            is_joint: membership.get_joint_config().len() > 1,
             last: self.raft.data_metrics().borrow_watched().last_log.as_ref().map(from_raft),
         }
+    }
+
+    fn observe(&self) -> Option<Observed> {
+        self.observed()
+    }
+
+    fn change(&self, term: Term, change: Change) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(self.change_members(term, change))
+    }
+
+    fn confirmed_membership(&self) -> BoxFuture<'_, Option<ConfirmedMembership>> {
+        Box::pin(self.confirmed_members())
+    }
+
+    fn reach(&self, term: Term, node: NodeId) -> BoxFuture<'_, bool> {
+        Box::pin(self.reach_member(term, node))
     }
 
     fn is_serving(&self) -> bool {
@@ -446,7 +426,10 @@ impl<R: Runtime> Group for RaftGroup<R> {
         }
         let now = self.seams.clock.now();
         let hears_leader = self.heard.at().is_some_and(|at| now < at + LEADER_HEARD_MAX);
-        hears_leader && self.heard.has_caught_up(self.machine.machine().head().applied) && self.sees_quorum()
+        hears_leader
+            && self.is_voter()
+            && self.heard.has_caught_up(self.machine.machine().head().applied)
+            && self.sees_quorum()
     }
 
     fn compact(&self) -> BoxFuture<'_, ()> {

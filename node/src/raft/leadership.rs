@@ -100,6 +100,11 @@ impl<R: Runtime> Leadership<R> {
         }
     }
 
+    /// What the members have answered to this node.
+    pub(super) fn acknowledged(&self) -> &Acknowledged {
+        &self.acknowledged
+    }
+
     /// From here on this node neither decides nor reads in `term`, for good: once leadership has been offered to another
     /// replica, that one may stand without regard to any lease, and however late.
     pub(super) fn revoke(&self, term: Term) {

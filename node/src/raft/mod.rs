@@ -18,6 +18,7 @@ mod hostile_test;
 mod leadership;
 mod log;
 mod machine;
+mod membership;
 mod message;
 mod network;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod runtime;
 mod snapshot;
 #[cfg(test)]
 mod suite_test;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -26,6 +26,7 @@ use crate::shard::command::Command;
 use crate::shard::decide::{self, View, decide};
 use crate::shard::entities::Resident;
 use crate::shard::group::Group;
+use crate::shard::hold::{self, Hold, Holding};
 use crate::shard::in_flight::{Abandon, Decided, Finished, InFlight};
 use crate::shard::machine::{After, Applied};
 use crate::shard::speculation::{BatchNumber, Speculation};
@@ -59,6 +60,13 @@ pub struct Config {
 /// Sends commands to an executor.
 pub type Mailbox = mpsc::Sender<Command>;
 
+/// A running executor. It ends when the last mailbox is dropped, or its group ends.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub mailbox: Mailbox,
+    pub hold: Hold,
+}
+
 pub struct Executor {
     config: Config,
     shard: Arc<Shard>,
@@ -67,6 +75,7 @@ pub struct Executor {
     seams: Seams,
     leading: watch::Receiver<Option<Term>>,
     mailbox: mpsc::Receiver<Command>,
+    holding: Holding,
     /// Bounded by batches in flight.
     finished: mpsc::UnboundedReceiver<Finished>,
     finished_sender: mpsc::UnboundedSender<Finished>,
@@ -107,8 +116,9 @@ impl Executor {
         group: Arc<dyn Group>,
         batch_records: Histogram,
         seams: Seams,
-    ) -> Mailbox {
+    ) -> Handle {
         let (mailbox_sender, mailbox) = mpsc::channel(config.mailbox_max);
+        let (hold, holding) = hold::channel();
         let (finished_sender, finished) = mpsc::unbounded_channel();
         let executor = Self {
             config,
@@ -118,6 +128,7 @@ impl Executor {
             batch_records,
             seams: seams.clone(),
             mailbox,
+            holding,
             finished,
             finished_sender,
             term: None,
@@ -130,15 +141,18 @@ impl Executor {
             time: ShardTime::default(),
         };
         seams.spawner.spawn(executor.run());
-        mailbox_sender
+        Handle { mailbox: mailbox_sender, hold }
     }
 
     async fn run(mut self) {
         let (mut received, spawner) = (Vec::with_capacity(BATCH_RECORDS_MAX), self.seams.spawner);
         self.leadership_changed();
         loop {
+            let has_settled = self.speculation.in_flight_len() == 0 && self.waiting.is_empty();
+            let is_held = self.holding.is_held(has_settled);
             let may_decide = self.term.is_none()
-                || (!self.settling
+                || (!is_held
+                    && !self.settling
                     && self.waiting.len() < WAITING_MAX
                     && self.speculation.in_flight_len() < self.config.batches_in_flight_max);
             let decides_again = may_decide && !self.again.is_empty();
@@ -150,6 +164,7 @@ impl Executor {
                     self.leadership_changed();
                 }
                 Some(finished) = self.finished.recv() => self.batch_finished(finished),
+                () = self.holding.changed() => {}
                 () = std::future::ready(()), if decides_again => self.decide_next(&mut received).await,
                 count = self.mailbox.recv_many(&mut received, BATCH_RECORDS_MAX), if may_decide => {
                     if count == 0 { return }

@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use berth_shared::ids::ShardId;
 
+use crate::cluster::system::SYSTEM_SHARD;
 use crate::shard::Shard;
 use crate::shard::executor::Mailbox;
 use crate::shard::group::Group;
+use crate::shard::hold::Hold;
 use crate::shard::reader::Reader;
 
 /// One shard that this node hosts.
@@ -19,6 +22,8 @@ pub struct Hosted {
     pub group: Arc<dyn Group>,
     pub reader: Reader,
     pub mailbox: Mailbox,
+    /// Keeps the executor from deciding.
+    pub hold: Hold,
 }
 
 /// All of them, by shard number. Replaced as a whole, so that requests read it without waiting.
@@ -26,14 +31,14 @@ pub struct Hosted {
 pub struct Hosting {
     table: ArcSwap<Vec<Option<Arc<Hosted>>>>,
     /// Apart from the others, so that no number which a client may name leads to it.
-    system: ArcSwapOption<Hosted>,
+    system: watch::Sender<Option<Arc<Hosted>>>,
 }
 
 impl Hosting {
     /// Of a cluster that has so many shards; none is hosted yet.
     pub fn new(shards: u16) -> Arc<Self> {
         let table = ArcSwap::from_pointee((0..shards).map(|_| None).collect());
-        Arc::new(Self { table, system: ArcSwapOption::empty() })
+        Arc::new(Self { table, system: watch::Sender::new(None) })
     }
 
     /// Shards of the cluster.
@@ -47,12 +52,17 @@ impl Hosting {
 
     /// The system shard, if it is hosted.
     pub fn system(&self) -> Option<Arc<Hosted>> {
-        self.system.load_full()
+        self.system.borrow().clone()
     }
 
-    /// From now on the system shard is hosted too.
-    pub fn set_system(&self, hosted: Arc<Hosted>) {
-        self.system.store(Some(hosted));
+    /// The same as it comes and goes.
+    pub fn watch_system(&self) -> watch::Receiver<Option<Arc<Hosted>>> {
+        self.system.subscribe()
+    }
+
+    /// The shard, be it the system shard or another.
+    pub fn any(&self, shard: ShardId) -> Option<Arc<Hosted>> {
+        if shard == SYSTEM_SHARD { self.system() } else { self.get(shard) }
     }
 
     /// Every hosted shard but the system shard, ascending.
@@ -63,18 +73,28 @@ impl Hosting {
     /// From now on none is, and the system shard is not; returns those that were.
     pub fn clear(&self) -> Vec<Arc<Hosted>> {
         let none = (0..self.shards()).map(|_| None).collect();
-        self.table.swap(Arc::new(none)).iter().flatten().cloned().chain(self.system.swap(None)).collect()
+        self.table.swap(Arc::new(none)).iter().flatten().cloned().chain(self.system.send_replace(None)).collect()
     }
 
-    /// From now on these are hosted too.
-    pub fn add(&self, hosted: Vec<Hosted>) {
-        let hosted: Vec<Arc<Hosted>> = hosted.into_iter().map(Arc::new).collect();
+    /// From now on this one is hosted too.
+    pub fn add(&self, hosted: Hosted) {
+        self.set(hosted.shard.id(), Some(Arc::new(hosted)));
+    }
+
+    /// From now on the shard is not hosted.
+    pub fn remove(&self, shard: ShardId) {
+        self.set(shard, None);
+    }
+
+    fn set(&self, shard: ShardId, hosted: Option<Arc<Hosted>>) {
+        if shard == SYSTEM_SHARD {
+            self.system.send_replace(hosted);
+            return;
+        }
         self.table.rcu(|table| {
             let mut table = Vec::clone(table);
-            for hosted in &hosted {
-                if let Some(slot) = table.get_mut(usize::from(hosted.shard.id().0)) {
-                    *slot = Some(hosted.clone());
-                }
+            if let Some(slot) = table.get_mut(usize::from(shard.0)) {
+                slot.clone_from(&hosted);
             }
             table
         });

@@ -1,6 +1,7 @@
 //! Where requests from gateways and other nodes arrive and find their shard, and the way to other nodes.
 
 pub mod backlog;
+mod from_nodes;
 pub mod hosting;
 pub mod owners;
 pub mod peers;

@@ -68,6 +68,11 @@ impl Owners {
         });
     }
 
+    /// This node has no replica of the shard any more.
+    pub fn forget(&self, shard: ShardId) {
+        self.state.lock().groups.remove(&shard);
+    }
+
     /// Replaces the nodes of the plan, and tells gateways if that is news. They count beside those of [`Self::set_heard`].
     pub fn set_planned(&self, members: &[Member]) {
         self.change(|state| state.planned = addresses(members));

@@ -68,7 +68,18 @@ impl Peers {
                 bulk: OnceLock::new(),
                 data_room: Arc::new(Semaphore::new(DATA_BYTES_MAX as usize)),
             };
+            // Where it was prepared for entries it is again.
+            if peers.get(&node).is_some_and(|before| before.data.get().is_some()) {
+                self.shared.client_of(&peer, Class::Data);
+            }
             peers.insert(node, Arc::new(peer));
+        }
+    }
+
+    /// Makes a connection of `class` to a known node already, and keeps it.
+    pub fn prepare(&self, node: NodeId, class: Class) {
+        if let Some(peer) = self.peer(node) {
+            self.shared.client_of(&peer, class);
         }
     }
 
@@ -163,7 +174,7 @@ impl Shared {
         Client::new(seams, config(class), address.to_owned(), class, identity, None)
     }
 
-    /// Made on first use, but for control.
+    /// Made on first use, or when it is prepared, but for control.
     fn client_of<'a>(&self, peer: &'a Peer, class: Class) -> &'a Client {
         match class {
             Class::Control => &peer.control,

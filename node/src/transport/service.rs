@@ -1,6 +1,7 @@
 //! The node's side of the peer protocol: decodes a request, finds its shard, and hands it to executor or reader. It never
 //! blocks a connection: commands go to a mailbox, reads that are not in memory to a task of their own.
 
+use std::fmt;
 use std::sync::Arc;
 
 use berth_shared::ids::{ShardId, Version};
@@ -12,11 +13,15 @@ use berth_shared::seam::{BootInstant, Seams};
 use berth_shared::shard_map::ShardOwner;
 use berth_shared::telemetry::{self, Traceparent, Tracing};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{Instrument, Span};
 
 use crate::cluster::bootstrap::Answerer;
 use crate::cluster::membership::Gossip;
+use crate::cluster::plan::Plan;
+use crate::cluster::plans::Plans;
+use crate::cluster::reconcile::Admission;
 use crate::entity::Registry;
 use crate::entity::erased::CommandError;
 use crate::journal::Journal;
@@ -29,12 +34,10 @@ use crate::shard::reader::{self, Current};
 use crate::transport::backlog::{Backlog, Room};
 use crate::transport::hosting::{Hosted, Hosting};
 use crate::transport::owners::Owners;
-use crate::transport::wire::NodeRequest;
 
 /// Events per page, whatever is asked for.
 const EVENTS_MAX: u32 = 1000;
 
-#[derive(Debug)]
 pub struct Service {
     pub seams: Seams,
     pub tracing: Tracing,
@@ -52,6 +55,18 @@ pub struct Service {
     /// Answers nodes that have not found the cluster yet.
     pub answerer: Answerer,
     pub gossip: Arc<dyn Gossip>,
+    pub plans: Plans,
+    /// Opens replicas for owners that bring their shards here.
+    pub admit: Admit,
+}
+
+/// Opens a replica of the shard, if the plan wants it here.
+pub type Admit = Arc<dyn Fn(ShardId, Option<Arc<Plan>>) -> BoxFuture<'static, Admission> + Send + Sync>;
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("hosting", &self.hosting).finish_non_exhaustive()
+    }
 }
 
 impl Handler for Service {
@@ -92,27 +107,6 @@ impl Handler for Service {
 }
 
 impl Service {
-    /// What other nodes ask.
-    fn handle_node(&self, incoming: Incoming) {
-        let Incoming { payload, peer, reply, .. } = incoming;
-        match peer::decode::<NodeRequest<'_>>(&payload) {
-            Ok(NodeRequest::Raft { to, shard, message }) => {
-                self.groups.handle(to, shard, payload.slice_ref(message), reply);
-            }
-            Ok(NodeRequest::Bootstrap(ask)) => self.answerer.answer(ask, peer.node, reply),
-            Ok(NodeRequest::Report) => match peer::encode(&self.reporter.report()) {
-                Ok(payload) => reply.send(payload),
-                Err(error) => tracing::error!(%error, "this node's report cannot be encoded"),
-            },
-            Ok(NodeRequest::Gossip { from, message }) => {
-                self.gossip.receive(from, payload.slice_ref(message));
-                reply.send(Bytes::new());
-            }
-            // Unanswered: there is no answer that every request has.
-            Err(error) => tracing::warn!(node = ?peer.node, %error, "a node sent a request that does not decode"),
-        }
-    }
-
     fn execute(&self, execute: &Execute<'_>, deadline: BootInstant, reply: Reply) {
         let Some((key, hosted)) = self.locate(execute.shard, execute.kind, execute.id) else {
             return self.refuse_unlocated(execute.shard, execute.kind, execute.id, reply);
@@ -158,7 +152,8 @@ impl Service {
             Err(TrySendError::Full(command)) => {
                 command.answer.refuse(Code::Overloaded, "too many commands wait for the entity's shard");
             }
-            Err(TrySendError::Closed(command)) => command.answer.refuse(Code::Unavailable, "the node is stopping"),
+            // The replica was let go, or the node stops. Somebody else has the shard, or will have it.
+            Err(TrySendError::Closed(command)) => command.answer.send(Response::WrongOwner { owner: None }),
         }
     }
 

@@ -20,6 +20,16 @@ pub enum NodeRequest<'a> {
     Report,
     /// A message of the gossip library, of the node with the peer address `from`. Answered with nothing.
     Gossip { from: &'a str, message: &'a [u8] },
+    /// Answered with the newest plan that the node knows, as `Option<`[`crate::cluster::plan::Plan`]`>`.
+    Plan,
+    /// Open a replica of `shard`, as the plan of this epoch or a later one wants. Answered with
+    /// [`crate::cluster::reconcile::Admission`].
+    Host { shard: ShardId, epoch: u64 },
+    /// Bring these entities, as kind and id, into memory. Answered with nothing, when it is done.
+    Warm { shard: ShardId, keys: Vec<(String, String)> },
+    /// Who the members of the shard's group are, as a quorum confirms now. Answered with an `Option` of
+    /// [`crate::shard::group::ConfirmedMembership`].
+    Members { shard: ShardId },
 }
 
 /// Encodes a [`NodeRequest::Raft`] around a message that is not encoded yet, so that entries are copied once and not twice.

@@ -6,6 +6,7 @@ mod asking;
 #[path = "../support/scripted.rs"]
 mod scripted;
 
+mod holds;
 mod limits;
 mod owners;
 mod pipelining;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use berth_node::cluster::plan::{Candidate, Plan};
 use berth_node::report::{About, Reporter};
 use berth_node::shard::group::{Group, Status};
 use berth_node::transport::hosting::{Hosted, Hosting};
@@ -52,32 +53,39 @@ async fn a_node_names_itself_only_while_it_owns_and_another_by_the_address_it_kn
 #[tokio::test(start_paused = true)]
 async fn a_replica_is_reported_as_it_is_and_not_after_it_is_gone() {
     let stage = Stage::leading().await;
-    let about = || About {
+    let candidates = [US, THEM].map(|node| Candidate::from(Member { node, address: "us:1".to_owned() }));
+    let plan = Arc::new(Plan::first(&candidates, 1, 3));
+    let planned = plan.clone();
+    let about = move || About {
         node: US,
         cluster: ClusterId(7),
         address: "us:1".to_owned(),
         state: NodeState::Ready,
-        plan_epoch: 3,
+        plan: Some(planned.clone()),
         members: vec![],
         sightings: vec![],
     };
     let hosting = Hosting::new(1);
-    let reporter = Reporter::new(about, hosting.clone());
-    hosting.add(vec![Hosted {
+    let reporter = Reporter::new(about, hosting.clone(), Arc::default());
+    hosting.add(Hosted {
         shard: stage.shard.clone(),
         group: stage.group.clone(),
         reader: stage.reader.clone(),
         mailbox: stage.mailbox().clone(),
-    }]);
+        hold: stage.hold.clone(),
+    });
     stage.group.say_status(status(Some(US)));
     stage.run(Ask::increment("a")).await;
     let report = reporter.report();
-    assert_eq!((report.node, report.plan_epoch, report.replicas.len()), (US, 3, 1));
+    assert_eq!((report.node, report.plan_epoch, report.replicas.len()), (US, 1, 1));
     let replica = &report.replicas[0];
     assert_eq!((replica.owns, replica.leader, replica.term), (true, Some(US), TERM));
     assert_eq!((&replica.voters, replica.applied, replica.queued), (&vec![US, THEM], 2, 0));
     assert_eq!(replica.content_hash, stage.shard.machine().head().content_hash);
     assert_ne!(replica.content_hash, 0);
+    let wanted = replica.planned.as_ref().unwrap();
+    assert_eq!(Some(wanted.owner), plan.owner_of(ShardId(0)).map(|member| member.node));
+    assert_eq!(wanted.replicas.len(), 2);
 
     stage.group.lose_lease();
     assert!(!reporter.report().replicas[0].owns, "to lead without a lease is not to own");

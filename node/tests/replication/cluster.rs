@@ -14,6 +14,7 @@ use berth_node::shard::Shard;
 use berth_node::shard::command::{Answer, Command};
 use berth_node::shard::executor::{self, Executor, Mailbox};
 use berth_node::shard::group::Group;
+use berth_node::shard::hold::Hold;
 use berth_node::shard::reader::{self, Reader};
 use berth_node::shard::residency::Residency;
 use berth_node::store::{self, Store};
@@ -32,7 +33,7 @@ pub(crate) use crate::links::Links;
 
 pub(crate) const SHARD: ShardId = ShardId(0);
 
-/// Nodes by place, from 0. A node that is down has its disk only.
+/// Nodes by place, from 0: those that the group begins with, then others. A node that is down has its disk only.
 pub(crate) struct Cluster {
     pub(crate) seams: Seams,
     pub(crate) links: Links,
@@ -58,6 +59,7 @@ pub(crate) struct Process {
     pub(crate) peers: Peers,
     pub(crate) journal: Journal,
     pub(crate) mailbox: Mailbox,
+    pub(crate) hold: Hold,
     store: Store,
     groups: Groups,
     shutdown: CancellationToken,
@@ -93,6 +95,35 @@ impl Cluster {
         cluster
     }
 
+    /// The same with `spares` more nodes that run, and begin with an empty log and without members.
+    pub(crate) async fn with_spares(size: usize, spares: usize) -> Self {
+        let mut cluster = Self::of(size);
+        for _ in 0..spares {
+            cluster.add_spare();
+        }
+        for place in 0..size + spares {
+            cluster.run(place).await;
+        }
+        cluster.until("the first node leads", |cluster| cluster.term_of(0).is_some()).await;
+        cluster
+    }
+
+    /// One more node, which begins with an empty log and without members. It does not run yet. Returns its place.
+    pub(crate) fn add_spare(&mut self) -> usize {
+        let place = self.nodes.len();
+        let node = Node { id: NodeId(100 + place as u64), disk: SimulatedDisk::new(), process: None, starts: 0 };
+        self.nodes.push(node);
+        place
+    }
+
+    /// The node, which is down, has deleted its replica, and would begin with nothing.
+    pub(crate) fn delete(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        assert!(node.process.is_none(), "the node is down");
+        node.disk = SimulatedDisk::new();
+        self.voters.retain(|voter| voter.0 != node.id);
+    }
+
     /// None of the nodes runs yet.
     pub(crate) fn of(size: usize) -> Self {
         let id = |place| NodeId(100 + place as u64);
@@ -104,15 +135,23 @@ impl Cluster {
 
     /// Starts a node on its disk. Every node that runs is told its address.
     pub(crate) async fn run(&mut self, place: usize) {
-        let (id, disk) = (self.nodes[place].id, self.nodes[place].disk.clone());
-        self.nodes[place].starts += 1;
-        let address = address(id, self.nodes[place].starts);
-        self.voters[place].1.clone_from(&address);
-        let process = self.process(id, &address, &disk, place == 0).await;
+        self.run_unannounced(place).await;
+        let (id, process) = (self.nodes[place].id, self.node(place));
         for other in self.nodes.iter().filter_map(|node| node.process.as_ref().map(|process| (node.id, process))) {
             other.1.peers.learn(id, &process.address);
             process.peers.learn(other.0, &other.1.address);
         }
+    }
+
+    /// The same, but nobody is told.
+    pub(crate) async fn run_unannounced(&mut self, place: usize) {
+        let (id, disk) = (self.nodes[place].id, self.nodes[place].disk.clone());
+        self.nodes[place].starts += 1;
+        let address = address(id, self.nodes[place].starts);
+        if let Some(voter) = self.voters.iter_mut().find(|voter| voter.0 == id) {
+            voter.1.clone_from(&address);
+        }
+        let process = self.process(id, &address, &disk, place == 0).await;
         self.nodes[place].process = Some(process);
     }
 
@@ -143,14 +182,17 @@ impl Cluster {
         let served =
             peer::serve(seams.clone(), peer::server::Config::default(), listener, identity, service, shutdown.clone());
         seams.spawner.spawn(served);
-        let group = groups.start(shard.clone(), journal.clone(), &self.voters, first_owner).await.unwrap();
+        let founds = self.voters.iter().any(|voter| voter.0 == id);
+        let voters = if founds { &self.voters[..] } else { &[] };
+        let group = groups.start(shard.clone(), journal.clone(), voters, first_owner).await.unwrap();
         let metrics = Metrics::new(&[]).unwrap();
         let records = metrics.histogram("batch_records", "Records per batch.", &SIZE_COUNTS, &[]);
         let config = executor::Config { mailbox_max: 4096, batches_in_flight_max: 4, window_keys_max: 100_000 };
-        let mailbox = Executor::start(config, shard.clone(), group.clone(), records, seams.clone());
+        let executor::Handle { mailbox, hold } =
+            Executor::start(config, shard.clone(), group.clone(), records, seams.clone());
         let reader = Reader { shard: shard.clone(), group: group.clone(), registry };
         let address = address.to_owned();
-        Process { address, shard, group, reader, peers, journal, mailbox, store, groups, shutdown }
+        Process { address, shard, group, reader, peers, journal, mailbox, hold, store, groups, shutdown }
     }
 
     pub(crate) fn node(&self, place: usize) -> &Process {
@@ -159,6 +201,11 @@ impl Cluster {
 
     pub(crate) fn id(&self, place: usize) -> NodeId {
         self.nodes[place].id
+    }
+
+    /// Of all nodes, whether they run or not.
+    pub(crate) fn size(&self) -> usize {
+        self.nodes.len()
     }
 
     /// The places of all nodes that run.
@@ -185,8 +232,8 @@ impl Cluster {
         let process = self.nodes[place].process.take().expect("the node runs");
         process.shutdown.cancel();
         process.groups.stop(SHARD, &*process.group).await;
-        let Process { address, shard, group, reader, mailbox, journal, store, groups, .. } = process;
-        drop((shard, group, reader, mailbox, groups));
+        let Process { address, shard, group, reader, mailbox, hold, journal, store, groups, .. } = process;
+        drop((shard, group, reader, mailbox, hold, groups));
         store.close().await.unwrap();
         journal.close().await;
         self.links.kill(&address);
@@ -250,35 +297,11 @@ impl Cluster {
     }
 
     pub(crate) fn send(&self, place: usize, ask: &Ask<'_>) -> Pending {
-        let (sender, answer) = oneshot::channel();
         let number = self.last_request.fetch_add(1, Ordering::Relaxed);
         let process = self.node(place);
-        let kind = process.shard.registry().get(ask.kind).unwrap();
-        let key = EntityKey::new(ask.kind, ask.id).unwrap();
-        let own_key = format!("made-{number}");
-        let idempotency_key = ask.key.unwrap_or(&own_key);
-        let made_now = KeyOrigin::Gateway { created_micros: self.seams.clock.wall_micros() };
-        let origin = ask.origin.unwrap_or(if ask.key.is_some() { KeyOrigin::Client } else { made_now });
-        let command = Command {
-            kind: kind.clone(),
-            command: kind.decode(ask.command, ask.body.as_bytes()).unwrap(),
-            precondition: ask.precondition.clone(),
-            principal: String::new(),
-            request: RequestKey {
-                scope: Scope::new("", &key, idempotency_key),
-                fingerprint: Fingerprint::new(ask.command, ask.body.as_bytes(), b""),
-                origin,
-            },
-            request_id: RequestId(ask.request_id.unwrap_or(1_000_000 + u128::from(number))),
-            attempt: ask.attempt,
-            wants_state: true,
-            deadline: self.now() + ask.time,
-            // Nobody listens any more where a test has dropped its end.
-            answer: Answer::new(move |response| drop(sender.send(Answered::from(response)))),
-            key,
-        };
+        let (command, answer) = command(&self.seams, process.shard.registry(), number, ask);
         assert!(process.mailbox.try_send(command).is_ok(), "the mailbox takes it");
-        Pending(answer)
+        answer
     }
 
     /// Sends a command to the node and waits for its answer, 5 s at most.
@@ -345,6 +368,36 @@ impl Cluster {
         }
         assert_eq!(hashes.len(), 1, "replicas differ: {hashes:?}");
     }
+}
+
+/// A command as an executor takes it, and where its answer comes. `number` stands for what a test does not say.
+pub(crate) fn command(seams: &Seams, registry: &Registry, number: u64, ask: &Ask<'_>) -> (Command, Pending) {
+    let (sender, answer) = oneshot::channel();
+    let kind = registry.get(ask.kind).unwrap();
+    let key = EntityKey::new(ask.kind, ask.id).unwrap();
+    let own_key = format!("made-{number}");
+    let idempotency_key = ask.key.unwrap_or(&own_key);
+    let made_now = KeyOrigin::Gateway { created_micros: seams.clock.wall_micros() };
+    let origin = ask.origin.unwrap_or(if ask.key.is_some() { KeyOrigin::Client } else { made_now });
+    let command = Command {
+        kind: kind.clone(),
+        command: kind.decode(ask.command, ask.body.as_bytes()).unwrap(),
+        precondition: ask.precondition.clone(),
+        principal: String::new(),
+        request: RequestKey {
+            scope: Scope::new("", &key, idempotency_key),
+            fingerprint: Fingerprint::new(ask.command, ask.body.as_bytes(), b""),
+            origin,
+        },
+        request_id: RequestId(ask.request_id.unwrap_or(1_000_000 + u128::from(number))),
+        attempt: ask.attempt,
+        wants_state: true,
+        deadline: seams.clock.now() + ask.time,
+        // Nobody listens any more where a test has dropped its end.
+        answer: Answer::new(move |response| drop(sender.send(Answered::from(response)))),
+        key,
+    };
+    (command, Pending(answer))
 }
 
 fn address(id: NodeId, start: u32) -> String {

@@ -13,7 +13,8 @@ use berth_node::record::{Batch, Fingerprint, KeyOrigin, RequestKey, Scope};
 use berth_node::shard::Shard;
 use berth_node::shard::command::{Answer, Command};
 use berth_node::shard::executor::{self, Executor, Mailbox};
-use berth_node::shard::group::{Done, Group, Proposed, Status};
+use berth_node::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Observed, Proposed, Status};
+use berth_node::shard::hold::Hold;
 use berth_node::shard::machine::{Applied, Verdict};
 use berth_node::shard::reader::{self, Reader};
 use berth_node::shard::residency::Residency;
@@ -137,6 +138,22 @@ impl Group for ScriptedGroup {
         self.state.lock().status.clone()
     }
 
+    fn observe(&self) -> Option<Observed> {
+        None
+    }
+
+    fn change(&self, _term: Term, _change: Change) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(std::future::ready(Err(ChangeError::NotLeader)))
+    }
+
+    fn confirmed_membership(&self) -> BoxFuture<'_, Option<ConfirmedMembership>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn reach(&self, _term: Term, _node: NodeId) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
+
     fn is_serving(&self) -> bool {
         self.term().is_some_and(|term| self.holds_lease(term))
     }
@@ -177,6 +194,7 @@ pub(crate) struct Stage {
     pub(crate) reader: Reader,
     pub(crate) residency: Arc<Residency>,
     mailbox: Mailbox,
+    pub(crate) hold: Hold,
     registry: Arc<Registry>,
     last_index: AtomicU64,
     last_request: AtomicU64,
@@ -220,10 +238,11 @@ impl Stage {
         let group = ScriptedGroup::new();
         let metrics = Metrics::new(&[]).unwrap();
         let batch_records = metrics.histogram("batch_records", "Records per batch.", &SIZE_COUNTS, &[]);
-        let mailbox = Executor::start(options.executor, shard.clone(), group.clone(), batch_records, seams.clone());
+        let executor = Executor::start(options.executor, shard.clone(), group.clone(), batch_records, seams.clone());
+        let executor::Handle { mailbox, hold } = executor;
         let reader = Reader { shard: shard.clone(), group: group.clone(), registry: registry.clone() };
         let (last_index, last_request) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { seams, shard, group, reader, residency, mailbox, registry, last_index, last_request }
+        Self { seams, shard, group, reader, residency, mailbox, hold, registry, last_index, last_request }
     }
 
     /// Lets every task run until all of them wait. Time is paused, so it moves only when nothing else is left to do.

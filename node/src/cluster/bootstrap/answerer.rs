@@ -85,7 +85,7 @@ impl Handler for Service {
         match peer::decode::<NodeRequest<'_>>(&payload) {
             Ok(NodeRequest::Bootstrap(ask)) => self.0.answer(ask, peer.node, reply),
             // Unanswered. Who asks for more has joined already, and asks again.
-            Ok(NodeRequest::Raft { .. } | NodeRequest::Report | NodeRequest::Gossip { .. }) => {}
+            Ok(_) => {}
             Err(error) => tracing::warn!(%error, "a node sent a request that does not decode"),
         }
     }

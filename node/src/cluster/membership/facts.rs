@@ -6,6 +6,9 @@
 //! | `address` | `host:port` |
 //! | `zone` | the zone, or nothing |
 //! | `state` | `joining`, `recovering`, `ready` or `leaving` |
+//! | `plan` | epoch of the newest plan that the node knows; 0 for none |
+//! | `unsettled` | how many of the shards that it owns are not where the plan wants them |
+//! | `weight` | how much of the replicas it should hold, relative to other nodes; not 0 |
 //! | `version` | name and version of the program |
 //! | `load` | hundredths of a processor, bytes in memory and requests per second, with a blank between them |
 //! | `led.N` | the shards from 1024 × N on, below the next N, that the node owns, with their terms: base64 of a postcard list of pairs, how far the shard is from the one after the last (variable length) and how far the term is from the last (zigzag) |
@@ -38,6 +41,9 @@ pub(super) fn write(facts: &Facts) -> Vec<(String, String)> {
         ("address".to_owned(), facts.address.clone()),
         ("zone".to_owned(), facts.zone.clone().unwrap_or_default()),
         ("state".to_owned(), state_name(facts.state).to_owned()),
+        ("plan".to_owned(), facts.plan.to_string()),
+        ("unsettled".to_owned(), facts.unsettled.to_string()),
+        ("weight".to_owned(), facts.weight.to_string()),
         ("version".to_owned(), facts.version.clone()),
         ("load".to_owned(), format!("{cpu_percent} {resident_bytes} {requests_per_second}")),
     ];
@@ -65,6 +71,9 @@ pub(super) fn read<'a>(texts: impl Iterator<Item = (&'a str, &'a str)>) -> Optio
         address: texts.get("address").filter(|text| is_address(text))?.to_string(),
         zone: Some(word("zone")?).filter(|zone| !zone.is_empty()).map(str::to_owned),
         state: state_named(word("state")?)?,
+        plan: word("plan")?.parse().ok()?,
+        unsettled: word("unsettled")?.parse().ok()?,
+        weight: word("weight")?.parse().ok()?,
         version: word("version")?.to_owned(),
         load: read_load(word("load")?)?,
         led,
@@ -141,6 +150,8 @@ fn state_named(name: &str) -> Option<NodeState> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -150,6 +161,9 @@ mod tests {
             address: "node-1:7400".to_owned(),
             zone: Some("a".to_owned()),
             state: NodeState::Ready,
+            plan: 12,
+            unsettled: 3,
+            weight: NonZeroU32::new(2).unwrap(),
             version: "berth-node/0.1.0".to_owned(),
             load: Load { cpu_percent: 130, resident_bytes: 1 << 40, requests_per_second: 25_000 },
             led,
@@ -169,6 +183,9 @@ mod tests {
             ("address", "node-1:7400"),
             ("zone", "a"),
             ("state", "ready"),
+            ("plan", "12"),
+            ("unsettled", "3"),
+            ("weight", "2"),
             ("version", "berth-node/0.1.0"),
             ("load", "130 1099511627776 25000"),
             ("led.0", "AwAGAAAHAQ"),
@@ -202,6 +219,11 @@ mod tests {
             ("address", "a\nb:1"),
             ("zone", &"z".repeat(101)),
             ("state", "asleep"),
+            ("plan", "-1"),
+            ("plan", "18446744073709551616"),
+            ("unsettled", "4294967296"),
+            ("weight", "0"),
+            ("weight", "heavy"),
             ("version", "a\u{1b}[0m"),
             ("load", "1 2"),
             ("load", "1 2 3 4"),
@@ -218,7 +240,7 @@ mod tests {
             let texts: Vec<_> = good.iter().map(replaced).collect();
             assert_eq!(read_back(&texts), None, "{name} {text}");
         }
-        for name in ["address", "zone", "state", "version", "load"] {
+        for name in ["address", "zone", "state", "plan", "unsettled", "weight", "version", "load"] {
             let without: Vec<_> = good.iter().filter(|(known, _)| known != name).cloned().collect();
             assert_eq!(read_back(&without), None, "without {name}");
         }

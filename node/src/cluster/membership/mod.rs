@@ -16,6 +16,7 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,12 @@ pub struct Facts {
     pub address: String,
     pub zone: Option<String>,
     pub state: NodeState,
+    /// Epoch of the newest plan that it knows; 0 for none.
+    pub plan: u64,
+    /// How many of the shards that it leads do not have exactly the voters that the plan wants, all of them live.
+    pub unsettled: u32,
+    /// How much of the replicas it should hold, relative to others.
+    pub weight: NonZeroU32,
     /// Name and version of the program.
     pub version: String,
     pub load: Load,
@@ -105,6 +112,12 @@ pub struct Here {
     pub seams: Seams,
 }
 
+impl FromIterator<Member> for Members {
+    fn from_iter<T: IntoIterator<Item = Member>>(members: T) -> Self {
+        Self { list: members.into_iter().map(|member| (member.node, member)).collect() }
+    }
+}
+
 impl Members {
     /// Ascending by id.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
@@ -130,6 +143,7 @@ impl Members {
             edition: member.edition,
             zone: member.facts.zone.clone(),
             state: member.facts.state,
+            plan_epoch: member.facts.plan,
             software: member.facts.version.clone(),
             load: member.facts.load,
             led: member.facts.led.len() as u32,

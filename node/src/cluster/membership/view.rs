@@ -89,6 +89,8 @@ pub(super) fn tell(us: NodeId, before: &Members, after: &Members) {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use berth_shared::report::{Load, NodeState};
 
     use super::*;
@@ -102,6 +104,9 @@ mod tests {
             address: format!("n{node}:1"),
             zone: None,
             state: NodeState::Ready,
+            plan: 0,
+            unsettled: 0,
+            weight: NonZeroU32::MIN,
             version: "test".to_owned(),
             load: Load::default(),
             led: vec![],

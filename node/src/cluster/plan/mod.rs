@@ -1,7 +1,8 @@
 //! The plan: which nodes hold a replica of each shard, and which of them owns it. A plan is a function of the plan before it
 //! and of the members now, because a function of the members alone cannot have both evenness and little movement. All in here
 //! is pure, and the same wherever it is computed: [`Plan::next`] says what holds of a plan, `next` places the replicas by the
-//! shares that `shares` computes, `owners` chooses among them, and both pass shards on along what `chain` finds.
+//! shares that `shares` computes, `owners` chooses among them, and both pass shards on along what `chain` finds. The system
+//! shard is beside them all: `system` places it.
 //!
 //! # Size
 //!
@@ -14,6 +15,7 @@ mod chain;
 mod next;
 mod owners;
 mod shares;
+mod system;
 
 use std::num::NonZeroU32;
 
@@ -26,6 +28,9 @@ use super::written;
 
 /// Most members of a plan.
 pub const MEMBERS_MAX: usize = 1000;
+/// The group that holds the plan itself. No shard of a user has this number: they are counted from 0, and there are at most
+/// 16,384.
+pub const SYSTEM_SHARD: ShardId = ShardId(u16::MAX);
 
 /// A node that a plan may place replicas on: it is there and it stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +64,8 @@ pub struct Plan {
     ///
     /// Invariant: never empty, no place twice, and every place is one.
     shards: Vec<Vec<u16>>,
+    /// The same of the system shard.
+    system: Vec<u16>,
 }
 
 /// What a plan changes.
@@ -68,13 +75,20 @@ pub struct Changes {
     pub replicas: usize,
     /// Shards that were owned by another node before.
     pub owners: usize,
+    /// Replicas of the system shard that are on a node that did not have it before.
+    pub system: usize,
 }
 
 impl Plan {
     /// The first plan of a cluster: the one after a plan of shards without replicas. Without candidates it has no shards.
+    ///
+    /// The system shard is on all members, the first of them its owner, because that is how its group begins: before there is
+    /// a plan, with whoever founds the cluster. The plan after it has no more replicas of it than of any other shard.
     pub fn first(candidates: &[Candidate], shards: u16, replicas: u16) -> Self {
         let nothing = Self { replicas, shards: vec![Vec::new(); usize::from(shards)], ..Self::default() };
-        nothing.next(candidates).unwrap_or(Self { epoch: 1, replicas, ..Self::default() })
+        let mut first = nothing.next(candidates).unwrap_or(Self { epoch: 1, replicas, ..Self::default() });
+        first.system = (0..first.members.len()).map(|place| place as u16).collect();
+        first
     }
 
     /// The plan after this one, if the cluster now consists of these nodes: of any that are not among them, everything moves
@@ -97,6 +111,9 @@ impl Plan {
     ///    would do, the highest rendezvous weight wins (Thaler and Ravishankar 1998), so that any two nodes share about as
     ///    many shards, and the shards of one that fails pass to many.
     ///
+    /// The system shard is placed beside all that, without a share: 1 and 2 hold of it too, then few replicas move, and its
+    /// owner stays where it is there. The weights do not matter to it.
+    ///
     /// The plan after the next one, with the same candidates, is none: what holds already is left as it is.
     pub fn next(&self, candidates: &[Candidate]) -> Option<Self> {
         let candidates = self.chosen(candidates);
@@ -111,12 +128,13 @@ impl Plan {
             replicas: row.iter().filter_map(place).collect(),
             owner: row.first().and_then(place),
         };
-        let before: Vec<next::Before> = self.shards.iter().map(before).collect();
-        let rows = next::place(&candidates, &before, self.replicas.into());
+        let rows_before: Vec<next::Before> = self.shards.iter().map(before).collect();
+        let row = |places: Vec<usize>| -> Vec<u16> { places.into_iter().map(|place| place as u16).collect() };
+        let shards = next::place(&candidates, &rows_before, self.replicas.into()).into_iter().map(row).collect();
+        let system = row(system::place(&candidates, &before(&self.system), self.replicas.into()));
         let members: Vec<Member> = candidates.into_iter().map(|candidate| candidate.member).collect();
-        let shards = rows.into_iter().map(|row| row.into_iter().map(|place| place as u16).collect()).collect();
-        let changes = (&members, &shards) != (&self.members, &self.shards);
-        changes.then(|| Self { epoch: self.epoch + 1, replicas: self.replicas, members, shards })
+        let changes = (&members, &shards, &system) != (&self.members, &self.shards, &self.system);
+        changes.then(|| Self { epoch: self.epoch + 1, replicas: self.replicas, members, shards, system })
     }
 
     /// Ascending by id, each node once.
@@ -135,10 +153,13 @@ impl Plan {
 
     /// What this plan changes in what the plan before it had.
     pub fn changes_since(&self, before: &Self) -> Changes {
-        let mut changes = Changes::default();
-        for shard in (0..self.shards()).map(ShardId) {
+        let copied = |shard: ShardId| {
             let had = |node: NodeId| before.replicas_of(shard).any(|member| member.node == node);
-            changes.replicas += self.replicas_of(shard).filter(|member| !had(member.node)).count();
+            self.replicas_of(shard).filter(|member| !had(member.node)).count()
+        };
+        let mut changes = Changes { system: copied(SYSTEM_SHARD), ..Changes::default() };
+        for shard in (0..self.shards()).map(ShardId) {
+            changes.replicas += copied(shard);
             let owners = [before, self].map(|plan| plan.owner_of(shard).map(|member| member.node));
             changes.owners += usize::from(owners[0].is_some() && owners[0] != owners[1]);
         }
@@ -153,10 +174,12 @@ impl Plan {
             places.dedup();
             !row.is_empty() && places.len() == row.len() && row.iter().all(|p| usize::from(*p) < self.members.len())
         };
-        self.epoch > 0 && self.members.is_sorted() && self.shards.iter().all(sound)
+        let is_table =
+            self.members.is_sorted_by(|one, other| one.node < other.node) && self.members.len() <= MEMBERS_MAX;
+        self.epoch > 0 && is_table && self.shards.iter().chain([&self.system]).all(sound)
     }
 
-    /// How many shards the cluster has.
+    /// How many shards the cluster has, without the system shard.
     pub fn shards(&self) -> u16 {
         self.shards.len() as u16
     }
@@ -166,10 +189,18 @@ impl Plan {
         &self.members
     }
 
-    /// The nodes that hold `shard`, the owner first; none for a shard that there is not.
+    /// The nodes that hold `shard`, the owner first; none for a shard that there is not. [`SYSTEM_SHARD`] is one.
     pub fn replicas_of(&self, shard: ShardId) -> impl Iterator<Item = &Member> {
-        let row = self.shards.get(usize::from(shard.0)).map(Vec::as_slice).unwrap_or_default();
+        let row = match shard {
+            SYSTEM_SHARD => &self.system,
+            _ => self.shards.get(usize::from(shard.0)).unwrap_or(const { &Vec::new() }),
+        };
         row.iter().filter_map(|place| self.members.get(usize::from(*place)))
+    }
+
+    /// The nodes that hold the system shard, the owner first.
+    pub fn system_replicas(&self) -> impl Iterator<Item = &Member> {
+        self.replicas_of(SYSTEM_SHARD)
     }
 
     /// The node that should own `shard`.
@@ -177,10 +208,10 @@ impl Plan {
         self.replicas_of(shard).next()
     }
 
-    /// The shards of which `node` holds a replica, ascending.
+    /// The shards of which `node` holds a replica, ascending: the system shard comes last.
     pub fn hosted_by(&self, node: NodeId) -> Vec<ShardId> {
         let hosts = |shard: &ShardId| self.replicas_of(*shard).any(|member| member.node == node);
-        (0..self.shards()).map(ShardId).filter(hosts).collect()
+        (0..self.shards()).map(ShardId).chain([SYSTEM_SHARD]).filter(hosts).collect()
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn place(candidates: &[Candidate], before: &[Before], replicas: usize
 }
 
 /// The rendezvous weight of a node for a shard.
-fn affinity(node: NodeId, shard: usize) -> u64 {
+pub(super) fn affinity(node: NodeId, shard: usize) -> u64 {
     xxh3_64_with_seed(&node.0.to_le_bytes(), shard as u64)
 }
 
@@ -321,7 +321,7 @@ impl Tally {
 }
 
 /// The zones, and that of each candidate. One without a zone is a zone by itself: nothing is known that it would share.
-fn zones(candidates: &[Candidate]) -> (Vec<Zone>, Vec<usize>) {
+pub(super) fn zones(candidates: &[Candidate]) -> (Vec<Zone>, Vec<usize>) {
     let mut named: BTreeMap<&str, usize> = BTreeMap::new();
     let mut zones: Vec<Zone> = Vec::new();
     let mut zone_of = Vec::with_capacity(candidates.len());

@@ -27,6 +27,25 @@ fn nodes_of(plan: &Plan, shard: ShardId) -> Vec<NodeId> {
     plan.replicas_of(shard).map(|member| member.node).collect()
 }
 
+/// The plan that the first one comes to while nothing changes: the system shard, with which all begin, has as many replicas as
+/// the others.
+fn begin(candidates: &[Candidate], shards: u16, replicas: u16) -> Plan {
+    let first = Plan::first(candidates, shards, replicas);
+    assert_eq!(first.epoch, 1);
+    assert!(first.is_sound() && first.system_replicas().eq(first.members()), "all of them begin the group");
+    let Some(next) = first.next(candidates) else { return first };
+    assert!(first.members().len() > replicas.into());
+    assert_eq!(next.changes_since(&first), Changes::default());
+    assert_eq!(next.owner_of(SYSTEM_SHARD), first.owner_of(SYSTEM_SHARD));
+    assert!(shards_of(&first).all(|shard| nodes_of(&next, shard) == nodes_of(&first, shard)));
+    next
+}
+
+/// How many replicas of users' shards it has.
+fn held(plan: &Plan, node: &Candidate) -> usize {
+    plan.hosted_by(node.member.node).into_iter().filter(|shard| *shard != SYSTEM_SHARD).count()
+}
+
 fn shards_of(plan: &Plan) -> impl Iterator<Item = ShardId> + use<> {
     (0..plan.shards()).map(ShardId)
 }
@@ -182,22 +201,27 @@ impl Ideal {
         zones
     }
 
+    /// How many of a shard's replicas on these nodes can stay for all that zones ask for.
+    fn keepable(&self, nodes: &[NodeId]) -> usize {
+        let low: usize = self.bounds.values().map(|(_, fewest)| fewest).sum();
+        let (mut within, mut above) = (0, 0);
+        for (zone, count) in self.zones(nodes) {
+            let (most, fewest) = self.bounds[zone];
+            within += count.min(fewest);
+            above += count.min(most) - count.min(fewest);
+        }
+        within + above.min(self.factor - low)
+    }
+
     /// The fewest replicas that any plan after `before` would have to move, because of what nodes hold and because of what
     /// each shard may keep in its zones. Whether one plan can do with that is another question.
     fn least(&self, before: &Plan) -> usize {
         let mut held: BTreeMap<NodeId, usize> = self.zone_of.keys().map(|node| (*node, 0)).collect();
         let mut keeps_by_zones = 0;
-        let low: usize = self.bounds.values().map(|(_, fewest)| fewest).sum();
         for shard in shards_of(before) {
             let nodes: Vec<_> = nodes_of(before, shard).into_iter().filter(|node| held.contains_key(node)).collect();
             nodes.iter().for_each(|node| *held.get_mut(node).unwrap() += 1);
-            let (mut within, mut above) = (0, 0);
-            for (zone, count) in self.zones(&nodes) {
-                let (most, fewest) = self.bounds[zone];
-                within += count.min(fewest);
-                above += count.min(most) - count.min(fewest);
-            }
-            keeps_by_zones += within + above.min(self.factor - low);
+            keeps_by_zones += self.keepable(&nodes);
         }
         let floor = |node: &NodeId| (self.replicas[node] + 1e-6).floor() as usize;
         let all = self.factor * usize::from(before.shards());
@@ -234,7 +258,7 @@ fn check(plan: &Plan, candidates: &[Candidate], shards: u16, replicas: u16) {
     let ideal = Ideal::new(candidates, shards, replicas);
     assert!(plan.is_sound());
     assert_eq!((plan.shards(), plan.replicas, plan.members().len()), (shards, replicas, candidates.len()));
-    for shard in shards_of(plan) {
+    for shard in shards_of(plan).chain([SYSTEM_SHARD]) {
         let nodes = nodes_of(plan, shard);
         let distinct: BTreeSet<_> = nodes.iter().collect();
         assert_eq!((nodes.len(), distinct.len()), (ideal.factor, ideal.factor), "{shard:?} is on {nodes:?}");
@@ -256,16 +280,28 @@ fn check(plan: &Plan, candidates: &[Candidate], shards: u16, replicas: u16) {
     assert_eq!(plan.next(candidates), None, "it would change itself");
 }
 
+/// The system shard keeps its owner, and as many replicas as any placement could that is as good for zones.
+fn check_system_moves(plan: &Plan, before: &Plan, candidates: &[Candidate]) {
+    let ideal = Ideal::new(candidates, 1, plan.replicas);
+    let mut there = nodes_of(before, SYSTEM_SHARD);
+    there.retain(|node| ideal.zone_of.contains_key(node));
+    let owners = [before, plan].map(|plan| plan.owner_of(SYSTEM_SHARD).unwrap().node);
+    assert!(owners[0] == owners[1] || !there.contains(&owners[0]), "{owners:?}");
+    assert!(there.is_empty() || there.contains(&owners[1]), "another replica takes over");
+    let copied = ideal.factor - ideal.keepable(&there);
+    assert_eq!(plan.changes_since(before).system, copied, "{there:?} {:?}", nodes_of(plan, SYSTEM_SHARD));
+}
+
 /// Goes through the changes and checks every plan.
 fn go_through(kind: Kind, (count, changes, shards, replicas, seed): Sequence) {
     let mut cluster = Cluster::new(kind, count, seed);
-    let mut plan = Plan::first(&cluster.nodes, shards, replicas);
-    assert_eq!(plan.epoch, 1);
+    let mut plan = begin(&cluster.nodes, shards, replicas);
     check(&plan, &cluster.nodes, shards, replicas);
     for change in changes {
         cluster.apply(&change);
         if let Some(next) = plan.next(&cluster.nodes) {
             assert_eq!(next.epoch, plan.epoch + 1);
+            check_system_moves(&next, &plan, &cluster.nodes);
             plan = next;
         }
         check(&plan, &cluster.nodes, shards, replicas);
@@ -450,22 +486,22 @@ impl Flow {
 #[test]
 fn owners_change_only_where_a_replica_goes_or_evenness_asks_for_it() {
     let mut nodes = candidates(6, 5);
-    let first = Plan::first(&nodes[..5], 100, 3);
+    let first = begin(&nodes[..5], 100, 3);
     let joined = first.next(&nodes).unwrap();
     // 20 shards each before and 16 or 17 after: the new node takes over those, and nobody else gets any.
     let changes = joined.changes_since(&first);
     assert_eq!((changes.replicas, changes.owners), (50, 16));
     let left = nodes.remove(2).member.node;
     let next = joined.next(&nodes).unwrap();
-    let owned =
-        joined.hosted_by(left).into_iter().filter(|shard| joined.owner_of(*shard).unwrap().node == left).count();
-    assert_eq!(next.changes_since(&joined), Changes { replicas: 50, owners: owned });
+    let owned = shards_of(&joined).filter(|shard| joined.owner_of(*shard).unwrap().node == left).count();
+    let changes = next.changes_since(&joined);
+    assert_eq!((changes.replicas, changes.owners), (50, owned));
 }
 
 #[test]
 fn there_is_no_other_plan_without_need() {
     let mut nodes = candidates(5, 9);
-    let plan = Plan::first(&nodes, 64, 3);
+    let plan = begin(&nodes, 64, 3);
     assert_eq!(plan.next(&nodes), None);
     assert_eq!(plan.next(&[]), None, "there is nobody to move to");
     assert_eq!(Plan::first(&[], 64, 3).next(&nodes), None, "there are no shards");
@@ -475,7 +511,7 @@ fn there_is_no_other_plan_without_need() {
     // Everybody should know where the node is now.
     "elsewhere:7400".clone_into(&mut nodes[3].member.address);
     let next = plan.next(&nodes).unwrap();
-    assert_eq!((next.epoch, next.changes_since(&plan)), (2, Changes::default()));
+    assert_eq!((next.epoch, next.changes_since(&plan)), (plan.epoch + 1, Changes::default()));
 }
 
 #[test]
@@ -496,9 +532,9 @@ fn zones_come_before_evenness() {
     let mut nodes = candidates(8, 4);
     let zones = ["a", "a", "a", "a", "b", "b", "b", "c"];
     nodes.iter_mut().zip(zones).for_each(|(node, zone)| node.zone = Some(zone.to_owned()));
-    let plan = Plan::first(&nodes, 60, 3);
+    let plan = begin(&nodes, 60, 3);
     check(&plan, &nodes, 60, 3);
-    let held: Vec<usize> = nodes.iter().map(|node| plan.hosted_by(node.member.node).len()).collect();
+    let held: Vec<usize> = nodes.iter().map(|node| held(&plan, node)).collect();
     assert_eq!(held, [15, 15, 15, 15, 20, 20, 20, 60]);
     // Without the third zone its replicas go to the other two, which share each shard 2 to 1.
     check(&plan.next(&nodes[..7]).unwrap(), &nodes[..7], 60, 3);
@@ -507,7 +543,7 @@ fn zones_come_before_evenness() {
 #[test]
 fn more_nodes_than_a_plan_takes_leave_out_those_that_came_last() {
     let nodes = candidates(MEMBERS_MAX + 5, 6);
-    let plan = Plan::first(&nodes[5..], 8, 3);
+    let plan = begin(&nodes[5..], 8, 3);
     assert_eq!(plan.next(&nodes), None);
     assert_eq!(Plan::first(&nodes, 8, 3).members().len(), MEMBERS_MAX);
 }
@@ -516,6 +552,25 @@ fn more_nodes_than_a_plan_takes_leave_out_those_that_came_last() {
 fn a_plan_of_nobody_has_no_shards() {
     assert_eq!(Plan::first(&[], 64, 3).shards(), 0);
     assert!(!Plan::default().is_sound());
+}
+
+#[test]
+fn the_system_shard_is_spread_over_zones_when_they_are_known() {
+    let mut nodes = candidates(5, 8);
+    let first = Plan::first(&nodes, 8, 3);
+    let names = ["a", "a", "a", "b", "c"];
+    nodes.sort_by_key(|node| node.member.node);
+    nodes.iter_mut().zip(names).for_each(|(node, zone)| node.zone = Some(zone.to_owned()));
+    let next = first.next(&nodes).unwrap();
+    let owner = nodes[0].member.node;
+    assert_eq!(nodes_of(&next, SYSTEM_SHARD), [owner, nodes[3].member.node, nodes[4].member.node]);
+    // Without the owner another replica takes over, and its zone has another node to replace it.
+    let after = next.next(&nodes[1..]).unwrap();
+    assert!(nodes[3..].iter().any(|node| after.owner_of(SYSTEM_SHARD) == Some(&node.member)));
+    assert_eq!(after.changes_since(&next).system, 1);
+    assert!(
+        nodes_of(&after, SYSTEM_SHARD).iter().any(|node| nodes[1..3].iter().any(|other| other.member.node == *node))
+    );
 }
 
 /// Owners must not follow each other around the ring: the shards of a node that fails should not all pass to one other.
@@ -541,8 +596,9 @@ fn any_two_nodes_share_about_as_many_shards() {
 #[test]
 fn hosted_shards_are_those_that_name_the_node() {
     let plan = Plan::first(&candidates(4, 1), 8, 3);
-    let hosted: usize = plan.members().iter().map(|member| plan.hosted_by(member.node).len()).sum();
-    assert_eq!(hosted, 24);
+    let hosted: Vec<ShardId> = plan.members().iter().flat_map(|member| plan.hosted_by(member.node)).collect();
+    assert_eq!(hosted.len(), 24 + 4);
+    assert_eq!(hosted.iter().filter(|shard| **shard == SYSTEM_SHARD).count(), 4, "all began it");
     assert!(plan.hosted_by(NodeId(0)).is_empty());
     assert_eq!(plan.replicas_of(ShardId(8)).count(), 0);
 }
@@ -556,5 +612,5 @@ fn the_largest_plan_fits_into_an_entity_and_comes_back() {
     let json = serde_json::to_vec(&plan).unwrap();
     assert!(json.len() < 700_000 && json.len() < STATE_BYTES_MAX, "{} bytes", json.len());
     assert_eq!(serde_json::from_slice::<Plan>(&json).unwrap(), plan);
-    check(&plan, &nodes, 16_384, 5);
+    check(&plan.next(&nodes).unwrap(), &nodes, 16_384, 5);
 }

@@ -1,5 +1,6 @@
 //! Nodes that do nothing but gossip.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,6 +33,9 @@ pub(super) fn facts(number: u64, state: NodeState) -> Facts {
         address: address(number),
         zone: Some(format!("zone-{}", number % 2)),
         state,
+        plan: number * 1000,
+        unsettled: number as u32,
+        weight: NonZeroU32::new(1 + number as u32).unwrap(),
         version: "test/1".to_owned(),
         load: Load { cpu_percent: 5, resident_bytes: 1000, requests_per_second: number },
         led: vec![(ShardId(number as u16), 3), (ShardId(16_000), number)],

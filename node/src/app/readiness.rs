@@ -1,0 +1,86 @@
+//! When a node is ready. One that has been ready is so again as soon as its replicas serve. A new one has to wait until the
+//! cluster has taken it in as a whole: it is this that paces a rollout, which stops the next old node when the new one says
+//! that it is ready.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_shared::ids::{NodeId, ShardId};
+use berth_shared::report::NodeState;
+use berth_shared::seam::Seams;
+
+use super::place::Place;
+use crate::cluster::membership::{Member, Members};
+use crate::cluster::plan::Plan;
+use crate::transport::hosting::Hosted;
+
+/// How often it is looked whether the node has become ready.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is said what it waits for.
+const SAY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Whether every replica that this node has a vote with serves. One that is on its way here has none yet.
+pub(super) fn serves(place: &Place) -> bool {
+    let node = place.identity.node;
+    let serves = |hosted: &Arc<Hosted>| hosted.group.is_serving() || !hosted.group.status().voters.contains(&node);
+    place.hosting.all().iter().chain(&place.hosting.system()).all(serves)
+}
+
+/// Returns when a new node is ready.
+pub(super) async fn first_time(place: &Place, seams: &Seams) {
+    let mut said = seams.clock.now();
+    loop {
+        let obstacle = match place.plans.newest() {
+            Some(plan) => obstacle(place, &plan),
+            None => Some("the plan is not known here".to_owned()),
+        };
+        let Some(obstacle) = obstacle else { return };
+        let now = seams.clock.now();
+        if now.since(said) >= SAY_INTERVAL {
+            tracing::info!(node = %place.identity.node, "not ready yet: {obstacle}");
+            said = now;
+        }
+        seams.spawner.sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// What keeps a new node from being ready.
+fn obstacle(place: &Place, plan: &Plan) -> Option<String> {
+    let node = place.identity.node;
+    let is_voter = |shard: ShardId| place.hosting.any(shard).is_some_and(|h| h.group.status().voters.contains(&node));
+    let lacking = plan.hosted_by(node).into_iter().filter(|shard| !is_voter(*shard)).count();
+    if lacking > 0 {
+        return Some(format!("{lacking} replicas are not here yet"));
+    }
+    if !serves(place) {
+        return Some("a replica does not serve yet".to_owned());
+    }
+    unsettled(node, plan, &place.gossip.members().borrow())
+}
+
+/// What the cluster as a whole still has to do, as far as gossip knows: nobody leaves, everybody follows the same plan, and
+/// every shard has an owner and its full number of voters, all of which live. Pure.
+fn unsettled(node: NodeId, plan: &Plan, members: &Members) -> Option<String> {
+    if !plan.members().iter().any(|member| member.node == node) {
+        return Some("the plan does not name this node yet".to_owned());
+    }
+    let live: Vec<&Member> = members.iter().filter(|member| member.suspected.is_none()).collect();
+    if let Some(leaving) = live.iter().find(|member| member.facts.state == NodeState::Leaving) {
+        return Some(format!("the node at {} leaves", leaving.facts.address));
+    }
+    let is_live = |node: NodeId| live.iter().any(|member| member.node == node);
+    if let Some(absent) = plan.members().iter().find(|member| !is_live(member.node)) {
+        return Some(format!("the node at {} is not there", absent.address));
+    }
+    if let Some(behind) = live.iter().find(|member| member.facts.plan != plan.epoch) {
+        return Some(format!("the node at {} follows another plan", behind.facts.address));
+    }
+    if let Some(moving) = live.iter().find(|member| member.facts.unsettled > 0) {
+        let count = moving.facts.unsettled;
+        return Some(format!("{count} shards of the node at {} lack replicas", moving.facts.address));
+    }
+    let led: BTreeSet<ShardId> = live.iter().flat_map(|member| &member.facts.led).map(|(shard, _)| *shard).collect();
+    let lacking = usize::from(plan.shards()).saturating_sub(led.len());
+    (lacking > 0).then(|| format!("{lacking} shards have no owner"))
+}
