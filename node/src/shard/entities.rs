@@ -144,6 +144,16 @@ impl Entities {
         true
     }
 
+    /// The most recently used residents, the newest use first. It looks at no others.
+    pub fn busiest(&self, count: usize) -> Vec<EntityKey> {
+        self.residents.iter().take(count).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Bytes that the entity takes in memory; 0 where it is not resident.
+    pub fn bytes_of(&self, key: &EntityKey) -> usize {
+        self.residents.peek(key).map_or(0, |slot| slot.weight)
+    }
+
     /// When the least recently used resident was last used.
     pub fn oldest_use(&self) -> Option<u64> {
         self.residents.peek_lru().map(|(_, slot)| slot.used_at)
@@ -205,6 +215,19 @@ mod tests {
         assert!(entities.peek(&key("a")).unwrap().json.is_none());
         entities.passivate_oldest();
         assert_eq!((entities.bytes(), entities.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_busiest_are_the_most_recently_used() {
+        let mut entities = Entities::default();
+        for (tick, id) in (1..).zip(["a", "b", "c", "d"]) {
+            entities.put(key(id), at(1), tick);
+        }
+        entities.touch(&key("b"), 5);
+        assert_eq!(entities.busiest(3), [key("b"), key("d"), key("c")]);
+        assert_eq!((entities.busiest(0).len(), entities.busiest(9).len()), (0, 4));
+        let sum: usize = entities.busiest(9).iter().map(|key| entities.bytes_of(key)).sum();
+        assert_eq!((sum, entities.bytes_of(&key("e"))), (entities.bytes(), 0));
     }
 
     #[test]

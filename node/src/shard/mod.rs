@@ -15,6 +15,7 @@ pub mod reader;
 pub mod residency;
 pub mod speculation;
 pub mod time;
+mod warming;
 pub mod window;
 
 use std::io;

@@ -62,6 +62,10 @@ impl Residency {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// Residents passivated since the start.
     pub fn passivated(&self) -> u64 {
         self.passivated.load(Ordering::Relaxed)
