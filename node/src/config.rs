@@ -136,7 +136,16 @@ impl Default for ClusterConfig {
         let replace_after = HumanDuration(Duration::from_secs(30));
         let drain_deadline = HumanDuration(Duration::from_secs(600));
         let (shards, replicas, moves_per_node) = (64, 3, 2);
-        Self { seeds: Vec::new(), expect: None, shards, replicas, replace_after, moves_per_node, drain_deadline, init: None }
+        Self {
+            seeds: Vec::new(),
+            expect: None,
+            shards,
+            replicas,
+            replace_after,
+            moves_per_node,
+            drain_deadline,
+            init: None,
+        }
     }
 }
 

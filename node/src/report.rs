@@ -5,9 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
-use berth_shared::report::{
-    HashMark, Member, Movement, NodeReport, NodeState, Placement, ReplicaReport, Sighting,
-};
+use berth_shared::report::{HashMark, Member, Movement, NodeReport, NodeState, Placement, ReplicaReport, Sighting};
 
 use crate::cluster::plan::Plan;
 use crate::cluster::reconcile::{Current, Moves};
@@ -40,11 +38,7 @@ pub struct Reporter {
 
 impl Reporter {
     /// `about` is asked for every report.
-    pub fn new(
-        about: impl Fn() -> About + Send + Sync + 'static,
-        hosting: Arc<Hosting>,
-        moves: Arc<Moves>,
-    ) -> Self {
+    pub fn new(about: impl Fn() -> About + Send + Sync + 'static, hosting: Arc<Hosting>, moves: Arc<Moves>) -> Self {
         Self { about: Box::new(about), hosting, moves }
     }
 
@@ -65,29 +59,29 @@ pub const SOFTWARE: &str = concat!("berth-node/", env!("CARGO_PKG_VERSION"));
 
 impl Reporter {
     fn replica(&self, hosted: &Hosted, plan: Option<&Plan>, marks_max: usize) -> ReplicaReport {
-    let Hosted { shard, group, mailbox, .. } = hosted;
-    let status = group.status();
-    let owns = group.term().is_some_and(|term| group.holds_lease(term));
-    let queued = mailbox.max_capacity() - mailbox.capacity();
-    let machine = shard.machine();
-    let head = machine.head();
-    let marks = head.hash_marks.as_slice();
-    let marks = &marks[marks.len().saturating_sub(marks_max)..];
-    ReplicaReport {
-        shard: shard.id(),
-        owns,
-        leader: status.leader,
-        term: status.term,
-        voters: status.voters,
-        learners: status.learners,
-        applied: head.applied.map_or(0, |applied| applied.index),
-        content_hash: head.content_hash,
-        marks: marks.iter().map(|m| HashMark { index: m.index, content_hash: m.content_hash }).collect(),
-        queued: u32::try_from(queued).unwrap_or(u32::MAX),
-        is_joint: status.is_joint,
-        planned: plan.and_then(|plan| placement(plan, shard.id())),
-        movement: self.movement(hosted),
-    }
+        let Hosted { shard, group, mailbox, .. } = hosted;
+        let status = group.status();
+        let owns = group.term().is_some_and(|term| group.holds_lease(term));
+        let queued = mailbox.max_capacity() - mailbox.capacity();
+        let machine = shard.machine();
+        let head = machine.head();
+        let marks = head.hash_marks.as_slice();
+        let marks = &marks[marks.len().saturating_sub(marks_max)..];
+        ReplicaReport {
+            shard: shard.id(),
+            owns,
+            leader: status.leader,
+            term: status.term,
+            voters: status.voters,
+            learners: status.learners,
+            applied: head.applied.map_or(0, |applied| applied.index),
+            content_hash: head.content_hash,
+            marks: marks.iter().map(|m| HashMark { index: m.index, content_hash: m.content_hash }).collect(),
+            queued: u32::try_from(queued).unwrap_or(u32::MAX),
+            is_joint: status.is_joint,
+            planned: plan.and_then(|plan| placement(plan, shard.id())),
+            movement: self.movement(hosted),
+        }
     }
 
     /// What moves the shard, if this node owns it.

@@ -140,7 +140,16 @@ impl Identity {
     /// A node that has accepted nothing.
     pub(super) fn fresh(node: NodeId, address: &str) -> Self {
         let address = address.to_owned();
-        Self { layout_version: LAYOUT_VERSION, node, address, accepted: None, cluster: None, hosted: false, founded: false, was_ready: false }
+        Self {
+            layout_version: LAYOUT_VERSION,
+            node,
+            address,
+            accepted: None,
+            cluster: None,
+            hosted: false,
+            founded: false,
+            was_ready: false,
+        }
     }
 
     /// Replaces what the disk holds: all of it or nothing, and for good once this has returned. Blocks.

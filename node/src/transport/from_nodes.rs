@@ -1,8 +1,6 @@
 //! What other nodes ask of this one: messages of consensus and gossip, and what they need to know or to have done when shards
 //! move. Like every request, none of these may block the connection: what takes time is a task of its own.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -49,11 +47,11 @@ impl Service {
     }
 
     fn warm(&self, shard: ShardId, keys: &[(String, String)], reply: Reply) {
-        let keys = keys.iter().take(WARMED_MAX).filter_map(|(kind, id)| EntityKey::new(kind, id).ok()).collect();
+        let keys: Vec<EntityKey> =
+            keys.iter().take(WARMED_MAX).filter_map(|(kind, id)| EntityKey::new(kind, id).ok()).collect();
         let Some(hosted) = self.hosting.get(shard) else { return send(reply, &()) };
-        let hosted = Arc::clone(&hosted);
         self.seams.spawner.spawn(async move {
-            if let Err(error) = hosted.shard.load(keys).await {
+            if let Err(error) = hosted.shard.warm(&keys).await {
                 tracing::warn!(%shard, %error, "entities cannot be read ahead of a hand-off");
             }
             send(reply, &());

@@ -210,7 +210,8 @@ impl Reconciler {
         step: Step,
     ) -> BoxFuture<'static, (ShardId, &'static str, Ended)> {
         let (shard, kind) = (hosted.shard.id(), step.name());
-        let address = step.target().and_then(|node| plan.replicas_of(shard).find(|member| member.node == node).cloned());
+        let address =
+            step.target().and_then(|node| plan.replicas_of(shard).find(|member| member.node == node).cloned());
         let (peers, seams, metrics, epoch) = (self.peers.clone(), self.seams.clone(), self.metrics.clone(), plan.epoch);
         let taking = async move {
             let taken = seams.spawner.timeout(STEP_MAX, async {
@@ -306,7 +307,7 @@ async fn change(hosted: &Hosted, term: Term, change: Change) -> Ended {
 /// Has the busiest entities brought into memory where the shard goes to, and hands it over.
 async fn hand_over(hosted: &Hosted, to: NodeId, peers: &Peers, seams: &Seams, metrics: &Metrics) -> Ended {
     let shard = hosted.shard.id();
-    let keys = Vec::<berth_shared::key::EntityKey>::with_capacity(WARM_ENTITIES);
+    let keys = hosted.shard.busiest(WARM_ENTITIES);
     if !keys.is_empty() {
         let keys = keys.iter().map(|key| (key.kind().to_owned(), key.id().to_owned())).collect();
         let warmed: Result<(), String> = ask(peers, to, &NodeRequest::Warm { shard, keys }, WARM_MAX, seams).await;

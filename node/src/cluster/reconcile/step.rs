@@ -64,10 +64,16 @@ pub(super) enum Step {
     /// Waits until the learner has almost everything.
     CatchUp(NodeId),
     /// Makes a learner a voter; these are the voters then.
-    Promote { node: NodeId, voters: BTreeSet<NodeId> },
+    Promote {
+        node: NodeId,
+        voters: BTreeSet<NodeId>,
+    },
     HandOff(NodeId),
     /// These are the voters then.
-    RemoveVoter { node: NodeId, voters: BTreeSet<NodeId> },
+    RemoveVoter {
+        node: NodeId,
+        voters: BTreeSet<NodeId>,
+    },
     RemoveLearner(NodeId),
 }
 

@@ -16,7 +16,7 @@ use crate::entity::Registry;
 use crate::record::Batch;
 use crate::shard::Shard;
 use crate::shard::executor::{self, Executor, Mailbox};
-use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Observed, Done, Group, Proposed, Status};
+use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Observed, Proposed, Status};
 use crate::shard::residency::Residency;
 use crate::store::{self, Store};
 
