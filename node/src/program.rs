@@ -87,17 +87,22 @@ async fn serve(config: Config, registry: Registry) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let node = app::start(config, registry, disk, Arc::new(Chitchat), seams, telemetry.tracing()).await?;
     // SIGTERM lets the node give everything away first; a second one, or Ctrl-C, does not wait for that.
-    tokio::select! {
+    let leaves = tokio::select! {
         biased;
-        _ = interrupt.recv() => {}
-        () = node.ended() => {}
-        _ = terminate.recv() => tokio::select! {
+        _ = interrupt.recv() => false,
+        () = node.ended() => false,
+        () = node.left() => false,
+        _ = terminate.recv() => true,
+    };
+    if leaves {
+        node.drain();
+        tokio::select! {
             biased;
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             () = node.ended() => {}
-            () = node.drain() => {}
-        },
+            () = node.left() => {}
+        }
     }
     let ended = node.shutdown().await;
     telemetry.shutdown(spawner).await?;

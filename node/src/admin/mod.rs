@@ -12,7 +12,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use berth_shared::cluster_view::Gathered;
 use berth_shared::key::EntityKey;
 use berth_shared::problem::Code;
@@ -29,6 +29,9 @@ use connections::Connections;
 /// Whether all replicas that the node hosts serve.
 pub type Readiness = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Has the node leave its cluster, and says how many replicas it still has.
+pub type Drain = Arc<dyn Fn() -> usize + Send + Sync>;
+
 /// Asks all nodes for their reports, this one included. It bounds its own time; [`GATHER_MAX`] is a good bound.
 pub type Gather = Arc<dyn Fn() -> BoxFuture<'static, Gathered> + Send + Sync>;
 
@@ -41,6 +44,7 @@ pub struct Admin {
     pub ready: Readiness,
     pub metrics: Metrics,
     pub gather: Gather,
+    pub drain: Drain,
     /// Shards of the cluster.
     pub shards: u16,
     pub seams: Seams,
@@ -69,6 +73,7 @@ fn router(admin: Admin) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(page))
+        .route("/drain", post(drain))
         .route("/v1/cluster", get(cluster))
         .route("/v1/cluster/shards", get(shards))
         .route("/v1/cluster/hashes", get(hashes))
@@ -84,6 +89,12 @@ async fn readyz(State(admin): State<Admin>, uri: Uri) -> Response {
     }
     let refusal = (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable.as_str(), "Unavailable");
     admin.problem(refusal, "not ready: some shards that this node should serve are not served yet", &uri)
+}
+
+/// Answers at once; it is over when the process ends.
+async fn drain(State(admin): State<Admin>) -> Response {
+    let replicas = (admin.drain)();
+    (StatusCode::ACCEPTED, self::json(json!({ "state": "leaving", "replicas": replicas }))).into_response()
 }
 
 async fn page(State(admin): State<Admin>, uri: Uri) -> Response {
@@ -133,8 +144,11 @@ async fn unknown_path(State(admin): State<Admin>, uri: Uri) -> Response {
 
 async fn wrong_method(State(admin): State<Admin>, uri: Uri) -> Response {
     let refusal = (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed");
-    let mut response = admin.problem(refusal, "this is only for reading", &uri);
-    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+    let is_drain = uri.path() == "/drain";
+    let (why, allowed) =
+        if is_drain { ("to leave is asked for with POST", "POST") } else { ("this is only for reading", "GET, HEAD") };
+    let mut response = admin.problem(refusal, why, &uri);
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
     response
 }
 

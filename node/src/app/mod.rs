@@ -100,7 +100,12 @@ pub async fn start(
     let (shutdown, drain) = (CancellationToken::new(), CancellationToken::new());
     let drain_deadline = config.cluster.drain_deadline.0;
     let node = identity.node;
-    admin::start(admin_listener, admin_address.clone(), shown(&config, &metrics, &stage, &seams), shutdown.clone());
+    admin::start(
+        admin_listener,
+        admin_address.clone(),
+        shown(&config, &metrics, &stage, &drain, &seams),
+        shutdown.clone(),
+    );
     tracing::info!(%node, %address, admin = admin_address, "the node has started");
     let running = Node {
         config,
@@ -152,10 +157,15 @@ impl Handle {
         place.map(|place| place.reporter.report())
     }
 
-    /// Has the node give everything away, and returns when it hosts nothing any more; [`Self::shutdown`] is due then. A node
-    /// that has not found a cluster yet has nothing to give away. To drop this does not undo that the node leaves.
-    pub async fn drain(&self) {
+    /// Has the node give everything away. This cannot be undone.
+    pub fn drain(&self) {
         self.drain.cancel();
+    }
+
+    /// Returns when the node was told to give everything away, by [`Self::drain`] or on its admin port, and hosts nothing any
+    /// more: [`Self::shutdown`] is due then. One that has not found a cluster yet has nothing to give away.
+    pub async fn left(&self) {
+        self.drain.cancelled().await;
         drain::until_empty(self.stage.clone(), self.drain_deadline, self.seams.clone()).await;
     }
 
@@ -177,7 +187,13 @@ impl Handle {
 }
 
 /// What the admin port shows, whatever the node's stage is.
-fn shown(config: &Config, metrics: &Metrics, stage: &watch::Receiver<Stage>, seams: &Seams) -> Admin {
+fn shown(
+    config: &Config,
+    metrics: &Metrics,
+    stage: &watch::Receiver<Stage>,
+    drain: &CancellationToken,
+    seams: &Seams,
+) -> Admin {
     let of = stage.clone();
     let ready: admin::Readiness = Arc::new(move || of.borrow().state() == NodeState::Ready);
     let (of, asking) = (stage.clone(), seams.clone());
@@ -190,7 +206,12 @@ fn shown(config: &Config, metrics: &Metrics, stage: &watch::Receiver<Stage>, sea
             }
         })
     });
-    Admin { ready, metrics: metrics.clone(), gather, shards: config.cluster.shards, seams: seams.clone() }
+    let (of, asked) = (stage.clone(), drain.clone());
+    let drain: admin::Drain = Arc::new(move || {
+        asked.cancel();
+        of.borrow().place().map_or(0, |place| place.replica_count())
+    });
+    Admin { ready, metrics: metrics.clone(), gather, drain, shards: config.cluster.shards, seams: seams.clone() }
 }
 
 fn open_identity(config: &Config, disk: &dyn Disk, seams: &Seams) -> Result<Identity, Error> {

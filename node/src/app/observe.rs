@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::cluster::reconcile::Moves;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::shard::residency::Residency;
@@ -34,6 +35,12 @@ pub(super) fn shards(metrics: &Metrics, owners: &Arc<Owners>, hosting: &Arc<Host
     let of = hosting.clone();
     let help = "Shards of which this node hosts a replica.";
     page.observed_gauge("berth_node_hosted_shards", help, &[], move || of.all().len() as f64);
+}
+
+pub(super) fn moves(metrics: &Metrics, moves: &Arc<Moves>) {
+    let of = moves.clone();
+    let help = "Shards that this node owns and that are on their way to where the plan wants them.";
+    metrics.page.observed_gauge("berth_node_moving_shards", help, &[], move || of.len() as f64);
 }
 
 pub(super) fn residency(metrics: &Metrics, residency: &Arc<Residency>) {

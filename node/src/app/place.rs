@@ -117,6 +117,7 @@ impl Node {
             peers.learn(member.node, &member.address);
         }
         let (plans, moves) = (Plans::default(), Arc::new(Moves::default()));
+        observe::moves(&self.metrics, &moves);
         let gossip = self.gossip(&identity, cluster, &peers);
         let reporter = self.reporter(cluster, &owners, &hosting, &plans, &moves, &gossip);
         let replicas = Replicas::new(Parts {

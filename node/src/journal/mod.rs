@@ -4,7 +4,8 @@
 //!
 //! One task writes. It takes everything queued since its last commit, in the order it was queued, makes one transaction of
 //! it, commits it with two fsyncs, and calls all callbacks. A journal that has been idle commits at once; under load
-//! commits begin at a distance, because a commit costs far more than one more entry in it. So the file always holds the
+//! commits begin at a distance, because a commit costs far more than one more entry in it. Votes, and the entries that terms
+//! begin with, wait for no distance: as long as they do, their shards have no owner. So the file always holds the
 //! effect of a whole prefix of all operations of all shards, and a crash loses only operations that were not called back.
 //!
 //! # Layout
@@ -135,6 +136,8 @@ struct Shared {
     state: Mutex<State>,
     /// Tells the writer that something is queued, or that the journal closes.
     wake: Notify,
+    /// Tells it that something urgent is queued.
+    hurry: Notify,
     /// One permit per byte of room in the queue.
     queue_room: Semaphore,
     readers: Semaphore,
@@ -145,6 +148,16 @@ struct Shared {
 }
 
 struct CloseOnDrop(Arc<Shared>);
+
+impl Shared {
+    /// Something is queued.
+    fn notify(&self) {
+        if self.state.lock().is_urgent() {
+            self.hurry.notify_one();
+        }
+        self.wake.notify_one();
+    }
+}
 
 impl Journal {
     /// Opens the journal's file, checks every byte of it that is in use, and starts the writer.
@@ -168,6 +181,7 @@ impl Journal {
             file_size,
             state: Mutex::new(state),
             wake: Notify::new(),
+            hurry: Notify::new(),
             readers: Semaphore::new(READERS_MAX as usize),
             database: Mutex::new(Some(database.clone())),
             closed: CancellationToken::new(),
@@ -198,9 +212,20 @@ impl Journal {
     pub async fn save_vote(&self, shard: ShardId, vote: Vote) -> io::Result<()> {
         self.queue_and_wait(|state, done| {
             state.set_vote(shard, vote)?;
+            state.hurry();
             state.when_flushed(done)
         })
         .await
+    }
+
+    /// Remembers that the vote saved last was granted by a majority. It gets to disk with whatever is written next, before
+    /// or together with every entry that is appended after this call.
+    pub fn commit_vote(&self, shard: ShardId) -> io::Result<()> {
+        let mut state = self.shared.state.lock();
+        match state.metadata(shard).vote {
+            Some(vote) => state.set_vote(shard, Vote { committed: true, ..vote }),
+            None => state.check_writable(),
+        }
     }
 
     /// Remembers the newest committed entry. It gets to disk about once a second with what is written then, and when the
@@ -228,7 +253,7 @@ impl Journal {
             }
             Err(_) => return self.shared.state.lock().check_writable(),
         }
-        self.shared.wake.notify_one();
+        self.shared.notify();
         Ok(())
     }
 
@@ -375,7 +400,7 @@ impl Journal {
             let _ = sender.send(result);
         });
         queue(&mut self.shared.state.lock(), done)?;
-        self.shared.wake.notify_one();
+        self.shared.notify();
         receiver.await.unwrap_or_else(|_| Err(io::Error::other("the journal's writer has ended")))
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use berth_shared::ids::{LogId, LogIndex, ShardId, Term};
 
-use super::entry::{Entry, LogState, ShardSize, Vote};
+use super::entry::{Entry, LogState, Payload, ShardSize, Vote};
 use super::layout::{self, Deletion, Metadata};
 
 /// Told once whether an operation is on disk.
@@ -46,6 +46,8 @@ struct Queue {
     /// Shards of which only the committed entry changed: that can wait for a later transaction.
     committed: HashSet<ShardId>,
     permits: usize,
+    /// Whether some of it must not wait for more to come.
+    is_urgent: bool,
 }
 
 /// One shard's log.
@@ -244,6 +246,8 @@ impl State {
         self.next_sequence += entries.len() as u64;
         self.tail_entries += entries.len();
         self.live_rows += entries.len() as u64;
+        // A shard has no owner as long as the first entry of a term is on its way.
+        self.queue.is_urgent |= entries.iter().any(|entry| matches!(entry.payload, Payload::Blank));
         self.queue.operations.push(Operation::Insert { shard, first_sequence, entries });
         self.queue.callbacks.push(done);
         self.queue.permits += permits;
@@ -303,6 +307,15 @@ impl State {
         self.check_writable()?;
         self.queue.callbacks.push(done);
         Ok(())
+    }
+
+    /// What is queued is written without delay.
+    pub(super) fn hurry(&mut self) {
+        self.queue.is_urgent = true;
+    }
+
+    pub(super) fn is_urgent(&self) -> bool {
+        self.queue.is_urgent
     }
 
     /// Fails every operation from now on.
@@ -444,7 +457,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::Payload;
     use super::*;
 
     #[test]

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use redb::{Database, Durability, ReadableTable, Table};
 
 use berth_shared::seam::BootInstant;
@@ -30,17 +31,24 @@ pub(super) async fn run(shared: Arc<Shared>, database: Arc<Database>) {
     let clock = &shared.seams.clock;
     let (mut last_commit, mut last_committed) = (None::<BootInstant>, clock.now());
     loop {
-        let (awaited, closing) = {
+        // Of what was written meanwhile. It is forgotten before the look that would see whatever was queued since.
+        let _ = shared.hurry.notified().now_or_never();
+        let (awaited, closing, urgent) = {
             let state = shared.state.lock();
-            (state.is_awaited(), state.is_closing())
+            (state.is_awaited(), state.is_closing(), state.is_urgent())
         };
         if !awaited && !closing {
             shared.wake.notified().await;
             continue;
         }
         let distance = last_commit.map_or(COMMIT_DISTANCE, |last| clock.now().since(last));
-        if distance < COMMIT_DISTANCE && !closing {
-            shared.seams.spawner.sleep(COMMIT_DISTANCE.saturating_sub(distance)).await;
+        if distance < COMMIT_DISTANCE && !closing && !urgent {
+            let left = shared.seams.spawner.sleep(COMMIT_DISTANCE.saturating_sub(distance));
+            tokio::select! {
+                biased;
+                () = shared.hurry.notified() => {}
+                () = left => {}
+            }
         }
         let now = clock.now();
         let with_committed = now.since(last_committed) >= COMMITTED_INTERVAL;

@@ -88,6 +88,11 @@ impl<R: Runtime> RaftLogStorage<Types<R>> for ShardLog<R> {
     async fn save_vote(&mut self, vote: &VoteOf<Types<R>>) -> io::Result<()> {
         let leader = vote.leader_id();
         let vote = Vote { term: leader.term, node: NodeId(leader.voted_for), committed: vote.is_committed() };
+        // What must not be forgotten is whom we have voted for in a term. That this one was elected is known again from its
+        // next message; and where an entry of the term is on disk, so is this.
+        if vote.committed && self.journal.vote(self.shard) == Some(Vote { committed: false, ..vote }) {
+            return self.journal.commit_vote(self.shard);
+        }
         self.journal.save_vote(self.shard, vote).await
     }
 

@@ -9,6 +9,8 @@ mod links;
 
 mod catching_up;
 mod elections;
+mod half_done;
+mod hand_offs;
 mod leases;
 mod members;
 mod replicating;

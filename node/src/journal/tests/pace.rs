@@ -6,6 +6,7 @@ use super::*;
 
 /// Longer than anything that the writer may wait for.
 const IDLE: Duration = Duration::from_secs(2);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_journal_commits_at_once_and_a_busy_one_gathers_what_comes() {
@@ -13,17 +14,59 @@ async fn an_idle_journal_commits_at_once_and_a_busy_one_gathers_what_comes() {
     let journal = Journal::open(&disk, config(), seams.clone()).await.unwrap();
     seams.spawner.sleep(IDLE).await;
     let begin = seams.clock.now();
-    append(&journal, SHARD, vec![blank(1, 1)]).await.unwrap();
+    append(&journal, SHARD, vec![batch(1, 1)]).await.unwrap();
     assert_eq!(seams.clock.now(), begin, "an idle journal waits for nothing");
     let before = disk.operations();
-    append(&journal, SHARD, vec![blank(1, 2)]).await.unwrap();
+    append(&journal, SHARD, vec![batch(1, 2)]).await.unwrap();
     let one_commit = disk.operations() - before;
     assert!(seams.clock.now().since(begin) >= Duration::from_millis(3), "commits begin at a distance");
     let (before, begin) = (disk.operations(), seams.clock.now());
-    let appends = (3..=22).map(|index| append(&journal, SHARD, vec![blank(1, index)]));
+    let appends = (3..=22).map(|index| append(&journal, SHARD, vec![batch(1, index)]));
     assert!(join_all(appends).await.iter().all(Result::is_ok));
     assert!(seams.clock.now().since(begin) <= Duration::from_millis(6), "all were in one commit, or in two");
     assert!(disk.operations() - before <= 2 * one_commit + 2, "all were in one commit, or in two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn votes_and_the_first_entries_of_terms_wait_for_no_distance() {
+    let (disk, seams) = (SimulatedDisk::new(), Seams::simulated(1));
+    let journal = Journal::open(&disk, config(), seams.clone()).await.unwrap();
+    append(&journal, SHARD, vec![batch(1, 1)]).await.unwrap();
+    let begin = seams.clock.now();
+    journal.save_vote(OTHER, vote(2)).await.unwrap();
+    append(&journal, OTHER, vec![blank(2, 1)]).await.unwrap();
+    assert_eq!(seams.clock.now(), begin);
+    // One that waits for its distance goes with the vote that comes meanwhile.
+    let (other, of) = (journal.clone(), seams.clone());
+    let waiting = seams.spawner.spawn(async move {
+        append(&other, SHARD, vec![batch(1, 2)]).await.unwrap();
+        of.clock.now()
+    });
+    seams.spawner.sleep(Duration::from_millis(1)).await;
+    assert!(!waiting.is_finished());
+    journal.save_vote(OTHER, vote(3)).await.unwrap();
+    assert_eq!((waiting.await.unwrap().since(begin), seams.clock.now().since(begin)), (MILLISECOND, MILLISECOND));
+    append(&journal, SHARD, vec![batch(1, 3)]).await.unwrap();
+    append(&journal, SHARD, vec![batch(1, 4)]).await.unwrap();
+    assert!(seams.clock.now().since(begin) >= 4 * MILLISECOND, "the others keep their distance");
+}
+
+/// A vote that turns out to be granted is not waited for, and is on disk with the first entry of its term, or before.
+#[tokio::test(start_paused = true)]
+async fn a_granted_vote_is_on_disk_with_what_is_written_next() {
+    let (disk, seams) = (SimulatedDisk::new(), Seams::simulated(1));
+    let journal = Journal::open(&disk, config(), seams.clone()).await.unwrap();
+    let cast = Vote { committed: false, ..vote(2) };
+    let granted = Vote { committed: true, ..vote(2) };
+    journal.save_vote(SHARD, cast).await.unwrap();
+    journal.commit_vote(SHARD).unwrap();
+    assert_eq!(journal.vote(SHARD), Some(granted), "it is known at once");
+    seams.spawner.sleep(IDLE).await;
+    assert_eq!(open(&disk.power_cut(1)).await.vote(SHARD), Some(cast), "nothing was written for it");
+    append(&journal, SHARD, vec![blank(2, 1)]).await.unwrap();
+    assert_eq!(open(&disk.power_cut(1)).await.vote(SHARD), Some(granted));
+    journal.commit_vote(OTHER).unwrap();
+    assert_eq!(journal.vote(OTHER), None, "there is none that could be granted");
 }
 
 /// What is committed is written once in a while, and not with every commit.
