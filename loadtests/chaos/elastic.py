@@ -133,7 +133,7 @@ async def elastic_trial(options, network, name, dns=False, **shape):
 def conclude(options, report, trial):
     """Takes in what was found after the last row, and ends the trial."""
     if trial.violations:
-        report.row(trial, **trial.cells)
+        report.row(trial, **trial.row)
     if not report.violations:
         clean(options, trial)
     return report.summary()

@@ -84,7 +84,7 @@ async def owner_wipe(options, network):
 
 def print_return(options):
     back = "does not come back" if options.back < 0 else f"comes back {options.back} s later at its address with an empty disk, as a new node"
-    print(f"    the killed node {back}; replace_after: none, lost replicas are not replaced", flush=True)
+    print(f"    the killed node {back}; no try waits until its replicas are replaced", flush=True)
 
 
 async def come_back(options, victim):

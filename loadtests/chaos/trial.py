@@ -28,7 +28,7 @@ class Trial:
         self.violations = []
         self.loads, self.earlier, self.reported = [], {}, set()
         self.watcher, self.compared = None, 0
-        self.cells = {}
+        self.row = {}
 
     async def __aenter__(self):
         self.cluster.start_all()
@@ -62,7 +62,7 @@ class Trial:
 
     def new_row(self, **cells):
         """Cells to be filled in until the row is printed, with what is known when the scenario cannot go on."""
-        self.cells = cells
+        self.row = cells
         return cells
 
     # ---- Load
@@ -218,7 +218,7 @@ class Report:
         self.count += 1
         fresh, trial.violations = trial.violations, []
         trial.reported.update(fresh)
-        trial.cells = {}
+        trial.row = {}
         self.violations += [(trial, violation) for violation in fresh]
         cells = {"try": self.count, "violations": len(fresh), **cells}
         texts = []

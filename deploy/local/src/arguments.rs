@@ -5,15 +5,19 @@ use std::path::PathBuf;
 use berth_node::config::ShardConfig;
 use berth_shared::config::{ByteSize, Validate};
 use berth_shared::telemetry;
-use clap::Parser;
+use clap::{Parser, Subcommand};
+
+use crate::status;
 
 /// Nodes that one process may hold; their ports follow each other, and their admin ports come after them.
 pub(crate) const NODES_MAX: u16 = 64;
 
 /// Runs a Berth cluster in one process on loopback: some nodes and a gateway.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "berth", version)]
+#[command(name = "berth", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
     /// Where the nodes keep their data, one folder each.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub(crate) data: PathBuf,
@@ -38,6 +42,12 @@ pub(crate) struct Arguments {
     /// Which log lines are written: a level, or levels by module such as "info,berth_node::journal=debug".
     #[arg(long, value_name = "FILTER", default_value = "warn,openraft=error,openraft::core::heartbeat=off", value_parser = log_filter)]
     pub(crate) log: String,
+}
+
+/// What else the program does.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    Status(status::Arguments),
 }
 
 fn resident_cap(text: &str) -> Result<ByteSize, String> {
@@ -74,6 +84,8 @@ mod tests {
             (&["--log", "info,="], &["--log", "info,berth_node=debug"]),
             (&["--gateway-port", "65536"], &["--gateway-port", "0..=65535"]),
             (&["--data", "x", "--ephemeral"], &["--data", "--ephemeral"]),
+            (&["status", "--address", "here"], &["--address", "here is not host:port"]),
+            (&["--nodes", "3", "status"], &["--nodes", "status"]),
         ] {
             let error = Arguments::try_parse_from(["berth"].iter().chain(values)).unwrap_err().to_string();
             assert!(parts.iter().all(|part| error.contains(part)), "{error}");

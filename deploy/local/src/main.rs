@@ -4,6 +4,7 @@
 mod arguments;
 mod cluster;
 mod names;
+mod status;
 
 use std::future::Future;
 use std::io::Write;
@@ -20,7 +21,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use arguments::Arguments;
+use arguments::{Arguments, Command};
 use cluster::Cluster;
 
 #[global_allocator]
@@ -41,6 +42,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(Command::Status(arguments)) = &arguments.command {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(status::run(arguments));
+    }
     // Outlives all that works in it, and is removed however this ends.
     let temporary = arguments.ephemeral.then(tempfile::tempdir).transpose().context("no temporary folder")?;
     let data = temporary.as_ref().map_or(arguments.data.as_path(), |folder| folder.path());

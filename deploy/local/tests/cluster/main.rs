@@ -278,6 +278,25 @@ fn overwrite(path: &Path, bytes: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_shows_the_cluster_at_any_admin_port_and_says_clearly_what_is_none() {
+    let local = Local::start(&["--ephemeral"]).await;
+    let admins = [&local.greeting.admin, &local.greeting.nodes[0]];
+    for address in admins {
+        let text = printed(&["status", "--address", address]).await;
+        let [title, _, headings, members @ ..] = &text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+        assert!(title.starts_with("Cluster ") && title.ends_with(": 3 members, 64 shards, plan 1"), "{text}");
+        assert!(headings.starts_with("node ") && headings.ends_with(" owns  holds"), "{text}");
+        let holds_all = |line: &&&str| line.contains(" ready ") && line.ends_with("  64  [####################]");
+        assert_eq!(members.iter().filter(holds_all).count(), 3, "{text}");
+        assert!(text.contains("The cluster waits for nothing."), "{text}");
+    }
+    let url = local.greeting.url.clone();
+    assert_refused(&["status", "--address", &url], &["404", "is it the admin port", &url]).await;
+    local.stop("INT").await;
+    assert_refused(&["status", "--address", &url], &["nothing answers at", "refused", &url, "--address"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_line_explains_itself() {
     let help = printed(&["--help"]).await;
     for option in

@@ -38,11 +38,12 @@ pub(crate) struct Process {
     folder: tempfile::TempDir,
 }
 
-/// The command line with free ports for the gateway.
+/// The command line, with free ports for the gateway where there is one.
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
     command.env_clear().stdin(Stdio::null());
-    for port in ["--gateway-port", "--admin-port"] {
+    let serves = arguments.first() != Some(&"status");
+    for port in ["--gateway-port", "--admin-port"].into_iter().filter(|_| serves) {
         if !arguments.contains(&port) {
             command.args([port, "0"]);
         }
