@@ -60,6 +60,10 @@ async fn a_node_that_comes_later_is_a_member_without_shards() {
         seams.spawner.sleep(Duration::from_millis(10)).await;
     }
 
+    // It has no replica of the plan, and asks for it.
+    shown(&first, &seams, |member| member.plan_epoch == Some(1)).await;
+    assert_eq!(later.report().map(|report| report.plan_epoch), Some(1));
+
     // It comes back as the same node, without asking anybody.
     let node = later.node;
     later.shutdown().await.unwrap();

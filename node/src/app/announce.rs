@@ -1,5 +1,5 @@
-//! What the node says of itself by gossip, once a second, and what it makes of the members that it hears of: addresses for
-//! its connections and for gateways.
+//! What the node says of itself by gossip, once a second and when its state or the plan changes, and what it makes of the
+//! members that it hears of: addresses for its connections and for gateways.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::config::{Config, SOFTWARE};
 use crate::metrics::Metrics;
 use crate::shard::group::Status;
 
-/// At most so often anything is said, but for a new state.
+/// At most so often anything is said, but for a new state or plan.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Load is a mean over this many intervals.
 const MEAN_OVER: usize = 5;
@@ -36,7 +36,7 @@ pub(super) struct Announcer {
 
 impl Announcer {
     pub(super) async fn run(mut self) {
-        let mut meter = Meter::default();
+        let (mut meter, mut plan) = (Meter::default(), self.place.plans.watch());
         loop {
             let (clock, metrics) = (&self.seams.clock, &self.metrics);
             let sample = Sample {
@@ -46,8 +46,16 @@ impl Announcer {
             };
             let load = meter.load(sample, self.place.resident_bytes());
             let state = self.stage.borrow_and_update().state();
+            // Others ask this node for a plan as soon as they hear that it knows a newer one.
+            plan.borrow_and_update();
             self.place.gossip.publish(facts(&self.place, &self.config, state, load));
-            let changed = self.stage.changed();
+            let changed = async {
+                tokio::select! {
+                    biased;
+                    changed = self.stage.changed() => changed,
+                    changed = plan.changed() => changed,
+                }
+            };
             if matches!(self.seams.spawner.timeout(INTERVAL, changed).await, Some(Err(_))) {
                 return;
             }
@@ -144,6 +152,7 @@ fn two_digits(number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::plan::{Candidate, SYSTEM_SHARD};
 
     #[test]
     fn load_is_a_mean_over_seconds_and_the_same_when_nothing_much_changes() {
@@ -161,6 +170,23 @@ mod tests {
         }
         assert_eq!(meter.load(sample(17, 2403, 10_150), 0), Load::default(), "five quiet seconds");
         assert_eq!(meter.samples.len(), MEAN_OVER + 1);
+    }
+
+    #[test]
+    fn a_shard_is_settled_where_exactly_the_planned_voters_are_and_live() {
+        let member = |n: u64| Candidate::from(Member { node: NodeId(n), address: format!("n{n}:1") });
+        let first = Plan::first(&(1..=4).map(member).collect::<Vec<_>>(), 1, 3);
+        let plan = first.next(&(1..=3).map(member).collect::<Vec<_>>()).unwrap();
+        let (three, all) = ([3, 1, 2].map(NodeId).to_vec(), [1, 2, 3, 4].map(NodeId).to_vec());
+        let group = |voters: &Vec<NodeId>| Status { voters: voters.clone(), ..Status::default() };
+        for shard in [ShardId(0), SYSTEM_SHARD] {
+            assert!(is_settled(&plan, shard, &group(&three), |_| true));
+            assert!(!is_settled(&plan, shard, &group(&three), |node| node != NodeId(3)));
+            assert!(!is_settled(&plan, shard, &group(&three[..2].to_vec()), |_| true));
+            assert!(!is_settled(&plan, shard, &group(&all), |_| true));
+            let learning = Status { learners: vec![NodeId(4)], ..group(&three) };
+            assert!(!is_settled(&plan, shard, &learning, |_| true));
+        }
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub struct Reason {
     pub joined: Vec<NodeId>,
     pub left: Vec<NodeId>,
     pub died: Vec<NodeId>,
+    /// They want to leave and are needed again.
+    pub recalled: Vec<NodeId>,
     /// To another address.
     pub moved: Vec<NodeId>,
 }
@@ -221,6 +223,7 @@ impl Decider {
         }
         if sorted.candidates.len() < majority {
             let others = std::mem::take(&mut sorted.leaving_others);
+            sorted.reason.recalled = others.iter().map(|candidate| candidate.member.node).collect();
             sorted.keep(others);
         }
         sorted.reason.left = sorted.leaving.iter().map(|candidate| candidate.member.node).collect();
@@ -253,12 +256,15 @@ impl Decider {
     fn sort_others(&self, seen: Seen<'_>, sorted: &mut Sorted) {
         for member in seen.members.iter().filter(|member| planned(seen.plan, member.node).is_none()) {
             let Some(trace) = self.traces.get(&member.node) else { continue };
-            let Some(here_since) = trace.here_since else { continue };
             let candidate = trace.candidate(member.node, &member.facts.address);
             if trace.is_leaving() {
-                // Who never had anything has nothing to keep.
-                sorted.leaving_others.extend(trace.was_planned.then_some(candidate));
-            } else if seen.now.since(here_since) < SETTLE || self.is_taken(&member.facts.address, seen) {
+                // Who never had anything has nothing to keep. Who went before others died counts as dead when they do.
+                let may_have = trace.was_planned && !self.is_dead(trace, seen.now);
+                sorted.leaving_others.extend(may_have.then_some(candidate));
+                continue;
+            }
+            let Some(here_since) = trace.here_since else { continue };
+            if seen.now.since(here_since) < SETTLE || self.is_taken(&member.facts.address, seen) {
                 sorted.is_unsettled = true;
             } else {
                 sorted.live += 1;
@@ -350,8 +356,13 @@ impl Sorted {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sorts =
-            [(&self.joined, "joined"), (&self.left, "left"), (&self.died, "died"), (&self.moved, "changed address")];
+        let sorts = [
+            (&self.joined, "joined"),
+            (&self.left, "left"),
+            (&self.died, "died"),
+            (&self.recalled, "needed again"),
+            (&self.moved, "changed address"),
+        ];
         let mut separator = "";
         for (nodes, what) in sorts.iter().filter(|(nodes, _)| !nodes.is_empty()) {
             write!(f, "{separator}{} {what} (", nodes.len())?;
