@@ -141,6 +141,13 @@ async fn a_node_starts_from_file_and_environment_and_ends_when_told_to() {
         // Its shards have a leader; it owns them once the first entry of its term is applied.
         node.shows(&admin, "berth_node_owned_shards{", " 4").await;
         assert_eq!(node.get(&admin, "/nowhere").await.0, "HTTP/1.1 404 Not Found");
+        if signal == "TERM" {
+            // It would give everything away first, and nobody is there who could take it: it serves on until told again.
+            node.signal(signal);
+            node.logged("the node leaves").await;
+            assert_eq!(node.get(&admin, "/readyz").await.0, "HTTP/1.1 503 Service Unavailable");
+            node.shows(&admin, "berth_node_owned_shards{", " 4").await;
+        }
         node.signal(signal);
         assert_eq!(node.ended().await.code(), Some(0));
         node.logged("the node has stopped").await;

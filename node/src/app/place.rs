@@ -1,6 +1,6 @@
 //! A node's parts once it has a cluster: made here, and handed to whoever works with them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
@@ -57,7 +57,8 @@ pub(crate) struct Place {
 /// What the data directory is to remember from now on.
 #[derive(Debug)]
 struct Marks {
-    disk: Arc<dyn Disk>,
+    /// Not held: whoever has begun the node gives the directory free when it has ended.
+    disk: Weak<dyn Disk>,
     identity: Mutex<Identity>,
 }
 
@@ -91,7 +92,8 @@ impl Place {
         let mut changed = identity.clone();
         change(&mut changed);
         if changed != *identity {
-            changed.write(&*self.marks.disk)?;
+            let Some(disk) = self.marks.disk.upgrade() else { return Ok(()) };
+            changed.write(&*disk)?;
             *identity = changed;
         }
         Ok(())
@@ -136,7 +138,7 @@ impl Node {
             moves_max: config.cluster.moves_per_node,
             seams: seams.clone(),
         });
-        let marks = Marks { disk: self.disk.clone(), identity: Mutex::new(identity.clone()) };
+        let marks = Marks { disk: Arc::downgrade(&self.disk), identity: Mutex::new(identity.clone()) };
         Ok(Arc::new(Place {
             was_ready: AtomicBool::new(identity.was_ready),
             leaves: AtomicBool::new(false),

@@ -142,6 +142,8 @@ impl Node {
         self.take_up(&place).await?;
         let Some(()) = self.shutdown.run_until_cancelled(self.found(&place)).await.transpose()? else { return Ok(()) };
         self.stage.send_replace(Stage::Hosting(place.clone()));
+        let (shards, epoch) = (place.hosting.all().len(), place.plans.epoch());
+        tracing::info!(node = %place.identity.node, epoch, shards, "the node hosts its shards");
         self.compact(&place);
         self.reconcile(&place);
         self.while_running(self.become_ready(&place));
@@ -206,9 +208,6 @@ impl Node {
         let shards = replica_files::replicas(&place.journal, &place.store);
         // Together, so that their first votes and entries share commits.
         try_join_all(shards.iter().map(|shard| place.replicas.open(*shard, &[], false))).await?;
-        if !shards.is_empty() {
-            tracing::info!(node = %place.identity.node, replicas = shards.len(), "the node has taken up its replicas");
-        }
         Ok(())
     }
 
@@ -255,8 +254,7 @@ impl Node {
             let is_first = first.owner_of(shard).is_some_and(|owner| owner.node == place.identity.node);
             replicas.open(shard, &voters, is_first).await
         };
-        let begun = try_join_all(ours.map(begin)).await?;
-        tracing::info!(node = %place.identity.node, replicas = begun.len(), "the node hosts its first replicas");
+        try_join_all(ours.map(begin)).await?;
         Ok(())
     }
 
