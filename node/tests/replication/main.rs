@@ -11,6 +11,7 @@ mod catching_up;
 mod elections;
 mod leases;
 mod members;
+mod recovering;
 mod replicating;
 mod restarts;
 mod serving;
