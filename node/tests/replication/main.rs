@@ -8,6 +8,7 @@ mod cluster;
 mod links;
 
 mod catching_up;
+mod deleting;
 mod elections;
 mod leases;
 mod members;
