@@ -13,6 +13,7 @@ mod metrics;
 mod program;
 pub mod raft;
 pub mod record;
+pub mod recovery;
 pub mod replica_files;
 pub mod report;
 pub mod shard;

@@ -268,3 +268,26 @@ fn replicas_with_different_histories_have_different_content_hashes() {
     assert_eq!(hash(r#"{"by":1}"#), hash(r#"{"by":1}"#));
     assert_ne!(hash(r#"{"by":1}"#), hash(r#"{"by":2}"#));
 }
+
+/// An operator's recovery is applied alike by all, and only where its log has it.
+#[test]
+fn an_incarnation_begins_with_its_batch_and_never_goes_back() {
+    let registry = Arc::new(Registry::built_in());
+    let mut machine = Machine::new(ShardId(1), registry, ShardHead::default(), Window::default());
+    let mut apply = |index: u64, term: u64, batch: Batch| {
+        let log_id = LogId { term, index };
+        let (applied, changes) = machine.apply(log_id, &Arc::new(batch), 1);
+        assert_eq!((applied.verdicts.len(), applied.incarnation), (0, changes.head.incarnation));
+        assert_eq!(changes.head.applied, Some(log_id));
+        (changes.head.incarnation, changes.head.content_hash)
+    };
+    assert_eq!(apply(1, 5, Batch::new(5, Vec::new())), (0, 0));
+    assert_eq!(apply(2, 6, Batch::of_incarnation(5, 1)), (0, 0), "decided in another term");
+    let (incarnation, first) = apply(3, 6, Batch::of_incarnation(6, 1));
+    assert_eq!(incarnation, 1);
+    assert_ne!(first, 0, "it counts in the content hash");
+    assert_eq!(apply(4, 6, Batch::of_incarnation(6, 1)), (1, first));
+    let (incarnation, second) = apply(5, 6, Batch::of_incarnation(6, 3));
+    assert!(incarnation == 3 && second != first);
+    assert_eq!(apply(6, 6, Batch::of_incarnation(6, 2)), (3, second));
+}

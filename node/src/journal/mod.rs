@@ -243,12 +243,38 @@ impl Journal {
         entries: Vec<Entry>,
         done: Box<dyn FnOnce(io::Result<()>) + Send>,
     ) -> io::Result<()> {
+        self.append_with(shard, entries, None, done).await
+    }
+
+    /// Appends entries together with the vote that they rest on, and returns when both are on disk. A crash leaves both or none.
+    pub async fn append_and_vote(&self, shard: ShardId, entries: Vec<Entry>, vote: Vote) -> io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        let done = Box::new(|result| {
+            // The one who waited may have given up.
+            let _ = sender.send(result);
+        });
+        self.append_with(shard, entries, Some(vote), done).await?;
+        receiver.await.unwrap_or_else(|_| Err(io::Error::other("the journal's writer has ended")))
+    }
+
+    async fn append_with(
+        &self,
+        shard: ShardId,
+        entries: Vec<Entry>,
+        vote: Option<Vote>,
+        done: state::Callback,
+    ) -> io::Result<()> {
         let bytes: usize = entries.iter().map(layout::row_len).sum();
         let permits = bytes.min(self.shared.config.queue_bytes_max).min(u32::MAX as usize);
         match self.shared.queue_room.acquire_many(permits as u32).await {
             // The permits come back when the entries are on disk.
             Ok(room) => {
-                self.shared.state.lock().append(shard, entries, permits, done)?;
+                let mut state = self.shared.state.lock();
+                state.append(shard, entries, permits, done)?;
+                if let Some(vote) = vote {
+                    state.set_vote(shard, vote)?;
+                }
+                drop(state);
                 room.forget();
             }
             Err(_) => return self.shared.state.lock().check_writable(),

@@ -9,13 +9,15 @@ use berth_shared::key::{self, EntityKey};
 use super::{EventBody, Fingerprint, KeyOrigin, Outcome, Record, RequestKey, Scope, Status};
 
 const LAYOUT_VERSION: u8 = 1;
+/// With an incarnation. Other batches are still written in version 1, which programs before this one read too.
+const LAYOUT_VERSION_WITH_INCARNATION: u8 = 2;
 /// Version byte and checksum.
 const PREFIX_BYTES: usize = 5;
 
 /// Why bytes are not a batch.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the batch has layout version {0}, and this program knows only {LAYOUT_VERSION}")]
+    #[error("the batch has layout version {0}, and this program knows none after {LAYOUT_VERSION_WITH_INCARNATION}")]
     LayoutVersion(u8),
     #[error("the batch's checksum is wrong")]
     Checksum,
@@ -29,11 +31,21 @@ pub enum Error {
     Key(#[from] key::Error),
 }
 
-pub(super) fn encode(decision_term: Term, records: &[Record]) -> Bytes {
-    let mut out = BytesMut::with_capacity(PREFIX_BYTES + 12 + records.iter().map(encoded_len).sum::<usize>());
-    out.put_u8(LAYOUT_VERSION);
+/// What the bytes of a batch say.
+pub(super) struct Fields {
+    pub(super) decision_term: Term,
+    pub(super) incarnation: Option<u32>,
+    pub(super) records: Vec<Record>,
+}
+
+pub(super) fn encode(decision_term: Term, incarnation: Option<u32>, records: &[Record]) -> Bytes {
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + 16 + records.iter().map(encoded_len).sum::<usize>());
+    out.put_u8(incarnation.map_or(LAYOUT_VERSION, |_| LAYOUT_VERSION_WITH_INCARNATION));
     out.put_u32_le(0);
     out.put_u64_le(decision_term);
+    if let Some(incarnation) = incarnation {
+        out.put_u32_le(incarnation);
+    }
     out.put_u32_le(records.len() as u32);
     for record in records {
         encode_record(&mut out, record);
@@ -77,10 +89,10 @@ fn encode_record(out: &mut BytesMut, record: &Record) {
     }
 }
 
-pub(super) fn decode(bytes: &Bytes) -> Result<(Term, Vec<Record>), Error> {
+pub(super) fn decode(bytes: &Bytes) -> Result<Fields, Error> {
     let mut input = bytes.clone();
     let version = take(&mut input, 1, "its version")?.get_u8();
-    if version != LAYOUT_VERSION {
+    if !(LAYOUT_VERSION..=LAYOUT_VERSION_WITH_INCARNATION).contains(&version) {
         return Err(Error::LayoutVersion(version));
     }
     let checksum = take(&mut input, 4, "its checksum")?.get_u32_le();
@@ -88,13 +100,17 @@ pub(super) fn decode(bytes: &Bytes) -> Result<(Term, Vec<Record>), Error> {
         return Err(Error::Checksum);
     }
     let decision_term = take(&mut input, 8, "its term")?.get_u64_le();
+    let incarnation = match version {
+        LAYOUT_VERSION_WITH_INCARNATION => Some(take(&mut input, 4, "its incarnation")?.get_u32_le()),
+        _ => None,
+    };
     let count = take(&mut input, 4, "its record count")?.get_u32_le() as usize;
     // Room for what can be there at most, whatever the count says.
     let mut records = Vec::with_capacity(count.min(input.len() / 68 + 1));
     for _ in 0..count {
         records.push(decode_record(&mut input)?);
     }
-    if input.has_remaining() { Err(Error::TrailingBytes) } else { Ok((decision_term, records)) }
+    if input.has_remaining() { Err(Error::TrailingBytes) } else { Ok(Fields { decision_term, incarnation, records }) }
 }
 
 fn decode_record(input: &mut Bytes) -> Result<Record, Error> {
@@ -202,6 +218,7 @@ mod tests {
 
     /// Stored once by layout version 1 and never regenerated: old journals must stay readable.
     const SAMPLE_V1: &str = include_str!("samples/batch-v1.hex");
+    const SAMPLE_V2: &str = include_str!("samples/batch-v2.hex");
 
     fn from_hex(text: &str) -> Bytes {
         let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
@@ -218,27 +235,39 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_begins_an_incarnation_reads_the_same_and_is_still_written_the_same() {
+        let batch = Batch::decode(from_hex(SAMPLE_V2)).unwrap();
+        assert_eq!((batch.decision_term(), batch.incarnation(), batch.records().len()), (7, Some(258), 0));
+        assert_eq!(Batch::of_incarnation(7, 258).bytes(), batch.bytes());
+        assert_eq!(Batch::new(7, sample()).incarnation(), None);
+    }
+
+    #[test]
     fn every_flipped_bit_is_noticed() {
-        let bytes = Batch::new(7, sample()).bytes().to_vec();
-        for bit in 0..bytes.len() * 8 {
-            let mut damaged = bytes.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(Batch::decode(damaged.into()).is_err(), "bit {bit}");
+        for batch in [Batch::new(7, sample()), Batch::of_incarnation(7, 258)] {
+            let bytes = batch.bytes().to_vec();
+            for bit in 0..bytes.len() * 8 {
+                let mut damaged = bytes.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(Batch::decode(damaged.into()).is_err(), "bit {bit}");
+            }
         }
     }
 
     #[test]
     fn every_cut_is_noticed() {
-        let bytes = Batch::new(7, sample()).bytes().clone();
-        for len in 0..bytes.len() {
-            assert!(Batch::decode(bytes.slice(..len)).is_err(), "{len} bytes");
+        for batch in [Batch::new(7, sample()), Batch::of_incarnation(7, 258)] {
+            let bytes = batch.bytes();
+            for len in 0..bytes.len() {
+                assert!(Batch::decode(bytes.slice(..len)).is_err(), "{len} bytes");
+            }
         }
     }
 
     proptest! {
         #[test]
-        fn hostile_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let mut bytes = vec![LAYOUT_VERSION];
+        fn hostile_bytes_never_panic(version in 1_u8..3, body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let mut bytes = vec![version];
             bytes.extend(crc32c::crc32c(&body).to_le_bytes());
             bytes.extend(body);
             let _ = Batch::decode(bytes.into());

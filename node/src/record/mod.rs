@@ -4,9 +4,10 @@
 //!
 //! | bytes | field |
 //! | --- | --- |
-//! | 1 | layout version, 1 |
+//! | 1 | layout version: 2 for a batch that begins an incarnation of its shard, else 1 |
 //! | 4 | CRC32C of everything after this field |
 //! | 8 | decision term: the Raft term in which the owner decided |
+//! | 4 | incarnation; only in version 2 |
 //! | 4 | number of records |
 //! | … | the records |
 //!
@@ -42,6 +43,7 @@ pub use codec::Error;
 pub struct Batch {
     bytes: Bytes,
     decision_term: Term,
+    incarnation: Option<u32>,
     records: Vec<Record>,
 }
 
@@ -111,14 +113,23 @@ pub struct EventBody {
 impl Batch {
     /// Encodes `records` once; the same bytes go to disk and to replicas.
     pub fn new(decision_term: Term, records: Vec<Record>) -> Self {
-        let bytes = codec::encode(decision_term, &records);
-        Self { bytes, decision_term, records }
+        Self::encoded(decision_term, None, records)
+    }
+
+    /// Begins an incarnation of the shard; see [`crate::recovery`].
+    pub fn of_incarnation(decision_term: Term, incarnation: u32) -> Self {
+        Self::encoded(decision_term, Some(incarnation), Vec::new())
+    }
+
+    fn encoded(decision_term: Term, incarnation: Option<u32>, records: Vec<Record>) -> Self {
+        let bytes = codec::encode(decision_term, incarnation, &records);
+        Self { bytes, decision_term, incarnation, records }
     }
 
     /// Checks and reads bytes that came from disk or from a peer. The records share `bytes`.
     pub fn decode(bytes: Bytes) -> Result<Self, Error> {
-        let (decision_term, records) = codec::decode(&bytes)?;
-        Ok(Self { bytes, decision_term, records })
+        let codec::Fields { decision_term, incarnation, records } = codec::decode(&bytes)?;
+        Ok(Self { bytes, decision_term, incarnation, records })
     }
 
     pub fn bytes(&self) -> &Bytes {
@@ -127,6 +138,11 @@ impl Batch {
 
     pub fn decision_term(&self) -> Term {
         self.decision_term
+    }
+
+    /// Which incarnation of the shard begins with this batch, if one does.
+    pub fn incarnation(&self) -> Option<u32> {
+        self.incarnation
     }
 
     pub fn records(&self) -> &[Record] {

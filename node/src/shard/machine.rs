@@ -8,7 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use berth_shared::ids::{LogId, ShardId};
+use berth_shared::ids::{LogId, ShardId, Term};
 use berth_shared::key::EntityKey;
 
 use crate::entity::Registry;
@@ -149,11 +149,24 @@ impl Machine {
             outcomes.push(self.remember(log_id, position, record));
             self.head.content_hash = self.head.content_hash.wrapping_add(content_hash(record));
         }
+        if let Some(incarnation) = batch.incarnation() {
+            self.begin_incarnation(log_id, batch.decision_term(), incarnation);
+        }
         self.head.shard_time_micros = time;
         let expired = self.window.expire(time);
         self.advance(log_id);
         let applied = Applied { log_id, incarnation: self.head.incarnation, verdicts };
         (applied, self.changes(entities, outcomes, expired))
+    }
+
+    /// An operator has recovered the shard without its quorum. From here on it is another one to whoever has seen it before;
+    /// it never goes back. It counts in the content hash, so that a replica of before does not pass for one of after.
+    fn begin_incarnation(&mut self, log_id: LogId, decision_term: Term, incarnation: u32) {
+        if decision_term == log_id.term && incarnation > self.head.incarnation {
+            self.head.incarnation = incarnation;
+            let sum = xxh3_128_with_seed(&incarnation.to_le_bytes(), mix(&[log_id.term, log_id.index]));
+            self.head.content_hash = self.head.content_hash.wrapping_add(sum);
+        }
     }
 
     fn check(&self, log_id: LogId, batch: &Batch, record: &Record) -> Verdict {

@@ -124,6 +124,13 @@ impl Cluster {
         self.voters.retain(|voter| voter.0 != node.id);
     }
 
+    /// The disk of a node that is down.
+    pub(crate) fn disk(&mut self, place: usize) -> &mut SimulatedDisk {
+        let node = &mut self.nodes[place];
+        assert!(node.process.is_none(), "the node is down");
+        &mut node.disk
+    }
+
     /// None of the nodes runs yet.
     pub(crate) fn of(size: usize) -> Self {
         let id = |place| NodeId(100 + place as u64);
@@ -157,17 +164,7 @@ impl Cluster {
 
     async fn process(&self, id: NodeId, address: &str, disk: &SimulatedDisk, first_owner: bool) -> Process {
         let seams = self.links.seams(&self.seams, address);
-        let journal_config = journal::Config { fatal: Arc::new(|line| panic!("{line}")), ..Default::default() };
-        let journal = Journal::open(disk, journal_config, seams.clone()).await.unwrap();
-        let store_config = store::Config { fatal: Arc::new(|line| panic!("{line}")), ..Default::default() };
-        let flushed: store::JournalFlushed = {
-            let journal = journal.clone();
-            Arc::new(move || {
-                let journal = journal.clone();
-                Box::pin(async move { journal.flushed().await })
-            })
-        };
-        let store = Store::open(disk, flushed, store_config, seams.clone()).await.unwrap();
+        let (journal, store) = open_files(disk, &seams).await.unwrap();
         let registry = Arc::new(Registry::built_in());
         let residency = Residency::new(256 << 20);
         let shard = Shard::open(SHARD, registry.clone(), store.clone(), residency, seams.clone()).unwrap();
@@ -368,6 +365,27 @@ impl Cluster {
         }
         assert_eq!(hashes.len(), 1, "replicas differ: {hashes:?}");
     }
+}
+
+/// Journal and store of a node.
+pub(crate) async fn open_files(disk: &SimulatedDisk, seams: &Seams) -> Result<(Journal, Store), String> {
+    // After a power cut, which the caller knows of, everything fails.
+    let fatal = |disk: &SimulatedDisk| {
+        let disk = disk.clone();
+        Arc::new(move |line: &str| assert!(disk.power_is_off(), "{line}"))
+    };
+    let journal_config = journal::Config { fatal: fatal(disk), ..Default::default() };
+    let journal = Journal::open(disk, journal_config, seams.clone()).await.map_err(|error| error.to_string())?;
+    let store_config = store::Config { fatal: fatal(disk), ..Default::default() };
+    let flushed: store::JournalFlushed = {
+        let journal = journal.clone();
+        Arc::new(move || {
+            let journal = journal.clone();
+            Box::pin(async move { journal.flushed().await })
+        })
+    };
+    let store = Store::open(disk, flushed, store_config, seams.clone()).await.map_err(|error| error.to_string())?;
+    Ok((journal, store))
 }
 
 /// A command as an executor takes it, and where its answer comes. `number` stands for what a test does not say.

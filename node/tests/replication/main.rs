@@ -8,11 +8,13 @@ mod cluster;
 mod links;
 
 mod catching_up;
+mod deleting;
 mod elections;
 mod half_done;
 mod hand_offs;
 mod leases;
 mod members;
+mod recovering;
 mod replicating;
 mod restarts;
 mod serving;

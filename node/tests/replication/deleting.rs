@@ -1,0 +1,42 @@
+//! Replicas that were deleted, and begin anew on the same node.
+
+use std::time::Duration;
+
+use berth_node::replica_files;
+
+use crate::cluster::{Cluster, SHARD, open_files};
+
+impl Cluster {
+    /// The node stops, deletes its replica, and goes on with nothing but what a deletion leaves.
+    async fn delete_replica(&mut self, place: usize) {
+        self.stop(place).await;
+        let seams = self.seams.clone();
+        let (journal, store) = open_files(self.disk(place), &seams).await.unwrap();
+        replica_files::delete_replica(&journal, &store, SHARD).await.unwrap();
+        store.close().await.unwrap();
+        journal.close().await;
+        self.run(place).await;
+    }
+
+    async fn replace(&self, leader: usize, learner: usize, voters: &[usize]) {
+        self.change(leader, self.learner(learner)).await.unwrap();
+        self.caught_up(leader, learner).await;
+        self.change(leader, self.voters(voters)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_begins_anew_catches_up_and_votes_like_any() {
+    let mut cluster = Cluster::with_spares(3, 1).await;
+    cluster.increment("a", 20).await;
+    cluster.replace(0, 3, &[0, 1, 3]).await;
+    cluster.delete_replica(2).await;
+    cluster.sleep(Duration::from_secs(2)).await;
+    assert_eq!(cluster.applied_index(2), 0, "it founds nothing, although it is one of the first members");
+    cluster.increment("a", 20).await;
+    cluster.replace(0, 2, &[0, 1, 2]).await;
+    cluster.until("it has it all", |cluster| cluster.applied_index(2) == cluster.applied_index(0)).await;
+    cluster.kill(0);
+    cluster.increment("a", 1).await;
+    assert_eq!(cluster.read(cluster.leader().await, "a").await.unwrap().0, 41);
+}
