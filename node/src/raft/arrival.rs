@@ -19,6 +19,7 @@ use berth_shared::seam::{BootInstant, Seams};
 use super::check::{self, Ours};
 use super::message::{Answer, Append, Appended, Request, Transferred, Vote};
 use super::{RaftOf, Runtime, from_raft, snapshot};
+use crate::recovery::is_of_earlier_incarnation;
 
 /// Messages that wait for their group. One more is not answered.
 const INBOX_MAX: usize = 512;
@@ -37,6 +38,10 @@ pub(super) struct Arrivals<R: Runtime> {
     pub(super) raft: RaftOf<R>,
     /// Rule R2: until then this node may have promised a leader, before it was started anew, not to help elect another one.
     pub(super) votes_from: BootInstant,
+    /// How far the log of a replica went that was deleted here. It would have given no vote to a candidate with less.
+    pub(super) vote_floor: Option<LogId>,
+    /// The term that this replica knew of when it was started.
+    pub(super) begun_in: Term,
     pub(super) heard: Arc<Heard>,
     pub(super) snapshots: snapshot::Receiver<R>,
     pub(super) seams: Seams,
@@ -113,6 +118,11 @@ impl<R: Runtime> Arrivals<R> {
             }
         };
         let ours = ours::<R>(&self.raft);
+        if is_of_earlier_incarnation(request.term(), ours.vote.term.max(self.begun_in)) {
+            // Any answer would tell the sender of our term, by which it could depose our leader.
+            tracing::debug!(shard = %self.shard, "a member of an earlier incarnation is not answered");
+            return None;
+        }
         let checked = match &request {
             Request::Append(append) => check::append(&ours, append),
             Request::Vote(campaign) | Request::PreVote(campaign) => check::campaign(&ours, campaign),
@@ -129,6 +139,10 @@ impl<R: Runtime> Arrivals<R> {
             Request::Append(append) => return self.append(&append, &message, reply),
             Request::Vote(campaign) | Request::PreVote(campaign) if self.is_silent() => {
                 tracing::debug!(shard = %self.shard, ?campaign, "no vote is given so soon after a start");
+                return None;
+            }
+            Request::Vote(campaign) | Request::PreVote(campaign) if campaign.last < self.vote_floor => {
+                tracing::debug!(shard = %self.shard, ?campaign, "no vote is given to one who lacks what was here");
                 return None;
             }
             Request::Transfer(_) if self.is_silent() => return None,

@@ -117,7 +117,10 @@ impl<R: Runtime> RaftGroup<R> {
         let failed = |reason: String| Error::Start { shard: id, reason };
         check(&shard, &journal).map_err(failed)?;
         let started_at = seams.clock.now();
-        let is_new = journal.log_state(id).last.is_none() && journal.vote(id).is_none();
+        let begun_in = journal.vote(id).map_or(0, |vote| vote.term);
+        // One that was deleted here is not founded again: it begins blank, like any that comes later.
+        let was_here = journal.vote(id).is_some() || journal.vote_floor(id).is_some();
+        let is_new = journal.log_state(id).last.is_none() && !was_here;
         if is_new && !voters.is_empty() {
             begin_log(id, &journal, voters).await.map_err(|error| failed(error.to_string()))?;
         }
@@ -158,7 +161,17 @@ impl<R: Runtime> RaftGroup<R> {
         let heard = Arc::new(Heard::default());
         let (of, heard_by) = (raft.clone(), heard.clone());
         let snapshots = snapshot::Receiver::new(shard.clone(), raft.clone(), seams.clone());
-        let arrivals = Arrivals { shard: id, raft: of, votes_from, heard: heard_by, snapshots, seams: seams.clone() };
+        let (vote_floor, seams_of) = (journal.vote_floor(id), seams.clone());
+        let arrivals = Arrivals {
+            shard: id,
+            raft: of,
+            votes_from,
+            vote_floor,
+            begun_in,
+            heard: heard_by,
+            snapshots,
+            seams: seams_of,
+        };
         let inbox = arrivals.start();
         let campaigner = Mutex::new(Campaigner::new(votes_from, beginning));
         let (metrics, machine) = (raft.server_metrics(), shard);

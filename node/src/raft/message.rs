@@ -41,6 +41,18 @@ pub(super) enum Request<'a> {
     Snapshot(SnapshotPart<'a>),
 }
 
+impl Request<'_> {
+    /// The term that it was sent in, or asks for.
+    pub(super) fn term(&self) -> Term {
+        match self {
+            Self::Append(append) => append.vote.term,
+            Self::Vote(campaign) | Self::PreVote(campaign) => campaign.vote.term,
+            Self::Transfer(transfer) => transfer.from.term,
+            Self::Snapshot(part) => part.vote.term,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Answer {
     Append(Appended),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use berth_node::replica_files;
 
-use crate::cluster::{Cluster, SHARD, open_files};
+use crate::cluster::{Ask, Cluster, SHARD, open_files};
 
 impl Cluster {
     /// The node stops, deletes its replica, and goes on with nothing but what a deletion leaves.
@@ -39,4 +39,28 @@ async fn a_replica_that_begins_anew_catches_up_and_votes_like_any() {
     cluster.kill(0);
     cluster.increment("a", 1).await;
     assert_eq!(cluster.read(cluster.leader().await, "a").await.unwrap().0, 41);
+}
+
+/// The second node believes in the members of before, of which the third one was another. With its vote it would lead, and lack
+/// what the first one has acknowledged since.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_begins_anew_helps_nobody_to_lead_whom_the_deleted_one_would_not_have_helped() {
+    let mut cluster = Cluster::with_spares(3, 2).await;
+    cluster.increment("a", 20).await;
+    cluster.cut_off(1);
+    cluster.increment("a", 5).await;
+    cluster.replace(0, 3, &[0, 2, 3]).await;
+    cluster.replace(0, 4, &[0, 3, 4]).await;
+    cluster.increment("a", 5).await;
+    let term = cluster.term_of(0).unwrap();
+    // At its new address it is reached by all, and so by the second one.
+    cluster.delete_replica(2).await;
+    for _ in 0..200 {
+        cluster.sleep(Duration::from_millis(50)).await;
+        assert_eq!((cluster.term_of(1), cluster.term_of(0)), (None, Some(term)));
+    }
+    assert_eq!(cluster.ask(0, Ask::increment("a")).await.version(), 31);
+    cluster.rejoin(1);
+    cluster.sleep(Duration::from_secs(5)).await;
+    assert_eq!(cluster.term_of(0), Some(term));
 }
