@@ -76,7 +76,7 @@ impl Holding {
     pub(super) async fn changed(&mut self) {
         if self.asked.changed().await.is_err() {
             // Nobody is left who could hold.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
