@@ -398,6 +398,11 @@ impl Journal {
         self.live_bytes() >= self.shared.config.size_bytes_max
     }
 
+    /// Whether the shard's log has this entry, or begins after it.
+    pub fn has(&self, shard: ShardId, entry: LogId) -> bool {
+        self.shared.state.lock().has(shard, entry)
+    }
+
     /// What each shard's log takes, the largest first: the one whose snapshot makes most room.
     pub fn shard_sizes(&self) -> Vec<ShardSize> {
         self.shared.state.lock().shard_sizes()

@@ -26,8 +26,8 @@ use berth_shared::seam::{BootInstant, Seams};
 use super::acknowledged::Acknowledged;
 use super::arrival::{Arrivals, Arrived, Heard};
 use super::campaign::{Beginning, Campaigner, View, rank};
+use super::granted::Granted;
 use super::leadership::Leadership;
-use super::membership::meet;
 use super::message::Vote;
 use super::network::Network;
 use super::{
@@ -138,18 +138,15 @@ impl<R: Runtime> RaftGroup<R> {
             seams: seams.clone(),
             snapshot_turns,
             acknowledged: acknowledged.clone(),
+            granted: Arc::new(Granted::new(id, journal.clone())),
             runtime: PhantomData,
         };
         let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
         let raft: RaftOf<R> =
             Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
-        let members = raft.metrics().borrow_watched().membership_config.clone();
-        meet(&peers, members.membership());
-        let voted_for = journal.vote(id).map(|vote| vote.node);
-        let is_alone = raft.voter_ids().eq([node.0]) && voted_for.is_none_or(|candidate| candidate == node);
-        // Rule R2, but for a replica that needs nobody's vote and has given none: a leader may go on after it has left the
-        // voters, and then its lease rests on the only one that is left.
-        let votes_from = if is_new || is_alone { started_at } else { started_at + ELECTION_TIMEOUT_MAX };
+        // Rule R2. Also for a replica that is the only voter: a leader may go on after it has left the voters, and its lease
+        // then rests on the one that is left.
+        let votes_from = if is_new { started_at } else { started_at + ELECTION_TIMEOUT_MAX };
         let beginning = match (is_new, first_owner) {
             (true, true) => Beginning::Ours,
             (true, false) => Beginning::AnothersUntil(started_at + FIRST_OWNER_AHEAD),
@@ -262,7 +259,7 @@ impl<R: Runtime> RaftGroup<R> {
         metrics.membership_config.membership().get_joint_config().iter().any(|voters| voters.contains(&self.node.0))
     }
 
-    fn vote(&self) -> Vote {
+    pub(super) fn vote(&self) -> Vote {
         Vote::from_raft::<R>(&self.metrics.borrow_watched().vote)
     }
 }

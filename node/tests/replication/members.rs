@@ -200,9 +200,9 @@ async fn a_learner_that_is_started_anew_goes_on_learning() {
     for round in 0..5 {
         cluster.increment("a", 20).await;
         if round % 2 == 0 {
-            cluster.kill(3)
+            cluster.kill(3);
         } else {
-            cluster.stop(3).await
+            cluster.stop(3).await;
         }
         cluster.increment("a", 20).await;
         cluster.run(3).await;
