@@ -1,7 +1,7 @@
 //! A node's parts once it has a cluster: made here, and handed to whoever works with them.
 
-use std::sync::{Arc, Weak};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 

@@ -28,11 +28,12 @@ use super::arrival::{Arrivals, Arrived, Heard};
 use super::campaign::{Beginning, Campaigner, View, rank};
 use super::granted::Granted;
 use super::leadership::Leadership;
+use super::membership::meet;
 use super::message::Vote;
 use super::network::Network;
 use super::{
-    Callback, ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Error, HEARTBEAT, Member, Membership, Proposal, RaftOf,
-    Runtime, Types, encode_membership, from_raft, log, machine, snapshot,
+    Callback, ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Error, HEARTBEAT, Member, Membership, Proposal, RaftLogId,
+    RaftOf, Runtime, Types, encode_membership, from_raft, log, machine, snapshot,
 };
 use crate::journal::{self, Journal};
 use crate::record::Batch;
@@ -88,6 +89,8 @@ pub(super) struct RaftGroup<R: Runtime> {
     pub(super) leadership: Arc<Leadership<R>>,
     heard: Arc<Heard>,
     campaigner: Mutex<Campaigner>,
+    /// The entry of the newest members that this node has made its connections to.
+    met: Mutex<Option<RaftLogId>>,
     pub(super) seams: Seams,
     /// Set before the group is told to stop, so that an end without it is noticed as a failure.
     stopping: Arc<AtomicBool>,
@@ -128,8 +131,7 @@ impl<R: Runtime> RaftGroup<R> {
         let (sole_voter, ended) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let log = log::ShardLog::new(id, journal.clone());
         let drop_guard = ended.clone().drop_guard();
-        let (of, alone) = (shard.clone(), sole_voter.clone());
-        let machine = machine::ShardMachine::new(node, peers.clone(), of, blank_sender, alone, drop_guard)
+        let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, sole_voter.clone(), drop_guard)
             .map_err(|error| failed(error.to_string()))?;
         let acknowledged = Arc::new(Acknowledged::new());
         let network = Network {
@@ -183,6 +185,7 @@ impl<R: Runtime> RaftGroup<R> {
             leadership,
             heard,
             campaigner,
+            met: Mutex::new(None),
             seams,
             stopping,
             ended,
@@ -252,6 +255,20 @@ impl<R: Runtime> RaftGroup<R> {
         let confirmed = self.seams.spawner.timeout(CONFIRM_MAX, confirming).await;
         // The term has not changed, and terms do not come back: it was this one that was confirmed.
         matches!(confirmed, Some(Ok(()))) && self.vote().term == term && self.term() == Some(term)
+    }
+
+    /// Makes the connections that a replica needs which leads its members, before it does: a new leader waits for none then.
+    fn meet_members(&self) {
+        let members = {
+            let metrics = self.metrics.borrow_watched();
+            let mut met = self.met.lock();
+            if *met == *metrics.membership_config.log_id() {
+                return;
+            }
+            *met = *metrics.membership_config.log_id();
+            metrics.membership_config.clone()
+        };
+        meet(&self.peers, members.membership());
     }
 
     fn is_voter(&self) -> bool {
@@ -338,6 +355,7 @@ impl<R: Runtime> Paced for RaftGroup<R> {
             let metrics = self.metrics.borrow_watched();
             (Vote::from_raft::<R>(&metrics.vote), metrics.state.is_leader())
         };
+        self.meet_members();
         if leads && heartbeat {
             self.trigger("a heartbeat", self.raft.trigger().heartbeat());
         }

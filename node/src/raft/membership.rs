@@ -162,8 +162,7 @@ impl<R: Runtime> RaftGroup<R> {
     }
 }
 
-/// Makes the connections that a replica needs which leads these members, before it does: a new leader waits for none then. The
-/// address that a member had when it came is good enough as long as no newer one is known.
+/// Connects to these members. The address that one had when it came is good enough as long as no newer one is known.
 pub(super) fn meet(peers: &Peers, membership: &Membership) {
     for (node, member) in membership.nodes() {
         if !peers.knows(NodeId(*node)) {
