@@ -6,8 +6,11 @@
 //!
 //! That stays true for the term: once a member has granted its vote in it, nobody but the leader of that term, or of a later
 //! one, can change its log. Its log was on its disk when it answered, because its vote was, and both are written in order.
+//!
+//! Unless it stops being a member: then it deletes its log, and may become a member again with none, in the same term and
+//! under the same leader. So whoever is made a member is asked, whatever it had when it voted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 
@@ -28,6 +31,8 @@ pub(super) struct Granted {
 struct Newest {
     term: Term,
     last: BTreeMap<NodeId, LogId>,
+    /// Members again, or for the first time, since this replica leads in the term.
+    added: BTreeSet<NodeId>,
 }
 
 impl Granted {
@@ -41,11 +46,20 @@ impl Granted {
             return;
         }
         let mut newest = self.newest.lock();
-        if term > newest.term {
-            *newest = Newest { term, last: BTreeMap::new() };
-        }
-        if term == newest.term {
+        newest.begin(term);
+        if term == newest.term && !newest.added.contains(&voter) {
             newest.last.insert(voter, last);
+        }
+    }
+
+    /// This replica, which leads in `term`, is about to make `member` one. From here on nothing is known of its log but what it
+    /// answers, also when a vote of it is still on its way.
+    pub(super) fn add(&self, member: NodeId, term: Term) {
+        let mut newest = self.newest.lock();
+        newest.begin(term);
+        if term == newest.term {
+            newest.last.remove(&member);
+            newest.added.insert(member);
         }
     }
 
@@ -53,6 +67,14 @@ impl Granted {
     pub(super) fn has(&self, member: NodeId, term: Term, upto: LogId) -> bool {
         let newest = self.newest.lock();
         newest.term == term && newest.last.get(&member).is_some_and(|last| upto.index <= last.index)
+    }
+}
+
+impl Newest {
+    fn begin(&mut self, term: Term) {
+        if term > self.term {
+            *self = Self { term, ..Self::default() };
+        }
     }
 }
 
@@ -104,6 +126,21 @@ mod tests {
         }
         granted.note(VOTER, 3, id(1, 2));
         assert!(granted.has(VOTER, 3, id(1, 2)), "the last one that was purged is still known");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_known_of_the_log_of_who_is_made_a_member_again() {
+        let granted = granted().await;
+        granted.note(VOTER, 3, id(2, 6));
+        granted.add(VOTER, 3);
+        assert!(!granted.has(VOTER, 3, id(1, 1)));
+        granted.note(VOTER, 3, id(2, 6));
+        assert!(!granted.has(VOTER, 3, id(1, 1)), "a vote that comes late");
+        granted.note(VOTER, 4, id(2, 6));
+        assert!(granted.has(VOTER, 4, id(1, 1)), "a vote in another term");
+        granted.add(VOTER, 5);
+        granted.note(VOTER, 5, id(2, 6));
+        assert!(!granted.has(VOTER, 5, id(1, 1)), "the first word of a term");
     }
 
     #[tokio::test(start_paused = true)]

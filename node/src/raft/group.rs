@@ -87,6 +87,7 @@ pub(super) struct RaftGroup<R: Runtime> {
     journal: Journal,
     pub(super) peers: Peers,
     pub(super) leadership: Arc<Leadership<R>>,
+    pub(super) granted: Arc<Granted>,
     heard: Arc<Heard>,
     campaigner: Mutex<Campaigner>,
     /// The entry of the newest members that this node has made its connections to.
@@ -134,13 +135,14 @@ impl<R: Runtime> RaftGroup<R> {
         let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, sole_voter.clone(), drop_guard)
             .map_err(|error| failed(error.to_string()))?;
         let acknowledged = Arc::new(Acknowledged::new());
+        let granted = Arc::new(Granted::new(id, journal.clone()));
         let network = Network {
             shard: id,
             peers: peers.clone(),
             seams: seams.clone(),
             snapshot_turns,
             acknowledged: acknowledged.clone(),
-            granted: Arc::new(Granted::new(id, journal.clone())),
+            granted: granted.clone(),
             runtime: PhantomData,
         };
         let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
@@ -183,6 +185,7 @@ impl<R: Runtime> RaftGroup<R> {
             journal,
             peers,
             leadership,
+            granted,
             heard,
             campaigner,
             met: Mutex::new(None),

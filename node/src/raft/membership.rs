@@ -82,6 +82,9 @@ impl<R: Runtime> RaftGroup<R> {
         }
         let step = step(self.node, &observed, &change, self.seams.clock.now())?;
         let Step::Take(members) = step else { return Ok(()) };
+        if let Change::AddLearner { node, .. } = &change {
+            self.granted.add(*node, term);
+        }
         tracing::info!(shard = %self.shard, term, ?change, "changing the members of the group");
         // What was decided holds for these members, in this term, and not for others that came in between.
         let preconditions = [
