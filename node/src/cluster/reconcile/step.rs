@@ -17,6 +17,9 @@ use berth_shared::ids::{LogIndex, NodeId};
 pub(super) const BEHIND_MAX: LogIndex = 256;
 /// A member of a group that has answered nothing for this long is silent.
 pub(super) const SILENT_AFTER: Duration = Duration::from_millis(1500);
+/// A replica takes no shard so shortly after it has become a member: for an election's time after its start it neither votes
+/// nor stands (rule R2), and would let an offer pass.
+pub(super) const NEW_FOR: Duration = Duration::from_millis(700);
 /// A learner that has answered nothing for this long is given up.
 pub(super) const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,8 @@ pub(super) struct Member {
     pub(super) behind: LogIndex,
     /// Since when it has answered nothing, or been asked nothing.
     pub(super) silent: Duration,
+    /// How long it is known to be a member.
+    pub(super) age: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +92,8 @@ pub(super) enum Obstacle {
     Silent(NodeId),
     /// The voter is far behind.
     Behind(NodeId),
+    /// The voter has only just begun.
+    New(NodeId),
 }
 
 impl Step {
@@ -165,9 +172,17 @@ impl View<'_> {
         self.members.get(&node).is_some_and(|member| member.behind <= BEHIND_MAX)
     }
 
+    fn is_new(&self, node: NodeId) -> bool {
+        self.members.get(&node).is_none_or(|member| member.age < NEW_FOR)
+    }
+
     /// Whether the shard may be handed to this voter.
     fn may_take(&self, node: NodeId) -> bool {
-        node != self.this && self.is_live(node) && self.is_close(node) && self.available.contains(&node)
+        node != self.this
+            && self.is_live(node)
+            && self.is_close(node)
+            && !self.is_new(node)
+            && self.available.contains(&node)
     }
 
     /// One that keeps these voters from being as many as they look.
@@ -249,6 +264,8 @@ impl View<'_> {
             Obstacle::Silent(node)
         } else if !self.is_close(node) {
             Obstacle::Behind(node)
+        } else if self.is_new(node) {
+            Obstacle::New(node)
         } else {
             Obstacle::Absent(node)
         }
@@ -272,6 +289,8 @@ mod tests {
         /// Nodes that live.
         alive: BTreeSet<NodeId>,
         behind: BTreeMap<NodeId, LogIndex>,
+        /// Nodes that have only just become members.
+        new: BTreeSet<NodeId>,
     }
 
     fn ids<const N: usize>(ids: [u64; N]) -> BTreeSet<NodeId> {
@@ -287,6 +306,7 @@ mod tests {
             planned: planned.into_iter().map(NodeId).collect(),
             alive: ids([1, 2, 3, 4, 5, 6]),
             behind: BTreeMap::new(),
+            new: BTreeSet::new(),
         }
     }
 
@@ -301,7 +321,8 @@ mod tests {
             let members = self.voters.iter().chain(&self.learners).chain(self.joint.iter().flatten());
             let member = |node: &NodeId| {
                 let silent = if self.alive.contains(node) { Duration::ZERO } else { Duration::from_secs(60) };
-                (*node, Member { behind: self.behind.get(node).copied().unwrap_or(0), silent })
+                let age = if self.new.contains(node) { Duration::ZERO } else { NEW_FOR };
+                (*node, Member { behind: self.behind.get(node).copied().unwrap_or(0), silent, age })
             };
             let members = members.filter(|node| **node != this).map(member).collect();
             let configurations: Vec<_> = std::iter::once(self.voters.clone()).chain(self.joint.clone()).collect();
@@ -439,12 +460,15 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_not_handed_to_who_is_silent_far_behind_or_leaving() {
+    fn a_shard_is_not_handed_to_who_is_silent_far_behind_or_new() {
         let silent = world(1, [1, 2, 3], [2, 1, 3]).without([2]);
         assert_eq!(silent.next(), Next::Wait(Obstacle::Silent(NodeId(2))));
         let mut behind = world(1, [1, 2, 3], [2, 1, 3]);
         behind.behind.insert(NodeId(2), BEHIND_MAX + 1);
         assert_eq!(behind.next(), Next::Wait(Obstacle::Behind(NodeId(2))));
+        let mut new = world(1, [1, 2, 3], [2, 1, 3]);
+        new.new = ids([2]);
+        assert_eq!(new.next(), Next::Wait(Obstacle::New(NodeId(2))));
     }
 
     fn members() -> impl Strategy<Value = Vec<u64>> {
