@@ -81,11 +81,20 @@ impl Caller {
         Self::with_credential(seams, shards, None)
     }
 
+    /// Of another node than the usual one.
+    pub fn at(seams: &Seams, address: &str, shards: u16) -> Self {
+        Self::connect(seams, address, shards, None)
+    }
+
     pub fn with_credential(seams: &Seams, shards: u16, credential: Option<String>) -> Self {
+        Self::connect(seams, ADDRESS, shards, credential)
+    }
+
+    fn connect(seams: &Seams, address: &str, shards: u16, credential: Option<String>) -> Self {
         let identity =
             Identity { role: Role::Gateway, node: None, cluster: None, software: "test".to_owned(), credential };
         let config = peer::client::Config::default();
-        let client = Client::new(seams.clone(), config, ADDRESS.to_owned(), Class::Data, identity, None);
+        let client = Client::new(seams.clone(), config, address.to_owned(), Class::Data, identity, None);
         Self { client, seams: seams.clone(), shards }
     }
 
