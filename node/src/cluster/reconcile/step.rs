@@ -1,10 +1,10 @@
 //! What the owner of a shard should do next to bring its group to what the plan wants. Pure, and a function of what is
 //! observed only: an owner that begins in the middle of what another one has left goes on from there.
 //!
-//! In this order: end a change of members that is under way; let go of learners that the plan does not want, or that are
-//! silent; hand the shard to somebody who stays, if this node does not; bring in one missing replica at a time, as a learner
-//! that follows and then as a voter, in the place of a silent voter or of one that goes; let go of voters that the plan
-//! does not want; hand the shard to its planned owner.
+//! In this order: end a change of members that is under way, or hand the shard to somebody who can; let go of learners that
+//! the plan does not want, or that are silent; hand the shard to somebody who stays, if this node does not; bring in one
+//! missing replica at a time, as a learner that follows and then as a voter, in the place of a silent voter or of one that
+//! goes; let go of voters that the plan does not want; hand the shard to its planned owner.
 //!
 //! No live voter goes while another one is silent: the silent one is replaced first.
 
@@ -130,7 +130,7 @@ pub(super) fn next(view: &View<'_>) -> Next {
         return Next::Wait(Obstacle::Committing);
     };
     if view.configurations.len() > 1 {
-        return Next::Do(Step::FinishChange(newest.clone()));
+        return view.finish_change(voters, newest);
     }
     if !view.is_committed {
         return Next::Wait(Obstacle::Committing);
@@ -192,6 +192,23 @@ impl View<'_> {
 
     fn has_quorum(&self, voters: &BTreeSet<NodeId>) -> bool {
         voters.iter().filter(|node| self.is_live(**node)).count() > voters.len() / 2
+    }
+
+    /// Whoever takes over in the middle of a change may be one that goes. It cannot finish the change, because nobody leads a
+    /// group that it is no voter of: it hands over to one that stays, or turns the change back where there is none.
+    fn finish_change(&self, before: &BTreeSet<NodeId>, newest: &BTreeSet<NodeId>) -> Next {
+        if newest.contains(&self.this) {
+            return Next::Do(Step::FinishChange(newest.clone()));
+        }
+        if !self.is_committed {
+            return Next::Wait(Obstacle::Committing);
+        }
+        let planned = self.planned.iter().filter(|node| newest.contains(node));
+        match planned.chain(newest).find(|node| self.may_take(**node)) {
+            Some(node) => Next::Do(Step::HandOff(*node)),
+            None if self.has_quorum(before) => Next::Do(Step::FinishChange(before.clone())),
+            None => Next::Wait(self.silent_one(before).map_or(Obstacle::Committing, Obstacle::Silent)),
+        }
     }
 
     fn bring_in(&self, voters: &BTreeSet<NodeId>, surplus: &BTreeSet<NodeId>, missing: &[NodeId]) -> Next {
@@ -452,6 +469,21 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_is_left_to_one_that_goes_is_ended_by_another_or_turned_back() {
+        let mut joint = world(1, [1, 2, 3], [2, 3, 4]);
+        joint.joint = Some(ids([2, 3, 4]));
+        assert_eq!(joint.run(), (vec!["hand-off 2".to_owned(), "finish-change 0".to_owned()], Next::Settled));
+        assert_eq!((joint.owner, joint.voters), (2, ids([2, 3, 4])));
+        // Two of each half live, and none of those that stay may be given anything.
+        let mut alone = world(1, [1, 2, 3], [2, 3, 4]);
+        alone.joint = Some(ids([2, 3, 4]));
+        alone.behind = [2, 3, 4].map(|node| (NodeId(node), BEHIND_MAX + 1)).into();
+        assert_eq!(alone.next(), Next::Do(Step::FinishChange(ids([1, 2, 3]))));
+        let lost = alone.clone().without([2, 3]);
+        assert_eq!(lost.next(), Next::Wait(Obstacle::Silent(NodeId(2))));
+    }
+
+    #[test]
     fn fewer_nodes_than_copies_keep_one_copy_each() {
         let mut leaving = world(1, [1, 2, 3], [2, 3]);
         assert_eq!(leaving.run().0, ["hand-off 2", "remove-voter 1"]);
@@ -482,6 +514,7 @@ mod tests {
         fn every_group_comes_to_its_plan(
             voters in members(), planned in members(), dead in prop::collection::btree_set(1_u64..=6, 0..=2),
             learners in prop::collection::btree_set(1_u64..=6, 0..=2), joint in prop::option::of(members()),
+            who_leads in any::<prop::sample::Index>(),
         ) {
             let set = |nodes: &[u64]| -> BTreeSet<NodeId> { nodes.iter().copied().map(NodeId).collect() };
             let mut world = world(0, [], []);
@@ -493,8 +526,10 @@ mod tests {
             world.planned = planned.iter().copied().map(NodeId).collect();
             let lives = |voters: &BTreeSet<NodeId>| voters.intersection(&world.alive).count() > voters.len() / 2;
             prop_assume!(lives(&world.voters) && world.joint.as_ref().is_none_or(lives));
-            let owner = world.joint.as_ref().unwrap_or(&world.voters).intersection(&world.alive).next().copied();
-            world.owner = owner.unwrap().0;
+            // Any voter may lead, also one that goes.
+            let voters = world.voters.iter().chain(world.joint.iter().flatten());
+            let may_lead: BTreeSet<NodeId> = voters.filter(|node| world.alive.contains(node)).copied().collect();
+            world.owner = may_lead.iter().nth(who_leads.index(may_lead.len())).unwrap().0;
             let mut ended = Next::Settled;
             for _ in 0..100 {
                 ended = world.next();
@@ -502,7 +537,8 @@ mod tests {
                 world.apply(step);
                 let alive = world.voters.intersection(&world.alive).count();
                 prop_assert!(alive > world.voters.len() / 2, "no quorum after {step:?}: {world:?}");
-                prop_assert!(world.voters.contains(&NodeId(world.owner)), "the owner is no voter after {step:?}");
+                let is_voter = world.voters.iter().chain(world.joint.iter().flatten()).any(|node| node.0 == world.owner);
+                prop_assert!(is_voter, "the owner is no voter after {step:?}");
             }
             prop_assert!(!matches!(ended, Next::Do(_)), "no end: {world:?}");
             if world.planned.iter().all(|node| world.alive.contains(node)) {
