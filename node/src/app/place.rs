@@ -1,7 +1,7 @@
 //! A node's parts once it has a cluster: made here, and handed to whoever works with them.
 
-use std::sync::{Arc, Weak};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -204,6 +204,7 @@ impl Node {
             version: SOFTWARE.to_owned(),
             load: Load::default(),
             led: Vec::new(),
+            system: None,
         };
         self.membership.join(here, facts)
     }

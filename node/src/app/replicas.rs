@@ -89,6 +89,10 @@ impl Replicas {
         if self.hosted(id).is_some() || self.is_closed.load(Ordering::Acquire) {
             return Ok(());
         }
+        if journal.deleting().contains(&id) {
+            // An attempt to delete the replica before has failed on the way.
+            crate::replica_files::delete_replica(journal, store, id).await?;
+        }
         let registry = match id {
             SYSTEM_SHARD => self.parts.system_registry.clone(),
             _ => self.parts.registry.clone(),

@@ -267,6 +267,7 @@ impl Node {
             node,
             hosting: hosting.clone(),
             plan: plan.clone(),
+            members: place.gossip.members(),
             peers: peers.clone(),
             let_go: Arc::new(move |shard, last| {
                 let replicas = replicas.clone();

@@ -39,6 +39,7 @@ impl Seen {
                 version: "test/1".to_owned(),
                 load: Load::default(),
                 led: vec![],
+                system: None,
             }),
             edition: Edition::default(),
             suspected: (!is_live).then(|| self.seams.clock.now()),
