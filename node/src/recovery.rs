@@ -17,6 +17,8 @@
 //! depose anybody in it, and wherever terms are compared they come second. They must not serve either: their replicas are to
 //! be stopped and deleted as soon as they see a later block.
 
+pub mod survey;
+
 use std::io;
 
 use berth_shared::ids::{LogId, LogIndex, NodeId, ShardId, Term};

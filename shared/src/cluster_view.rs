@@ -347,7 +347,8 @@ fn suspected_since(node: NodeId, sightings: &[(NodeId, &Sighting)]) -> Option<St
 }
 
 /// As RFC 3339. A clock that is far off may show what cannot be printed.
-fn time_of(micros: u64) -> Option<String> {
+/// RFC 3339, of microseconds since 1970; nothing where that cannot be printed.
+pub fn time_of(micros: u64) -> Option<String> {
     let time = jiff::Timestamp::from_microsecond(i64::try_from(micros).ok()?).ok()?;
     Some(format!("{time:.3}"))
 }

@@ -211,6 +211,7 @@ async fn a_member_of_before_takes_nothing_of_the_recovered_shard_until_it_has_be
     cluster.run(2).await;
     cluster.increment("a", 100).await;
     cluster.run(0).await;
+    cluster.sleep(Duration::from_millis(100)).await;
     let (before, log) = (cluster.hash(0), cluster.node(0).group.status().last);
     let of_first = |cluster: &Cluster| cluster.node(0).group.status();
     assert_eq!(of_first(&cluster).outlived_by, None, "it is not told before it is a member again");

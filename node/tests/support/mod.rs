@@ -82,10 +82,15 @@ impl Caller {
     }
 
     pub fn with_credential(seams: &Seams, shards: u16, credential: Option<String>) -> Self {
+        Self::at(ADDRESS, seams, shards, credential)
+    }
+
+    /// Of the node at any address.
+    pub fn at(address: &str, seams: &Seams, shards: u16, credential: Option<String>) -> Self {
         let identity =
             Identity { role: Role::Gateway, node: None, cluster: None, software: "test".to_owned(), credential };
         let config = peer::client::Config::default();
-        let client = Client::new(seams.clone(), config, ADDRESS.to_owned(), Class::Data, identity, None);
+        let client = Client::new(seams.clone(), config, address.to_owned(), Class::Data, identity, None);
         Self { client, seams: seams.clone(), shards }
     }
 
