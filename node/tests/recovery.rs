@@ -21,22 +21,24 @@ use support::{Call, Caller, config, decode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SHARDS: u16 = 4;
-const HOSTS: [&str; 3] = ["a", "b", "c"];
+const HOSTS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 struct Cluster {
     seams: Seams,
-    disks: [SimulatedDisk; 3],
-    nodes: [Option<app::Handle>; 3],
+    disks: Vec<SimulatedDisk>,
+    nodes: Vec<Option<app::Handle>>,
 }
 
 impl Cluster {
-    async fn start(seed: u64) -> Self {
-        let disks = std::array::from_fn(|_| SimulatedDisk::new());
-        let mut cluster = Self { seams: Seams::simulated(seed), disks, nodes: [None, None, None] };
-        for place in 0..3 {
+    /// So many nodes, each with a replica of every shard.
+    async fn start(seed: u64, size: usize) -> Self {
+        let disks = (0..size).map(|_| SimulatedDisk::new()).collect();
+        let nodes = (0..size).map(|_| None).collect();
+        let mut cluster = Self { seams: Seams::simulated(seed), disks, nodes };
+        for place in 0..size {
             cluster.run(place).await;
         }
-        for place in 0..3 {
+        for place in 0..size {
             cluster.until("all are ready", |cluster| cluster.node(place).is_ready()).await;
         }
         cluster
@@ -47,8 +49,10 @@ impl Cluster {
         let (listen, admin_listen) = (format!("{host}:7400"), format!("{host}:7490"));
         let mut config = Config { listen, admin_listen, ..config() };
         config.cluster.shards = SHARDS;
-        config.cluster.seeds = HOSTS.map(|host| format!("{host}:7400")).to_vec();
-        config.cluster.expect = Some(3);
+        let size = self.nodes.len();
+        config.cluster.seeds = HOSTS[..size].iter().map(|host| format!("{host}:7400")).collect();
+        config.cluster.expect = Some(size as u16);
+        config.cluster.replicas = size as _;
         let (disk, kinds) = (Arc::new(self.disks[place].clone()), Registry::built_in());
         let started = app::start(config, kinds, disk, Arc::new(Chitchat), self.seams.clone(), Tracing::OFF).await;
         self.nodes[place] = Some(started.unwrap());
@@ -78,7 +82,7 @@ impl Cluster {
     /// Has whichever node owns the counter's shard add one to it.
     async fn add(&self, id: &str, key: &str) -> Value {
         for _ in 0..2000 {
-            for place in (0..3).filter(|place| self.nodes[*place].is_some()) {
+            for place in (0..self.nodes.len()).filter(|place| self.nodes[*place].is_some()) {
                 let caller = Caller::at(&format!("{}:7400", HOSTS[place]), &self.seams, SHARDS, None);
                 let answer = caller.execute(&Call::new("counter", id, "add", "{}", key)).await;
                 if let Ok(answer) = answer
@@ -143,7 +147,7 @@ fn has_three_voters(replica: &ReplicaReport) -> bool {
 /// The members of before have more than the survivor, and elect each other if they are let.
 #[tokio::test(start_paused = true)]
 async fn shards_without_a_quorum_are_recovered_when_an_operator_says_so_and_members_of_before_do_not_take_over() {
-    let mut cluster = Cluster::start(11).await;
+    let mut cluster = Cluster::start(11, 3).await;
     let ids = ["p", "q", "r", "s", "t", "u", "v", "w"];
     for id in ids {
         cluster.add(id, "kept").await;
@@ -218,6 +222,69 @@ async fn shards_without_a_quorum_are_recovered_when_an_operator_says_so_and_memb
     let hashes = cluster.admin(1, "GET", "/v1/cluster/hashes", "").await.1;
     assert!(hashes["shards"].as_array().unwrap().iter().all(|shard| shard["agree"] != json!(false)), "{hashes}");
     for place in 0..3 {
+        cluster.stop(place).await;
+    }
+}
+
+/// Two of five are left. One of them has more, and the other one says so.
+#[tokio::test(start_paused = true)]
+async fn the_replica_that_has_most_is_the_one_to_be_recovered() {
+    let mut cluster = Cluster::start(12, 5).await;
+    cluster.add("p", "all").await;
+    cluster.stop(0).await;
+    let ids = ["p", "q", "r", "s", "t", "u", "v", "w"];
+    for id in ids {
+        cluster.add(id, "most").await;
+    }
+    let length = |replica: &ReplicaReport| replica.applied;
+    let of_all = |cluster: &Cluster, place| cluster.report(place).replicas.iter().map(length).collect::<Vec<_>>();
+    cluster
+        .until("one more has it all", |cluster| (2..5).all(|other| of_all(cluster, 1) == of_all(cluster, other)))
+        .await;
+    for place in 1..5 {
+        cluster.stop(place).await;
+    }
+    cluster.run(0).await;
+    cluster.run(1).await;
+    cluster
+        .until("they see each other", |cluster| {
+            (0..2).all(|place| cluster.node(place).report().is_some_and(|report| report.replicas.len() == 5))
+        })
+        .await;
+    cluster.seams.spawner.sleep(Duration::from_secs(5)).await;
+    let (behind, most) = (cluster.survey(0).await, cluster.survey(1).await);
+    assert_eq!((behind.silent.len(), most.silent.len()), (3, 3));
+    let node = cluster.node(1).node.to_string();
+    let mut refused = 0;
+    for (behind, most) in behind.shards.iter().zip(&most.shards) {
+        assert!(behind.others.len() == 1 && most.others.len() == 1, "{behind:?} {most:?}");
+        assert_eq!((most.others[0].last, behind.others[0].last), (behind.last, most.last));
+        assert_ne!(behind.obstacle.is_some(), most.obstacle.is_some(), "{behind:?} {most:?}");
+        if let Some(obstacle) = &behind.obstacle {
+            assert!(obstacle.contains(&node) && behind.confirm.is_none(), "{obstacle}");
+            let (status, problem) = cluster.recover(0, &behind.shard, most.confirm.as_deref().unwrap()).await;
+            assert_eq!((status, &problem["code"]), (409, &json!("not-recoverable")), "{problem}");
+            refused += 1;
+        }
+    }
+    assert!(refused >= SHARDS, "the writes went to every shard: {refused}");
+    for (place, view) in [(0, behind), (1, most)] {
+        for LostShard { shard, confirm, .. } in view.shards {
+            let Some(confirm) = confirm else { continue };
+            let (status, recovered) = cluster.recover(place, &shard, &confirm).await;
+            assert_eq!(status, 200, "{recovered}");
+        }
+    }
+    for id in ids {
+        assert_eq!(cluster.add(id, "most").await, json!({ "value": if id == "p" { 2 } else { 1 } }), "nothing is lost");
+    }
+    let of_both = |cluster: &Cluster| {
+        (0..2).all(|place| {
+            cluster.report(place).replicas.iter().all(|replica| replica.incarnation == 1 && replica.voters.len() == 2)
+        })
+    };
+    cluster.until("what was behind has begun anew", of_both).await;
+    for place in 0..2 {
         cluster.stop(place).await;
     }
 }
