@@ -289,14 +289,15 @@ class Hashes:
             number, replicas = shard["shard"], [r for r in shard.get("replicas") or [] if r.get("contentHash") is not None]
             by_index = defaultdict(set)
             for replica in replicas:
-                by_index[replica["appliedIndex"]].add(replica["contentHash"])
+                # The entries of one incarnation may be others in another one.
+                by_index[replica.get("incarnation", 0), replica["appliedIndex"]].add(replica["contentHash"])
             # Looked at here too, because what compares could itself be what is wrong.
-            apart = [index for index, hashes in by_index.items() if len(hashes) > 1]
+            apart = [index for (_, index), hashes in by_index.items() if len(hashes) > 1]
             if shard.get("agree") is False or apart:
                 at = f" at index {apart[0]}" if apart else ""
                 self.violations.append(Violation("hashes", f"replicas of shard {number} differ{at}: {replicas}"))
-            agreed = next(iter(by_index)) if len(by_index) == 1 else shard.get("comparedIndex")
-            self.shards[number] = (len(replicas), agreed if shard.get("agree") is True else None, max(by_index, default=0))
+            agreed = next(iter(by_index))[1] if len(by_index) == 1 else shard.get("comparedIndex")
+            self.shards[number] = (len(replicas), agreed if shard.get("agree") is True else None, max((index for _, index in by_index), default=0))
 
     def furthest(self):
         """Shard → the highest index that any replica has applied."""

@@ -17,15 +17,14 @@
 //! depose anybody in it, and wherever terms are compared they come second. They must not serve either: their replicas are to
 //! be stopped and deleted as soon as they see a later block.
 
-use std::collections::BTreeSet;
-use std::io;
+pub mod survey;
 
-use bytes::Bytes;
+use std::io;
 
 use berth_shared::ids::{LogId, LogIndex, NodeId, ShardId, Term};
 
 use crate::journal::{Entry, Journal, LogState, Payload, Vote};
-use crate::raft::Member;
+use crate::raft;
 use crate::record::Batch;
 use crate::store::{ShardHead, Store};
 
@@ -116,7 +115,7 @@ pub async fn recover(
     let term = (block(seen) + 1) << BLOCK_BITS;
     let incarnation = survivor.incarnation.saturating_add(1);
     let [members, begins] = [1, 2].map(|offset| LogId { term, index: survivor.last.index + offset });
-    let membership = Payload::Membership(sole_member(node, address).map_err(|error| failed(io::Error::other(error)))?);
+    let membership = Payload::Membership(raft::sole_voter(node, address).map_err(failed)?);
     let batch = Payload::Batch(Batch::of_incarnation(term, incarnation).into());
     let entries = vec![Entry { log_id: members, payload: membership }, Entry { log_id: begins, payload: batch }];
     // As the leader of that term would have written them.
@@ -150,12 +149,6 @@ async fn with_tail(journal: &Journal, shard: ShardId, mut survivor: Survivor) ->
             survivor.incarnation = survivor.incarnation.max(batch.incarnation().unwrap_or(0));
         }
     }
-}
-
-/// One voter, in the encoding of the consensus adapter: postcard of the sets of voters, and of every member's address.
-fn sole_member(node: NodeId, address: &str) -> Result<Bytes, postcard::Error> {
-    let members = [(node.0, Member { address: address.to_owned() })];
-    postcard::to_stdvec(&([BTreeSet::from([node.0])].as_slice(), members.as_slice())).map(Bytes::from)
 }
 
 #[cfg(test)]

@@ -75,6 +75,7 @@ impl Reporter {
             voters: status.voters,
             learners: status.learners,
             applied: head.applied.map_or(0, |applied| applied.index),
+            incarnation: head.incarnation,
             content_hash: head.content_hash,
             marks: marks.iter().map(|m| HashMark { index: m.index, content_hash: m.content_hash }).collect(),
             queued: u32::try_from(queued).unwrap_or(u32::MAX),

@@ -137,9 +137,10 @@ pub struct HashesView {
 pub struct ShardHashes {
     pub shard: u16,
     /// Whether any two replicas have the same hash at the highest index of which both tell it: false where some two differ;
-    /// null where that cannot be said of all that answered, or fewer than two did.
+    /// null where that cannot be said of all that answered, or fewer than two did. Only replicas of the same incarnation can be
+    /// compared.
     pub agree: Option<bool>,
-    /// The highest index of which all replicas that answered tell their hash.
+    /// The highest index of which all replicas that answered tell their hash, in the same incarnation.
     pub compared_index: Option<LogIndex>,
     pub replicas: Vec<ReplicaHash>,
 }
@@ -150,6 +151,8 @@ pub struct ReplicaHash {
     #[serde(with = "shown::id")]
     pub node: NodeId,
     pub applied_index: LogIndex,
+    /// How often the shard was recovered without a quorum. Replicas of different incarnations are not compared.
+    pub incarnation: u32,
     /// 32 hexadecimal digits.
     pub content_hash: String,
 }
@@ -344,7 +347,8 @@ fn suspected_since(node: NodeId, sightings: &[(NodeId, &Sighting)]) -> Option<St
 }
 
 /// As RFC 3339. A clock that is far off may show what cannot be printed.
-fn time_of(micros: u64) -> Option<String> {
+/// RFC 3339, of microseconds since 1970; nothing where that cannot be printed.
+pub fn time_of(micros: u64) -> Option<String> {
     let time = jiff::Timestamp::from_microsecond(i64::try_from(micros).ok()?).ok()?;
     Some(format!("{time:.3}"))
 }
@@ -386,9 +390,9 @@ impl From<&Movement> for MoveView {
 }
 
 fn compare(shard: ShardId, replicas: &Replicas<'_>) -> ShardHashes {
-    let hashes: Vec<BTreeMap<LogIndex, u128>> = replicas.values().map(|replica| hashes(replica)).collect();
-    let in_all = |index: &&LogIndex| hashes.iter().all(|hashes| hashes.contains_key(*index));
-    let compared_index = hashes.first().and_then(|first| first.keys().rev().find(in_all)).copied();
+    let hashes: Vec<BTreeMap<(u32, LogIndex), u128>> = replicas.values().map(|replica| hashes(replica)).collect();
+    let in_all = |at: &&(u32, LogIndex)| hashes.iter().all(|hashes| hashes.contains_key(*at));
+    let compared_index = hashes.first().and_then(|first| first.keys().rev().find(in_all)).map(|(_, index)| *index);
     let pairs = hashes.iter().enumerate().flat_map(|(n, one)| hashes[n + 1..].iter().map(move |other| (one, other)));
     let verdicts: Vec<Option<bool>> = pairs.map(|(one, other)| agree(one, other)).collect();
     let agree = if verdicts.contains(&Some(false)) {
@@ -399,6 +403,7 @@ fn compare(shard: ShardId, replicas: &Replicas<'_>) -> ShardHashes {
     let replica_hash = |(node, replica): (&NodeId, &&ReplicaReport)| ReplicaHash {
         node: *node,
         applied_index: replica.applied,
+        incarnation: replica.incarnation,
         content_hash: format!("{:032x}", replica.content_hash),
     };
     ShardHashes {
@@ -409,17 +414,18 @@ fn compare(shard: ShardId, replicas: &Replicas<'_>) -> ShardHashes {
     }
 }
 
-/// All indexes at which a replica tells its hash.
-fn hashes(replica: &ReplicaReport) -> BTreeMap<LogIndex, u128> {
-    let mut hashes: BTreeMap<_, _> = replica.marks.iter().map(|mark| (mark.index, mark.content_hash)).collect();
-    hashes.insert(replica.applied, replica.content_hash);
+/// All indexes at which a replica tells its hash, with its incarnation: the entries of one may be others in another.
+fn hashes(replica: &ReplicaReport) -> BTreeMap<(u32, LogIndex), u128> {
+    let at = |index: LogIndex| (replica.incarnation, index);
+    let mut hashes: BTreeMap<_, _> = replica.marks.iter().map(|mark| (at(mark.index), mark.content_hash)).collect();
+    hashes.insert(at(replica.applied), replica.content_hash);
     hashes
 }
 
 /// Whether two replicas agree at the highest index that both tell; a hash sums up everything before it.
-fn agree(one: &BTreeMap<LogIndex, u128>, other: &BTreeMap<LogIndex, u128>) -> Option<bool> {
-    let (index, hash) = one.iter().rev().find(|(index, _)| other.contains_key(index))?;
-    Some(other.get(index) == Some(hash))
+fn agree(one: &BTreeMap<(u32, LogIndex), u128>, other: &BTreeMap<(u32, LogIndex), u128>) -> Option<bool> {
+    let (at, hash) = one.iter().rev().find(|(at, _)| other.contains_key(at))?;
+    Some(other.get(at) == Some(hash))
 }
 
 #[cfg(test)]
@@ -445,6 +451,7 @@ mod tests {
             voters: vec![NodeId(1), NodeId(2), NodeId(3)],
             learners: vec![],
             applied,
+            incarnation: 0,
             content_hash: u128::from(applied),
             marks: vec![],
             queued: 0,
@@ -681,8 +688,13 @@ mod tests {
         assert_eq!(compared(two_differ), (Some(false), None), "a difference is told whoever else cannot be compared");
         let one_is_far_behind = vec![one(), hashed(2, &[(7, 1)]), hashed(3, &[(2048, 6), (2060, 1)])];
         assert_eq!(compared(one_is_far_behind), (None, None));
+        let mut recovered = hashed(2, &[(1024, 5), (2050, 8)]);
+        recovered.replicas[0].incarnation = 1;
+        assert_eq!(compared(vec![one(), recovered.clone()]), (None, None), "of another incarnation");
+        let differs = vec![one(), recovered, hashed(3, &[(2050, 9)])];
+        assert_eq!(compared(differs), (Some(false), None));
         let view = json_of(&gathered(vec![one()]).hashes(1));
-        let replica = json!({"node": "0000000000000001", "appliedIndex": 2050, "contentHash": format!("{:032x}", 7)});
+        let replica = json!({"node": "0000000000000001", "appliedIndex": 2050, "incarnation": 0, "contentHash": format!("{:032x}", 7)});
         let shard = json!({"shard": 0, "agree": null, "comparedIndex": null, "replicas": [replica]});
         assert_eq!(view, json!({"shards": [shard]}));
     }

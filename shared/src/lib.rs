@@ -10,6 +10,7 @@ pub mod key;
 pub mod message;
 pub mod peer;
 pub mod problem;
+pub mod recovery_view;
 pub mod report;
 pub mod seam;
 pub mod seeds;

@@ -98,6 +98,8 @@ pub struct ReplicaReport {
     pub voters: Vec<NodeId>,
     pub learners: Vec<NodeId>,
     pub applied: LogIndex,
+    /// How often the shard was recovered without a quorum, as far as this replica has applied.
+    pub incarnation: u32,
     /// Hash of everything applied up to `applied`.
     pub content_hash: u128,
     /// The same at earlier indexes, ascending, so that replicas can be compared while they run at different ones.

@@ -7,7 +7,7 @@ use berth_shared::config::{ByteSize, Validate};
 use berth_shared::telemetry;
 use clap::{Parser, Subcommand};
 
-use crate::status;
+use crate::{recover, status};
 
 /// Nodes that one process may hold; their ports follow each other, and their admin ports come after them.
 pub(crate) const NODES_MAX: u16 = 64;
@@ -48,6 +48,7 @@ pub(crate) struct Arguments {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
     Status(status::Arguments),
+    Recover(recover::Arguments),
 }
 
 fn resident_cap(text: &str) -> Result<ByteSize, String> {
@@ -85,6 +86,8 @@ mod tests {
             (&["--gateway-port", "65536"], &["--gateway-port", "0..=65535"]),
             (&["--data", "x", "--ephemeral"], &["--data", "--ephemeral"]),
             (&["status", "--address", "here"], &["--address", "here is not host:port"]),
+            (&["recover"], &["--node"]),
+            (&["recover", "--node", "a:1", "--shard", "x"], &["--shard", "system"]),
             (&["--nodes", "3", "status"], &["--nodes", "status"]),
         ] {
             let error = Arguments::try_parse_from(["berth"].iter().chain(values)).unwrap_err().to_string();

@@ -1,9 +1,11 @@
 //! A whole Berth cluster in one process, on loopback: some nodes and a gateway, for trying it out. The same rooms as the
 //! separate programs; only the wiring is here.
 
+mod admin_port;
 mod arguments;
 mod cluster;
 mod names;
+mod recover;
 mod status;
 
 use std::future::Future;
@@ -33,7 +35,7 @@ const LEFT_OVER_MAX: Duration = Duration::from_secs(5);
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("berth: {}", in_one_line(&*error));
             ExitCode::FAILURE
@@ -41,10 +43,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    if let Some(Command::Status(arguments)) = &arguments.command {
+fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if let Some(command) = &arguments.command {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        return runtime.block_on(status::run(arguments));
+        return match command {
+            Command::Status(arguments) => runtime.block_on(status::run(arguments)).map(|()| ExitCode::SUCCESS),
+            Command::Recover(arguments) => runtime.block_on(recover::run(arguments)),
+        };
     }
     // Outlives all that works in it, and is removed however this ends.
     let temporary = arguments.ephemeral.then(tempfile::tempdir).transpose().context("no temporary folder")?;
@@ -52,7 +57,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let served = runtime.block_on(serve(arguments, data));
     runtime.shutdown_timeout(LEFT_OVER_MAX);
-    served
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(arguments: &Arguments, data: &Path) -> anyhow::Result<()> {

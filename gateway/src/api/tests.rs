@@ -361,6 +361,29 @@ async fn the_session_token_grows_with_every_answer() {
     }
 }
 
+/// The owner has seen everything that there still is, so it answers, and what a token says of an incarnation before, however
+/// much that was, is replaced by what there is now.
+#[tokio::test(start_paused = true)]
+async fn a_session_of_before_a_shard_was_recovered_is_answered_by_the_owner_with_a_new_token() {
+    let shard = EntityKey::new("counter", "alice").unwrap().shard(64);
+    for before in [Seen { incarnation: 0, index: u64::MAX }, Seen { incarnation: 0, index: 1 }] {
+        let api = api(content);
+        let brought = Token::single(CLUSTER, shard, before).encode();
+        for (n, (method, path)) in [("GET", ALICE), ("POST", ADD)].into_iter().enumerate() {
+            let answer = ask(&api, method, path, &[("berth-session", &brought)], "").await;
+            assert_eq!((answer.status, api.forward.nodes().asked()), (200, n + 1), "{method}");
+            api.forward.nodes().question(n + 1, |address, question| {
+                assert_eq!(address, "node-1:1", "the owner");
+                let is_linearizable =
+                    !matches!(question, Question::Read { consistency, .. } if consistency != Consistency::Linearizable);
+                assert!(is_linearizable, "{question:?}");
+            });
+            let token = Token::decode(answer.header("berth-session").unwrap()).unwrap();
+            assert_eq!(token.requirement(shard), Requirement::AtLeast(SEEN), "{method}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn head_and_options_are_like_get_without_a_body() {
     let api = api(content);

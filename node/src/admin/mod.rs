@@ -1,7 +1,9 @@
-//! The admin port: whether this process lives, whether it is ready, its metrics, and what the nodes report of the cluster.
+//! The admin port: whether this process lives, whether it is ready, its metrics, and what the nodes report of the cluster; to
+//! leave, and to recover what has lost its quorum, for operators.
 //! HTTP statuses appear only here.
 
 mod connections;
+pub mod recovery;
 
 use std::fmt;
 use std::sync::Arc;
@@ -45,6 +47,7 @@ pub struct Admin {
     pub metrics: Metrics,
     pub gather: Gather,
     pub drain: Drain,
+    pub recovery: Arc<dyn recovery::Recovery>,
     /// Shards of the cluster.
     pub shards: u16,
     pub seams: Seams,
@@ -74,6 +77,8 @@ fn router(admin: Admin) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(page))
         .route("/drain", post(drain))
+        .route("/v1/recovery", get(recovery::survey))
+        .route("/v1/recovery/{shard}", post(recovery::recover))
         .route("/v1/cluster", get(cluster))
         .route("/v1/cluster/shards", get(shards))
         .route("/v1/cluster/hashes", get(hashes))
@@ -144,9 +149,11 @@ async fn unknown_path(State(admin): State<Admin>, uri: Uri) -> Response {
 
 async fn wrong_method(State(admin): State<Admin>, uri: Uri) -> Response {
     let refusal = (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed");
-    let is_drain = uri.path() == "/drain";
-    let (why, allowed) =
-        if is_drain { ("to leave is asked for with POST", "POST") } else { ("this is only for reading", "GET, HEAD") };
+    let (why, allowed) = match uri.path() {
+        "/drain" => ("to leave is asked for with POST", "POST"),
+        path if path.starts_with("/v1/recovery/") => ("a shard is recovered with POST", "POST"),
+        _ => ("this is only for reading", "GET, HEAD"),
+    };
     let mut response = admin.problem(refusal, why, &uri);
     response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
     response
@@ -160,8 +167,19 @@ fn json(value: impl Serialize) -> Response {
 
 impl Admin {
     /// A problem document (RFC 9457) of this status, code and title.
-    fn problem(&self, (status, code, title): (StatusCode, &str, &str), detail: &str, uri: &Uri) -> Response {
-        let mut response = json(json!({
+    fn problem(&self, head: (StatusCode, &str, &str), detail: &str, uri: &Uri) -> Response {
+        self.problem_with(head, detail, uri, None)
+    }
+
+    /// The same with one more member.
+    fn problem_with(
+        &self,
+        (status, code, title): (StatusCode, &str, &str),
+        detail: &str,
+        uri: &Uri,
+        more: Option<(&str, &str)>,
+    ) -> Response {
+        let mut problem = json!({
             "type": format!("urn:berth:problem:{code}"),
             "title": title,
             "status": status.as_u16(),
@@ -169,7 +187,11 @@ impl Admin {
             "instance": uri.path(),
             "code": code,
             "traceId": format!("{:032x}", self.seams.random.next_u128()),
-        }));
+        });
+        if let Some((name, text)) = more {
+            problem[name] = text.into();
+        }
+        let mut response = json(problem);
         *response.status_mut() = status;
         let content_type = header::HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);

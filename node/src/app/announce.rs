@@ -74,6 +74,7 @@ pub(super) fn facts(place: &Place, config: &Config, state: NodeState, load: Load
         version: SOFTWARE.to_owned(),
         load,
         led: place.owners.led(),
+        system: place.hosting.system().and_then(|system| system.group.term()),
     }
 }
 

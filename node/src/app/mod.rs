@@ -7,6 +7,7 @@ mod gather;
 mod observe;
 mod place;
 mod readiness;
+mod recover;
 mod replicas;
 mod stages;
 mod system_shard;
@@ -15,16 +16,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use berth_shared::cluster_view::Gathered;
 use berth_shared::ids::{NodeId, ShardId};
+use berth_shared::recovery_view::{RecoveredView, RecoveryView};
 use berth_shared::report::{NodeReport, NodeState};
 use berth_shared::seam::Seams;
 use berth_shared::seam::network::Listener;
 use berth_shared::telemetry::{self, Tracing};
 
+use crate::admin::recovery::Refusal;
 use crate::admin::{self, Admin};
 use crate::cluster::bootstrap;
 use crate::cluster::identity::{self, Identity};
@@ -35,6 +39,7 @@ use crate::entity::{Registry, registry};
 use crate::journal;
 use crate::metrics::Metrics;
 use crate::raft;
+use crate::recovery;
 use crate::replica_files;
 use crate::store;
 use stages::{Node, Stage};
@@ -53,6 +58,8 @@ pub enum Error {
     ReplicaFiles(#[from] replica_files::Error),
     #[error(transparent)]
     Raft(#[from] raft::Error),
+    #[error(transparent)]
+    Recovery(#[from] recovery::Error),
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
     #[error("cannot listen on {address}: {source}")]
@@ -226,7 +233,30 @@ fn shown(
         asked.cancel();
         of.borrow().place().map_or(0, |place| place.replica_count())
     });
-    Admin { ready, metrics: metrics.clone(), gather, drain, shards: config.cluster.shards, seams: seams.clone() }
+    let recovery = Arc::new(Recovery { stage: stage.clone(), seams: seams.clone() });
+    let (metrics, shards, seams) = (metrics.clone(), config.cluster.shards, seams.clone());
+    Admin { ready, metrics, gather, drain, recovery, shards, seams }
+}
+
+/// What the admin port needs for recoveries, whatever the node's stage is.
+struct Recovery {
+    stage: watch::Receiver<Stage>,
+    seams: Seams,
+}
+
+impl admin::recovery::Recovery for Recovery {
+    fn survey(&self) -> BoxFuture<'static, Option<RecoveryView>> {
+        let (place, seams) = (self.stage.borrow().place().cloned(), self.seams.clone());
+        Box::pin(async move { Some(recover::survey(&*place?, &seams).await) })
+    }
+
+    fn recover(&self, shard: ShardId, confirm: String) -> BoxFuture<'static, Result<RecoveredView, Refusal>> {
+        let (place, seams) = (self.stage.borrow().place().cloned(), self.seams.clone());
+        Box::pin(async move {
+            let place = place.ok_or(Refusal::NotHosted)?;
+            recover::recover(&place, &seams, shard, &confirm).await
+        })
+    }
 }
 
 fn open_identity(config: &Config, disk: &dyn Disk, seams: &Seams) -> Result<Identity, Error> {

@@ -204,6 +204,7 @@ impl Node {
             version: SOFTWARE.to_owned(),
             load: Load::default(),
             led: Vec::new(),
+            system: None,
         };
         self.membership.join(here, facts)
     }

@@ -1,5 +1,5 @@
 //! The replicas of this node: opens them, at the start and whenever an owner brings its shard here, and lets them go again
-//! with all that they have on disk.
+//! with all that they have on disk; and recovers those whose quorum is gone, when an operator says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,6 +21,8 @@ use crate::cluster::system::SYSTEM_SHARD;
 use crate::entity::Registry;
 use crate::journal::Journal;
 use crate::raft::Groups;
+use crate::recovery::survey::Holding;
+use crate::recovery::{self, Recovered};
 use crate::shard::Shard;
 use crate::shard::executor::{self, Executor};
 use crate::shard::reader::Reader;
@@ -52,7 +54,7 @@ pub(crate) struct Parts {
 
 pub(crate) struct Replicas {
     parts: Parts,
-    /// Shards of which a replica is being opened or let go just now.
+    /// Shards of which a replica is being opened, recovered or let go just now.
     busy: Mutex<BTreeSet<ShardId>>,
     /// When each replica was opened.
     opened: Mutex<BTreeMap<ShardId, BootInstant>>,
@@ -88,6 +90,10 @@ impl Replicas {
         let Parts { seams, store, residency, groups, journal, executor, .. } = &self.parts;
         if self.hosted(id).is_some() || self.is_closed.load(Ordering::Acquire) {
             return Ok(());
+        }
+        if journal.deleting().contains(&id) {
+            // An attempt to delete the replica before has failed on the way.
+            crate::replica_files::delete_replica(journal, store, id).await?;
         }
         let registry = match id {
             SYSTEM_SHARD => self.parts.system_registry.clone(),
@@ -168,7 +174,45 @@ impl Replicas {
         Ok(true)
     }
 
-    /// From now on no replica is opened or let go; returns once none is any more.
+    /// Makes the replica here, which has entries up to `confirmed`, the only member of the shard's next incarnation. `address` is
+    /// where this node is reached. `None` where there is no replica, or somebody else has to do with it just now.
+    pub(crate) async fn recover(
+        &self,
+        shard: ShardId,
+        address: &str,
+        confirmed: LogId,
+    ) -> Result<Option<Recovered>, Error> {
+        let (Some(_busy), Some(hosted)) = (self.claim(shard), self.hosted(shard)) else { return Ok(None) };
+        self.parts.owners.forget(shard);
+        self.parts.hosting.remove(shard);
+        self.parts.groups.stop(shard, &*hosted.group).await;
+        drop(hosted);
+        let Parts { node, journal, store, .. } = &self.parts;
+        let recovered = recovery::recover(journal, store, shard, (*node, address), confirmed).await;
+        // Whatever came of that, the replica goes on as it is.
+        self.open_claimed(shard, &[], false).await?;
+        Ok(Some(recovered?))
+    }
+
+    /// What this node has of each of these shards, left out where that is nothing.
+    pub(crate) async fn holdings(&self, shards: &[ShardId]) -> Vec<Holding> {
+        let mut holdings = Vec::new();
+        for shard in shards.iter().copied() {
+            let is_busy = self.busy.lock().contains(&shard);
+            match recovery::survivor(&self.parts.journal, &self.parts.store, shard).await {
+                Ok(survivor) => {
+                    let sees_quorum = is_busy || self.hosted(shard).is_some_and(|hosted| sees_quorum(&hosted));
+                    let (last, incarnation) = (survivor.last, survivor.incarnation);
+                    holdings.push(Holding { shard, last, incarnation, sees_quorum });
+                }
+                Err(recovery::Error::Absent(_)) => {}
+                Err(error) => tracing::warn!(%shard, "what is here of a shard cannot be told: {error}"),
+            }
+        }
+        holdings
+    }
+
+    /// From now on no replica is opened, recovered or let go; returns once none is any more.
     pub(crate) async fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         while !self.busy.lock().is_empty() {
@@ -180,6 +224,11 @@ impl Replicas {
         let is_free = !self.is_closed.load(Ordering::Acquire) && self.busy.lock().insert(shard);
         is_free.then_some(Busy { replicas: self, shard })
     }
+}
+
+/// Whether the shard's group serves, or enough of its voters are connected that it soon may.
+pub(super) fn sees_quorum(hosted: &Hosted) -> bool {
+    hosted.group.is_serving() || hosted.group.status().sees_quorum
 }
 
 impl Drop for Busy<'_> {

@@ -178,7 +178,7 @@ impl Node {
 
     /// Serves gateways and other nodes; returns the server's task.
     fn serve(&self, listener: Box<dyn Listener>, place: &Arc<Place>, answerer: Answerer) -> JoinHandle<()> {
-        let replicas = place.replicas.clone();
+        let (replicas, held) = (place.replicas.clone(), place.replicas.clone());
         let service = Service {
             seams: self.seams.clone(),
             tracing: self.tracing,
@@ -196,6 +196,10 @@ impl Node {
             admit: Arc::new(move |shard, plan| {
                 let replicas = replicas.clone();
                 Box::pin(async move { replicas.admit(shard, plan.as_deref()).await })
+            }),
+            holdings: Arc::new(move |shards| {
+                let held = held.clone();
+                Box::pin(async move { held.holdings(&shards).await })
             }),
         };
         let (config, speaker) = (peer::server::Config::default(), self.speaker(place.cluster));
@@ -267,6 +271,7 @@ impl Node {
             node,
             hosting: hosting.clone(),
             plan: plan.clone(),
+            members: place.gossip.members(),
             peers: peers.clone(),
             let_go: Arc::new(move |shard, last| {
                 let replicas = replicas.clone();

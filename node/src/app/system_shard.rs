@@ -49,6 +49,7 @@ fn begin(place: &Arc<Place>, config: &Config, hosted: &Arc<Hosted>, seams: &Seam
         registry,
         members: place.gossip.members(),
         connected: Arc::new(move || peers.connected()),
+        newest: place.plans.watch(),
         seams: seams.clone(),
     };
     seams.spawner.spawn(until.clone().run_until_cancelled_owned(planner.run()));

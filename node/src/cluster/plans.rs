@@ -150,6 +150,7 @@ mod tests {
                 version: "test/1".to_owned(),
                 load: Load::default(),
                 led: vec![],
+                system: None,
             }),
             edition: Edition::default(),
             suspected: (!is_heard).then_some(clock),

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use openraft::async_runtime::WatchReceiver;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use berth_shared::ids::{LogId, NodeId, ShardId, Term};
@@ -40,8 +41,10 @@ pub(super) struct Arrivals<R: Runtime> {
     pub(super) votes_from: BootInstant,
     /// How far the log of a replica went that was deleted here. It would have given no vote to a candidate with less.
     pub(super) vote_floor: Option<LogId>,
-    /// The term that this replica knew of when it was started.
-    pub(super) begun_in: Term,
+    /// The term that this replica knew of when it was started, or that of a later message that was handed over.
+    pub(super) known: Term,
+    /// Whether it has nothing yet, so that it may become part of any incarnation.
+    pub(super) is_blank: bool,
     pub(super) heard: Arc<Heard>,
     pub(super) snapshots: snapshot::Receiver<R>,
     pub(super) seams: Seams,
@@ -57,9 +60,15 @@ pub(super) struct Heard {
     /// Invariant: it is set once, by the first leader that said to have committed an entry of its own term. Only then does
     /// a leader know of everything that was committed before it; what it said earlier may be far behind.
     target: AtomicU64,
+    /// Who has last written as a member of a later incarnation.
+    outlived_by: Mutex<Option<NodeId>>,
 }
 
 impl Heard {
+    pub(super) fn outlived_by(&self) -> Option<NodeId> {
+        *self.outlived_by.lock()
+    }
+
     pub(super) fn at(&self) -> Option<BootInstant> {
         match self.at.load(Ordering::Relaxed) {
             0 => None,
@@ -93,7 +102,7 @@ impl<R: Runtime> Arrivals<R> {
         sender
     }
 
-    async fn run(self, mut inbox: mpsc::Receiver<Arrived>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Arrived>) {
         let mut answering: FuturesUnordered<Answering> = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -108,7 +117,7 @@ impl<R: Runtime> Arrivals<R> {
     }
 
     /// Hands a message over; what it returns sends the answer.
-    fn take(&self, arrived: Arrived) -> Option<Answering> {
+    fn take(&mut self, arrived: Arrived) -> Option<Answering> {
         let Arrived { message, reply } = arrived;
         let request = match peer::decode::<Request<'_>>(&message) {
             Ok(request) => request,
@@ -118,9 +127,17 @@ impl<R: Runtime> Arrivals<R> {
             }
         };
         let ours = ours::<R>(&self.raft);
-        if is_of_earlier_incarnation(request.term(), ours.vote.term.max(self.begun_in)) {
+        let known = ours.vote.term.max(self.known);
+        if is_of_earlier_incarnation(request.term(), known) {
             // Any answer would tell the sender of our term, by which it could depose our leader.
             tracing::debug!(shard = %self.shard, "a member of an earlier incarnation is not answered");
+            return None;
+        }
+        if !self.is_blank && is_of_earlier_incarnation(known, request.term()) {
+            // What is here may contradict what is there, even where it was committed.
+            tracing::debug!(shard = %self.shard, from = %request.sender(), "the shard was recovered without this replica");
+            *self.heard.outlived_by.lock() = Some(request.sender());
+            answer(reply, &failed("this replica is of an earlier incarnation of the shard"));
             return None;
         }
         let checked = match &request {
@@ -133,6 +150,10 @@ impl<R: Runtime> Arrivals<R> {
             tracing::error!(shard = %self.shard, why, "a message that no member sends is refused");
             answer(reply, &failed(why));
             return None;
+        }
+        if !matches!(request, Request::PreVote(_)) {
+            self.known = known.max(request.term());
+            self.is_blank &= matches!(request, Request::Vote(_));
         }
         let raft = self.raft.clone();
         let mut handing_over: Answering = match request {

@@ -121,13 +121,14 @@ impl<R: Runtime> RaftGroup<R> {
         let failed = |reason: String| Error::Start { shard: id, reason };
         check(&shard, &journal).map_err(failed)?;
         let started_at = seams.clock.now();
-        let begun_in = journal.vote(id).map_or(0, |vote| vote.term);
+        let known = journal.vote(id).map_or(0, |vote| vote.term);
         // One that was deleted here is not founded again: it begins blank, like any that comes later.
         let was_here = journal.vote(id).is_some() || journal.vote_floor(id).is_some();
         let is_new = journal.log_state(id).last.is_none() && !was_here;
         if is_new && !voters.is_empty() {
             begin_log(id, &journal, voters).await.map_err(|error| failed(error.to_string()))?;
         }
+        let is_blank = journal.log_state(id).last.is_none() && shard.machine().head().applied.is_none();
         let (blank_sender, blank) = watch::channel(0);
         let (sole_voter, ended) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let log = log::ShardLog::new(id, journal.clone());
@@ -168,7 +169,8 @@ impl<R: Runtime> RaftGroup<R> {
             raft: of,
             votes_from,
             vote_floor,
-            begun_in,
+            known,
+            is_blank,
             heard: heard_by,
             snapshots,
             seams: seams_of,
@@ -432,6 +434,8 @@ impl<R: Runtime> Group for RaftGroup<R> {
             learners: membership.learner_ids().map(NodeId).collect(),
             is_joint: membership.get_joint_config().len() > 1,
             last: self.raft.data_metrics().borrow_watched().last_log.as_ref().map(from_raft),
+            sees_quorum: self.sees_quorum(),
+            outlived_by: self.heard.outlived_by(),
         }
     }
 

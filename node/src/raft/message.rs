@@ -51,6 +51,16 @@ impl Request<'_> {
             Self::Snapshot(part) => part.vote.term,
         }
     }
+
+    /// Who sends it, by its own word.
+    pub(super) fn sender(&self) -> NodeId {
+        match self {
+            Self::Append(append) => append.vote.node,
+            Self::Vote(campaign) | Self::PreVote(campaign) => campaign.vote.node,
+            Self::Transfer(transfer) => transfer.from.node,
+            Self::Snapshot(part) => part.vote.node,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

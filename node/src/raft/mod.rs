@@ -43,7 +43,7 @@ use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, OptionalSend, Raft, RaftTypeConfig};
 use serde::{Deserialize, Serialize};
 
-use berth_shared::ids::{LogId, ShardId};
+use berth_shared::ids::{LogId, NodeId, ShardId};
 
 use crate::record::Batch;
 use crate::shard::machine::Applied;
@@ -146,6 +146,13 @@ fn from_raft(id: &RaftLogId) -> LogId {
 fn encode_membership(membership: &Membership) -> Result<Bytes, postcard::Error> {
     let nodes: Vec<(u64, Member)> = membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
     postcard::to_stdvec(&(membership.get_joint_config(), nodes)).map(Bytes::from)
+}
+
+/// The members of a group that consists of one voter, as its log holds them.
+pub(crate) fn sole_voter(node: NodeId, address: &str) -> std::io::Result<Bytes> {
+    let members = BTreeMap::from([(node.0, Member { address: address.to_owned() })]);
+    let membership = Membership::new(vec![[node.0].into()], members).map_err(std::io::Error::other)?;
+    encode_membership(&membership).map_err(std::io::Error::other)
 }
 
 fn decode_membership(bytes: &[u8]) -> std::io::Result<Membership> {

@@ -35,6 +35,11 @@ pub struct Status {
     pub is_joint: bool,
     /// The last entry of this member's log.
     pub last: Option<LogId>,
+    /// Whether enough of the voters are connected to this node that they could elect a leader, this member among them.
+    pub sees_quorum: bool,
+    /// Who has written to this member as one of a later incarnation of the shard, which was recovered without it. What this
+    /// member has is void then.
+    pub outlived_by: Option<NodeId>,
 }
 
 /// A group as the one sees it that leads it.

@@ -31,6 +31,10 @@ impl Service {
             Ok(NodeRequest::Host { shard, epoch }) => self.host(shard, epoch, reply),
             Ok(NodeRequest::Warm { shard, keys }) => self.warm(shard, &keys, reply),
             Ok(NodeRequest::Members { shard }) => self.confirm_members(shard, reply),
+            Ok(NodeRequest::Holdings { shards }) => {
+                let holdings = (self.holdings)(shards);
+                self.seams.spawner.spawn(async move { send(reply, &holdings.await) });
+            }
             // Unanswered: there is no answer that every request has.
             Err(error) => tracing::warn!(node = ?peer.node, %error, "a node sent a request that does not decode"),
         }

@@ -58,9 +58,11 @@ impl Owners {
         let (owners, mut leading) = (self.clone(), group.leading());
         self.state.lock().groups.insert(shard.id(), group.clone());
         seams.spawner.spawn(async move {
+            let mut before = None;
             loop {
                 let term = *leading.borrow_and_update();
-                owners.set(&shard, term);
+                owners.set(&shard, before, term);
+                before = term;
                 if leading.changed().await.is_err() {
                     return;
                 }
@@ -177,10 +179,11 @@ impl Owners {
         Some(ShardOwner { shard, node, address, term: status.term, index: 0 })
     }
 
-    fn set(&self, shard: &Shard, term: Option<Term>) {
+    fn set(&self, shard: &Shard, before: Option<Term>, term: Option<Term>) {
         let mut state = self.state.lock();
-        state.owned.retain(|owner| owner.shard != shard.id());
-        let Some(term) = term else { return };
+        // The group may have been started anew meanwhile, and lead in a later term, which is none of this one's concern.
+        state.owned.retain(|owner| owner.shard != shard.id() || Some(owner.term) > term.max(before));
+        let Some(term) = term.filter(|_| state.owned.iter().all(|owner| owner.shard != shard.id())) else { return };
         let index = shard.seen().index;
         let owner = ShardOwner { shard: shard.id(), node: self.node, address: self.address.clone(), term, index };
         state.owned.push(owner.clone());

@@ -28,6 +28,7 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::raft::Groups;
 use crate::record::{Fingerprint, RequestKey, Scope};
+use crate::recovery::survey::Holding;
 use crate::report::Reporter;
 use crate::shard::command::{Answer, Command};
 use crate::shard::reader::{self, Current};
@@ -58,7 +59,12 @@ pub struct Service {
     pub plans: Plans,
     /// Opens replicas for owners that bring their shards here.
     pub admit: Admit,
+    /// What this node has of shards that another one has lost the quorum of.
+    pub holdings: Holdings,
 }
+
+/// Tells what is here of these shards.
+pub type Holdings = Arc<dyn Fn(Vec<ShardId>) -> BoxFuture<'static, Vec<Holding>> + Send + Sync>;
 
 /// Opens a replica of the shard, if the plan wants it here.
 pub type Admit = Arc<dyn Fn(ShardId, Option<Arc<Plan>>) -> BoxFuture<'static, Admission> + Send + Sync>;

@@ -30,6 +30,9 @@ pub enum NodeRequest<'a> {
     /// Who the members of the shard's group are, as a quorum confirms now. Answered with an `Option` of
     /// [`crate::shard::group::ConfirmedMembership`].
     Members { shard: ShardId },
+    /// What the node has of these shards, which somebody may want to recover. Answered with a list of
+    /// [`crate::recovery::survey::Holding`], without those of which it has nothing.
+    Holdings { shards: Vec<ShardId> },
 }
 
 /// Encodes a [`NodeRequest::Raft`] around a message that is not encoded yet, so that entries are copied once and not twice.

@@ -8,7 +8,7 @@ use crate::cluster::{Ask, Cluster, SHARD, open_files};
 
 impl Cluster {
     /// The node stops, deletes its replica, and goes on with nothing but what a deletion leaves.
-    async fn delete_replica(&mut self, place: usize) {
+    pub(crate) async fn delete_replica(&mut self, place: usize) {
         self.stop(place).await;
         let seams = self.seams.clone();
         let (journal, store) = open_files(self.disk(place), &seams).await.unwrap();

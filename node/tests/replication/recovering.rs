@@ -195,3 +195,44 @@ async fn members_of_before_that_come_back_cannot_disturb_the_recovered_shard() {
     // They are members of a former incarnation, which their replicas still say.
     assert_eq!(cluster.incarnations(), [0, 0, 1]);
 }
+
+/// The recovered shard may get members of before again. What they have contradicts it, and is never mixed with it: they take
+/// nothing of the later incarnation before they have begun anew.
+#[tokio::test(start_paused = true)]
+async fn a_member_of_before_takes_nothing_of_the_recovered_shard_until_it_has_begun_anew() {
+    let mut cluster = Cluster::led_by_the_first(3).await;
+    cluster.increment("a", 20).await;
+    cluster.until("the third has it all", |cluster| cluster.applied_index(2) == cluster.applied_index(0)).await;
+    cluster.stop(2).await;
+    cluster.increment("a", 50).await;
+    cluster.kill(1);
+    cluster.kill(0);
+    cluster.recover(2).await;
+    cluster.run(2).await;
+    cluster.increment("a", 100).await;
+    cluster.run(0).await;
+    cluster.sleep(Duration::from_millis(100)).await;
+    let (before, log) = (cluster.hash(0), cluster.node(0).group.status().last);
+    let of_first = |cluster: &Cluster| cluster.node(0).group.status();
+    assert_eq!(of_first(&cluster).outlived_by, None, "it is not told before it is a member again");
+    cluster.change(2, cluster.learner(0)).await.unwrap();
+    cluster.until("it is told", |cluster| of_first(cluster).outlived_by == Some(cluster.id(2))).await;
+    for _ in 0..100 {
+        cluster.sleep(Duration::from_millis(50)).await;
+        assert_eq!((cluster.hash(0), of_first(&cluster).last), (before, log));
+        assert!(cluster.node(0).group.term().is_none() && of_first(&cluster).leader != Some(cluster.id(2)));
+    }
+    assert_eq!(cluster.ask(2, Ask::increment("a")).await.version(), 121, "and disturbs nobody");
+
+    cluster.delete_replica(0).await;
+    cluster.caught_up(2, 0).await;
+    assert_eq!((cluster.incarnations(), of_first(&cluster).outlived_by), (vec![1, 1], None));
+    cluster.change(2, cluster.voters(&[0, 2])).await.unwrap();
+    cluster.agree().await;
+    cluster.stop(0).await;
+    cluster.run(0).await;
+    cluster.increment("a", 1).await;
+    cluster.agree().await;
+    assert_eq!(of_first(&cluster).outlived_by, None);
+    assert_eq!(cluster.read(cluster.leader().await, "a").await.unwrap().0, 122);
+}

@@ -15,7 +15,7 @@ use berth_shared::seam::Seams;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use client::Address;
+use crate::admin_port::Address;
 use show::{Style, show};
 
 /// Between two looks.

@@ -4,7 +4,6 @@ use berth_shared::cluster_view::{MemberView, MoveView, PlannedView, ShardView};
 use berth_shared::ids::{ClusterId, NodeId};
 use berth_shared::report::{Load, NodeState};
 
-use super::client::Address;
 use super::*;
 
 const NOW: u64 = 1_767_225_600_000_000;

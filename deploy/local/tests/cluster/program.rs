@@ -42,7 +42,7 @@ pub(crate) struct Process {
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
     command.env_clear().stdin(Stdio::null());
-    let serves = arguments.first() != Some(&"status");
+    let serves = !matches!(arguments.first(), Some(&"status" | &"recover"));
     for port in ["--gateway-port", "--admin-port"].into_iter().filter(|_| serves) {
         if !arguments.contains(&port) {
             command.args([port, "0"]);

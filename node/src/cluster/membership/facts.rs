@@ -11,6 +11,7 @@
 //! | `weight` | how much of the replicas it should hold, relative to other nodes; not 0 |
 //! | `version` | name and version of the program |
 //! | `load` | hundredths of a processor, bytes in memory and requests per second, with a blank between them |
+//! | `system` | the term in which the node leads the system shard, or nothing |
 //! | `led.N` | the shards from 1024 × N on, below the next N, that the node owns, with their terms: base64 of a postcard list of pairs, how far the shard is from the one after the last (variable length) and how far the term is from the last (zigzag) |
 //!
 //! A shard takes two or three bytes that way. A part holds at most 1,024 of them, 16 KiB at the very worst, so that it fits
@@ -46,6 +47,7 @@ pub(super) fn write(facts: &Facts) -> Vec<(String, String)> {
         ("weight".to_owned(), facts.weight.to_string()),
         ("version".to_owned(), facts.version.clone()),
         ("load".to_owned(), format!("{cpu_percent} {resident_bytes} {requests_per_second}")),
+        ("system".to_owned(), facts.system.map(|term| term.to_string()).unwrap_or_default()),
     ];
     let mut parts: BTreeMap<u16, Vec<(ShardId, Term)>> = (0..PARTS).map(|part| (part, Vec::new())).collect();
     for (shard, term) in &facts.led {
@@ -77,6 +79,7 @@ pub(super) fn read<'a>(texts: impl Iterator<Item = (&'a str, &'a str)>) -> Optio
         version: word("version")?.to_owned(),
         load: read_load(word("load")?)?,
         led,
+        system: Some(word("system")?).filter(|term| !term.is_empty()).map(str::parse).transpose().ok()?,
     })
 }
 
@@ -167,6 +170,7 @@ mod tests {
             version: "berth-node/0.1.0".to_owned(),
             load: Load { cpu_percent: 130, resident_bytes: 1 << 40, requests_per_second: 25_000 },
             led,
+            system: None,
         }
     }
 

@@ -57,6 +57,8 @@ pub struct Facts {
     pub load: Load,
     /// The shards that it owns, each with its term; ascending.
     pub led: Vec<(ShardId, Term)>,
+    /// The term in which it leads the system shard, if it does.
+    pub system: Option<Term>,
 }
 
 /// A node of the cluster, as this one knows it.

@@ -110,6 +110,7 @@ mod tests {
             version: "test".to_owned(),
             load: Load::default(),
             led: vec![],
+            system: None,
         };
         let edition = Edition { generation, revision: 1 };
         Observed { node: NodeId(node), edition, facts: Arc::new(facts), is_live }

@@ -40,6 +40,8 @@ pub struct Planner {
     pub registry: Arc<Registry>,
     pub members: watch::Receiver<Arc<Members>>,
     pub connected: Connected,
+    /// The newest plan that this node knows, from wherever.
+    pub newest: watch::Receiver<Option<Arc<Plan>>>,
     pub seams: Seams,
 }
 
@@ -69,6 +71,10 @@ impl Planner {
         loop {
             let mut pause = LOOK_INTERVAL;
             match in_force.look(&self.shard).await {
+                Ok(Some(plan)) if self.is_forgotten(&plan) => {
+                    self.restore(&plan).await;
+                    pause = RETRY_PAUSE;
+                }
                 Ok(Some(plan)) => {
                     let proposal = self.decide(&mut decider, &plan);
                     tell(&mut told, decider.concerns());
@@ -87,6 +93,22 @@ impl Planner {
                 }
             }
             self.seams.spawner.sleep(pause).await;
+        }
+    }
+
+    /// Whether members follow a later plan than the one that is in force by the system shard: it was recovered then from a
+    /// replica that had not got the later one.
+    fn is_forgotten(&self, in_force: &Plan) -> bool {
+        self.newest.borrow().as_ref().is_some_and(|newest| newest.epoch > in_force.epoch)
+    }
+
+    async fn restore(&self, in_force: &Plan) {
+        let Some(newest) = self.newest.borrow().clone() else { return };
+        let (known, epoch) = (in_force.epoch, newest.epoch);
+        // A follower may have applied what this leader is just about to apply; then it is refused.
+        match system::restore(&newest, &self.mailbox, &self.registry, &self.seams).await {
+            Ok(()) => tracing::warn!(known, epoch, "a plan that members follow is in force again"),
+            Err(error) => tracing::debug!(known, epoch, "a plan that members follow is not put in force: {error}"),
         }
     }
 

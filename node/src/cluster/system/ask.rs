@@ -31,6 +31,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub(super) enum Body<'a> {
     Initialise { record: &'a InitRecord },
     Adopt { plan: &'a Plan, reason: &'a str },
+    Restore { plan: &'a Plan },
 }
 
 /// Has the first plan of `record`'s cluster made, if this node leads the system shard while there is none. Ends with the first
@@ -91,6 +92,12 @@ pub async fn adopt(
 ) -> Result<(), Error> {
     let key = |body: &[u8]| format!("adopt-{}-{:032x}", plan.epoch, xxh3_128(body));
     ask("adopt", &Body::Adopt { plan, reason }, key, mailbox, registry, seams).await
+}
+
+/// Puts `plan` in force again, of a later epoch than the system shard knows, if this node leads it.
+pub async fn restore(plan: &Plan, mailbox: &Mailbox, registry: &Registry, seams: &Seams) -> Result<(), Error> {
+    let key = |body: &[u8]| format!("restore-{}-{:032x}", plan.epoch, xxh3_128(body));
+    ask("restore", &Body::Restore { plan }, key, mailbox, registry, seams).await
 }
 
 /// Sends one command and waits for its answer.

@@ -24,7 +24,7 @@ use crate::entity::{Context, Decision, Entity, Registry, Rejection, registry};
 use crate::store;
 
 pub use super::plan::SYSTEM_SHARD;
-pub use ask::{adopt, initialise};
+pub use ask::{adopt, initialise, restore};
 pub use follow::{applied_plan, first_plan, follow};
 
 /// The id of the only entity.
@@ -60,6 +60,9 @@ pub enum Instruction {
     Initialise { record: InitRecord },
     /// Puts a plan in force, if it is the next one.
     Adopt { plan: Plan, reason: String },
+    /// Puts a plan in force again that was in force once, and of which the system shard knows nothing, because it was recovered
+    /// from a replica that had not got it yet. The members that follow it would not take another one of its epoch.
+    Restore { plan: Plan },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -102,6 +105,10 @@ impl Entity for Cluster {
                 check_next(state, plan)?;
                 Ok(Event::Adopted { plan: plan.clone(), reason: reason.clone() })
             }
+            Instruction::Restore { plan } => {
+                check_later(state, plan)?;
+                Ok(Event::Adopted { plan: plan.clone(), reason: RESTORED.to_owned() })
+            }
         }
         .map(Decision::event)
     }
@@ -125,11 +132,21 @@ fn begin(state: &Plan, record: &InitRecord) -> Result<Plan, Refusal> {
     Ok(Plan::first(&members, record.shards, record.replicas))
 }
 
+/// Why a plan is in force again.
+const RESTORED: &str = "members follow it, and the system shard was recovered from a replica that did not know it";
+
 fn check_next(state: &Plan, plan: &Plan) -> Result<(), Refusal> {
+    if state.epoch > 0 && state.epoch.checked_add(1) != Some(plan.epoch) {
+        return Err(Refusal::NotNext { in_force: state.epoch, given: plan.epoch });
+    }
+    check_later(state, plan)
+}
+
+fn check_later(state: &Plan, plan: &Plan) -> Result<(), Refusal> {
     if state.epoch == 0 {
         return Err(Refusal::NotInitialised);
     }
-    if state.epoch.checked_add(1) != Some(plan.epoch) {
+    if plan.epoch <= state.epoch {
         return Err(Refusal::NotNext { in_force: state.epoch, given: plan.epoch });
     }
     if !plan.is_sound() {

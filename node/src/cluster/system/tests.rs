@@ -121,6 +121,13 @@ fn only_the_next_plan_of_the_same_cluster_is_adopted() {
     assert_eq!(decide(&next, &next), Err(Refusal::NotNext { in_force: 2, given: 2 }));
     assert_eq!(decide(&first, &after), Err(Refusal::NotNext { in_force: 1, given: 3 }));
     assert_eq!(decide(&Plan::default(), &first), Err(Refusal::NotInitialised));
+    // One that was in force once, and is not known any more.
+    let restore = |state: &Plan, plan: &Plan| {
+        Cluster.decide(state, &Instruction::Restore { plan: plan.clone() }, &context).map(drop)
+    };
+    assert_eq!((restore(&first, &next), restore(&first, &after)), (Ok(()), Ok(())));
+    assert_eq!(restore(&after, &next), Err(Refusal::NotNext { in_force: 3, given: 2 }));
+    assert_eq!(restore(&Plan::default(), &first), Err(Refusal::NotInitialised));
     for (shards, replicas) in [(63, 3), (64, 1)] {
         let other = Plan::first(&three, shards, replicas).next(&four).unwrap();
         assert_eq!(decide(&first, &other), Err(Refusal::OtherCluster));

@@ -39,6 +39,7 @@ pub(super) fn facts(number: u64, state: NodeState) -> Facts {
         version: "test/1".to_owned(),
         load: Load { cpu_percent: 5, resident_bytes: 1000, requests_per_second: number },
         led: vec![(ShardId(number as u16), 3), (ShardId(16_000), number)],
+        system: (number == 1).then_some(1 << 20),
     }
 }
 

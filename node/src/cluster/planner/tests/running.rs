@@ -39,6 +39,7 @@ impl Seen {
                 version: "test/1".to_owned(),
                 load: Load::default(),
                 led: vec![],
+                system: None,
             }),
             edition: Edition::default(),
             suspected: (!is_live).then(|| self.seams.clock.now()),
@@ -58,7 +59,7 @@ async fn whoever_leads_has_the_next_plan_adopted_and_begins_anew_with_each_term(
     let System { group, mailbox, registry, shards, stores: _stores } = System::open(&disks, &seams).await;
     let seen = Seen { connected: Arc::default(), members: watch::Sender::new(Arc::default()), seams: seams.clone() };
     seen.set(&[1, 2, 3], &[]);
-    let connected = seen.connected.clone();
+    let (connected, plans) = (seen.connected.clone(), Plans::default());
     let planner = Planner {
         node: NodeId(1),
         replace_after: Duration::from_secs(10),
@@ -68,9 +69,10 @@ async fn whoever_leads_has_the_next_plan_adopted_and_begins_anew_with_each_term(
         registry: registry.clone(),
         members: seen.members.subscribe(),
         connected: Arc::new(move || connected.lock().clone()),
+        newest: plans.watch(),
         seams: seams.clone(),
     };
-    let (plans, shutdown) = (Plans::default(), CancellationToken::new());
+    let shutdown = CancellationToken::new();
     system::follow(shards[1].clone(), plans.clone(), &seams, shutdown.clone());
     let planning = seams.spawner.spawn(shutdown.clone().run_until_cancelled_owned(planner.run()));
     let planned = || plans.newest().unwrap().members().iter().map(|member| member.node.0).collect::<Vec<_>>();
@@ -104,6 +106,16 @@ async fn whoever_leads_has_the_next_plan_adopted_and_begins_anew_with_each_term(
     let key = berth_shared::key::EntityKey::new("cluster", "plan").unwrap();
     let events = shards[1].events(&key, 2, 1).await.unwrap().unwrap().events;
     assert!(String::from_utf8_lossy(&events[0].data).contains("1 died (0000000000000002)"));
+
+    // The shard was recovered without the plans up to the seventh, which members follow.
+    let mut lost = plans.newest().unwrap().as_ref().clone();
+    lost.epoch = 7;
+    plans.offer(lost.clone());
+    seconds(3).await;
+    assert_eq!(system::applied_plan(&shards[0]).await.unwrap(), Some(lost));
+    seen.set(&[1, 2, 3, 4], &[]);
+    seconds(5).await;
+    assert_eq!((plans.epoch(), planned()), (8, vec![1, 2, 3, 4]), "it goes on from there");
     shutdown.cancel();
     assert!(planning.await.unwrap().is_none());
 }

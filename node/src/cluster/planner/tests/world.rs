@@ -132,6 +132,7 @@ impl World {
                 version: "test/1".to_owned(),
                 load: Load::default(),
                 led: vec![],
+                system: None,
             }),
             edition: Edition::default(),
             suspected: (!node.is_heard).then_some(self.now),
