@@ -213,9 +213,9 @@ async fn shards_without_a_quorum_are_recovered_when_an_operator_says_so_and_memb
         assert_eq!(cluster.add(id, "after").await, json!({ "value": 2 }), "it is known, and not done again");
         assert_eq!(cluster.add(id, "lost").await, json!({ "value": 3 }), "it was lost, and is done now");
     }
-    for place in 0..3 {
+    for (place, host) in HOSTS.iter().enumerate().take(3) {
         cluster.until("all are ready", |cluster| cluster.node(place).is_ready()).await;
-        let caller = Caller::at(&cluster.seams, &format!("{}:7400", HOSTS[place]), SHARDS);
+        let caller = Caller::at(&cluster.seams, &format!("{host}:7400"), SHARDS);
         let answer = caller.request(&Request::Report).await.unwrap();
         assert!(matches!(decode(&answer), Response::Report(_)));
     }
