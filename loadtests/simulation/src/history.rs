@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use berth_shared::ids::{ClusterId, LogIndex, NodeId, ShardId, Term};
+use berth_shared::report::NodeReport;
 use serde_json::{Value, json};
 
 /// Which entity.
@@ -123,6 +125,43 @@ pub struct Observed {
     pub applied: Vec<Applied>,
     /// The clusters that nodes said they are part of.
     pub clusters: BTreeSet<ClusterId>,
+    /// The highest epoch of a plan that a node knew.
+    pub plan_epoch: u64,
+    pub departures: Vec<Departure>,
+    pub changes: Changes,
+    /// What the nodes that still ran said at the very end.
+    pub last: Vec<NodeReport>,
+}
+
+/// A node that was told to give everything away, and has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    pub node: NodeId,
+    /// Of which shards it had replicas when it ended.
+    pub hosted: Vec<ShardId>,
+    /// For which shards their owners counted on it then.
+    pub counted_on: Vec<ShardId>,
+}
+
+/// What happened to the members: all that a plan may be changed for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// How long a node must be silent to be given up.
+    pub replace_after: Duration,
+    pub joined: u64,
+    pub left: u64,
+    /// Nodes that lost their disk, and came back as others.
+    pub replaced: u64,
+    pub absences: Vec<Absence>,
+}
+
+/// While this lasted, not everybody could hear the host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Absence {
+    pub host: String,
+    /// Nanoseconds since the start.
+    pub from: u64,
+    pub until: u64,
 }
 
 /// A node owned a shard under a lease that it took for valid, at every look from `from` to `until`.

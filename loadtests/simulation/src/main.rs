@@ -67,12 +67,13 @@ fn run(seed: u64, time: u32, arguments: &Arguments) -> Option<u128> {
         write_trace(&directory.join(format!("{seed}.{time}")), &report.lines);
     }
     println!(
-        "seed {seed}: trace {:032x} of {} events, {} of {} requests succeeded in {:.1} s simulated, {} violations",
+        "seed {seed}: trace {:032x} of {} events, {} of {} requests succeeded in {:.1} s simulated, {} plans, {} violations",
         report.trace_hash,
         report.trace_events,
         report.successes(),
         report.history.operations.len(),
         report.simulated.as_secs_f64(),
+        report.history.observed.plan_epoch,
         report.violations.len()
     );
     for violation in report.violations.iter().take(10) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use berth_shared::ids::{LogIndex, NodeId, ShardId, Term};
 use berth_shared::report::NodeReport;
 
-use crate::history::{Applied, Observed, Ownership};
+use crate::history::{Applied, Changes, Departure, Observed, Ownership};
 use crate::trace::Trace;
 
 #[derive(Debug, Default)]
@@ -22,6 +22,7 @@ impl Observer {
         let mut owning = BTreeMap::new();
         for report in reports {
             self.observed.clusters.insert(report.cluster);
+            self.observed.plan_epoch = self.observed.plan_epoch.max(report.plan_epoch);
             for replica in &report.replicas {
                 let key = (report.node, replica.shard);
                 if replica.owns {
@@ -51,7 +52,8 @@ impl Observer {
         self.observed.ownerships.len() - 1
     }
 
-    pub fn finish(self) -> Observed {
-        self.observed
+    /// With what is known otherwise.
+    pub fn finish(self, departures: Vec<Departure>, changes: Changes, last: Vec<NodeReport>) -> Observed {
+        Observed { departures, changes, last, ..self.observed }
     }
 }

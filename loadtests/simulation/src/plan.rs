@@ -1,5 +1,7 @@
 //! What a seed stands for: how many processes there are, how fast their disks, links and clocks are, how the clients behave,
-//! and what breaks when. Pure.
+//! what breaks when, and who comes and goes. Pure.
+
+mod elastic;
 
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use crate::cluster::{NODES, gateway_name, node_name};
 
 /// How long things break.
 const FAULTS_LAST: Duration = Duration::from_secs(12);
+/// Longer than anything breaks, unless members come and go.
+const REPLACE_AFTER: Duration = Duration::from_secs(30);
 /// What the cluster gets to come to rest in when everything is mended.
 pub const SETTLING: Duration = Duration::from_secs(5);
 /// How long clients then go on, with every request succeeding.
@@ -24,8 +28,10 @@ pub struct Plan {
     pub style: Style,
     /// Slowest delivery of a message; the fastest takes a millisecond.
     pub latency_max: Duration,
-    /// By node.
+    /// By node, of the first nodes and then of those that come later.
     pub machines: Vec<Machine>,
+    /// How long a node may be silent before others take over what it had.
+    pub replace_after: Duration,
     /// What happens while the cluster comes to be, since the start; in order of time.
     pub beginnings: Vec<Scheduled>,
     /// In order of time.
@@ -92,6 +98,48 @@ pub enum Action {
         host: String,
         how: DiskFault,
     },
+    /// A node comes that was never there.
+    Join {
+        host: String,
+    },
+    /// A node gives everything away and ends for good.
+    Leave {
+        host: String,
+    },
+    /// As soon as nobody needs what is on its disk alone, a node loses it. An empty one starts in its place after a while.
+    Replace {
+        host: String,
+        down: Duration,
+    },
+    /// A node is cut off from gossip, and from nothing else, or is so no more.
+    CutGossip {
+        host: String,
+    },
+    MendGossip {
+        host: String,
+    },
+    Ambush(Ambush),
+}
+
+/// As soon as a shard is at this step of a move, the process of one that takes part ends a moment later, and comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ambush {
+    /// As reports call it.
+    pub step: &'static str,
+    pub part: Part,
+    pub how: Stop,
+    pub after: Duration,
+    pub down: Duration,
+}
+
+/// Who has a part in a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The owner, which moves the shard.
+    Source,
+    Target,
+    /// Another voter.
+    Third,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,13 +192,7 @@ impl Plan {
         let apart = if draw.chance(50) { 1500 } else { 1 };
         // Up to 2 %, which leases allow for, though no clock of a computer is that bad.
         let skew = if draw.chance(50) { 20_000 } else { 100 };
-        let machine = |draw: &mut Draw| Machine {
-            starts_at: Duration::from_millis(draw.below(apart)),
-            clock_per_million: 1_000_000 - skew + draw.below(2 * skew + 1),
-            wall_offset_micros: (draw.below(400_001)).cast_signed() - 200_000,
-            disk_pause_max: Duration::from_millis(draw.below(4)),
-        };
-        let machines = (0..NODES).map(|_| machine(&mut draw)).collect();
+        let machines = (0..NODES).map(|_| Machine::draw(&mut draw, apart, skew)).collect();
         let mut actions = Vec::new();
         stops(&mut draw, &mut actions);
         cuts(&mut draw, gateways, &mut actions);
@@ -168,18 +210,35 @@ impl Plan {
         if draw.chance(50) {
             early_stop(&mut draw, &mut beginnings);
         }
-        Self {
+        let mut plan = Self {
             seed,
             gateways,
             clients: 3 + draw.below(3) as usize,
             style,
             latency_max: Duration::from_millis(2 + draw.below(15)),
             machines,
+            replace_after: REPLACE_AFTER,
             beginnings,
             actions,
             heal_at: FAULTS_LAST,
             only_begins: false,
             flaw: None,
+        };
+        // Last, so that what a seed stands for does not depend on it.
+        if draw.chance(60) {
+            elastic::add(&mut draw, &mut plan);
+        }
+        plan
+    }
+}
+
+impl Machine {
+    fn draw(draw: &mut Draw, apart: u64, skew: u64) -> Self {
+        Self {
+            starts_at: Duration::from_millis(draw.below(apart)),
+            clock_per_million: 1_000_000 - skew + draw.below(2 * skew + 1),
+            wall_offset_micros: (draw.below(400_001)).cast_signed() - 200_000,
+            disk_pause_max: Duration::from_millis(draw.below(4)),
         }
     }
 }
@@ -346,6 +405,14 @@ mod tests {
             "Wipe",
             "Full",
             "SyncFails",
+            "Join",
+            "Leave",
+            "Replace",
+            "CutGossip",
+            "MendGossip",
+            "Source",
+            "Target",
+            "Third",
         ] {
             assert!(actions.iter().any(|action| action.contains(part)), "{part}");
         }

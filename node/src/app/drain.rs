@@ -27,9 +27,14 @@ pub(super) fn begin(place: &Place, stage: &watch::Sender<Stage>) {
 }
 
 /// Returns when the node hosts nothing and no plan that it knows gives it anything. A node that has not found a cluster yet
-/// has nothing to give away.
-pub(super) async fn until_empty(stage: watch::Receiver<Stage>, deadline: Duration, seams: Seams) {
-    let Some(place) = stage.borrow().place().cloned() else { return };
+/// has nothing to give away, unless it `has_data` of an earlier start: it has to take that up before it can tell.
+pub(super) async fn until_empty(mut stage: watch::Receiver<Stage>, has_data: bool, deadline: Duration, seams: Seams) {
+    let can_tell = stage.wait_for(|stage| match stage {
+        Stage::Alone => !has_data,
+        Stage::Joined(place) => !has_data && !founds(place),
+        Stage::Hosting(_) | Stage::Stopping(_) => true,
+    });
+    let Some(place) = can_tell.await.ok().and_then(|stage| stage.place().cloned()) else { return };
     let began = seams.clock.now();
     let (mut said, mut is_late) = (began, false);
     loop {
@@ -53,6 +58,11 @@ pub(super) async fn until_empty(stage: watch::Receiver<Stage>, deadline: Duratio
         }
         seams.spawner.sleep(LOOK_INTERVAL).await;
     }
+}
+
+/// Whether groups of a new cluster count on this node, which has not begun them all yet.
+fn founds(place: &Place) -> bool {
+    place.identity.record().is_some() && !place.identity.founded
 }
 
 /// Replicas that are here, or should be.

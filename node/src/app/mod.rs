@@ -81,6 +81,8 @@ pub struct Handle {
     stage: watch::Receiver<Stage>,
     seams: Seams,
     drain_deadline: Duration,
+    /// Whether there were replicas on the disk when the node started.
+    had_data: bool,
     drain: CancellationToken,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<Result<(), Error>>,
@@ -106,7 +108,7 @@ pub async fn start(
     let (stage_sender, stage) = watch::channel(Stage::default());
     let (shutdown, drain) = (CancellationToken::new(), CancellationToken::new());
     let drain_deadline = config.cluster.drain_deadline.0;
-    let node = identity.node;
+    let (node, had_data) = (identity.node, identity.hosted);
     admin::start(
         admin_listener,
         admin_address.clone(),
@@ -129,7 +131,20 @@ pub async fn start(
         closing: CancellationToken::new(),
     };
     let task = seams.spawner.spawn(running.run(listener));
-    Ok(Handle { node, address, admin_address, metrics, stage, seams, drain_deadline, drain, shutdown, task, disk })
+    Ok(Handle {
+        node,
+        address,
+        admin_address,
+        metrics,
+        stage,
+        seams,
+        drain_deadline,
+        had_data,
+        drain,
+        shutdown,
+        task,
+        disk,
+    })
 }
 
 impl Handle {
@@ -170,10 +185,10 @@ impl Handle {
     }
 
     /// Returns when the node was told to give everything away, by [`Self::drain`] or on its admin port, and hosts nothing any
-    /// more: [`Self::shutdown`] is due then. One that has not found a cluster yet has nothing to give away.
+    /// more: [`Self::shutdown`] is due then. A new one that has not found a cluster yet has nothing to give away.
     pub async fn left(&self) {
         self.drain.cancelled().await;
-        drain::until_empty(self.stage.clone(), self.drain_deadline, self.seams.clone()).await;
+        drain::until_empty(self.stage.clone(), self.had_data, self.drain_deadline, self.seams.clone()).await;
     }
 
     /// Resolves when the node has ended by itself, which it does only when it cannot go on; [`Self::shutdown`] says why.

@@ -20,10 +20,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it is said what it waits for.
 const SAY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Whether every replica that this node has a vote with serves. One that is on its way here has none yet.
+/// Whether every replica serves that the plan wants here and that has a vote: one that is on its way here has none yet, and one
+/// that goes elsewhere may have lost it unawares.
 pub(super) fn serves(place: &Place) -> bool {
-    let node = place.identity.node;
-    let serves = |hosted: &Arc<Hosted>| hosted.group.is_serving() || !hosted.group.status().voters.contains(&node);
+    let (node, plan) = (place.identity.node, place.plans.newest());
+    let is_planned =
+        |shard: ShardId| plan.as_ref().is_none_or(|plan| plan.replicas_of(shard).any(|member| member.node == node));
+    let serves = |hosted: &Arc<Hosted>| {
+        hosted.group.is_serving() || !is_planned(hosted.shard.id()) || !hosted.group.status().voters.contains(&node)
+    };
     place.hosting.all().iter().chain(&place.hosting.system()).all(serves)
 }
 

@@ -151,8 +151,8 @@ struct CloseOnDrop(Arc<Shared>);
 
 impl Shared {
     /// Something is queued.
-    fn notify(&self) {
-        if self.state.lock().is_urgent() {
+    fn notify(&self, is_urgent: bool) {
+        if is_urgent {
             self.hurry.notify_one();
         }
         self.wake.notify_one();
@@ -269,18 +269,21 @@ impl Journal {
         match self.shared.queue_room.acquire_many(permits as u32).await {
             // The permits come back when the entries are on disk.
             Ok(room) => {
-                let mut state = self.shared.state.lock();
-                state.append(shard, entries, permits, done)?;
-                if let Some(vote) = vote {
-                    state.set_vote(shard, vote)?;
-                }
-                drop(state);
+                let is_urgent = {
+                    let mut state = self.shared.state.lock();
+                    state.append(shard, entries, permits, done)?;
+                    if let Some(vote) = vote {
+                        state.set_vote(shard, vote)?;
+                        state.hurry();
+                    }
+                    state.is_urgent()
+                };
                 room.forget();
+                self.shared.notify(is_urgent);
+                Ok(())
             }
-            Err(_) => return self.shared.state.lock().check_writable(),
+            Err(_) => self.shared.state.lock().check_writable(),
         }
-        self.shared.notify();
-        Ok(())
     }
 
     /// Removes every entry after `last`, or all of them. Queued like an append, and effective for readers at once.
@@ -398,6 +401,11 @@ impl Journal {
         self.live_bytes() >= self.shared.config.size_bytes_max
     }
 
+    /// Whether the shard's log has this entry, or begins after it.
+    pub fn has(&self, shard: ShardId, entry: LogId) -> bool {
+        self.shared.state.lock().has(shard, entry)
+    }
+
     /// What each shard's log takes, the largest first: the one whose snapshot makes most room.
     pub fn shard_sizes(&self) -> Vec<ShardSize> {
         self.shared.state.lock().shard_sizes()
@@ -425,8 +433,12 @@ impl Journal {
             // The one who waited may have given up.
             let _ = sender.send(result);
         });
-        queue(&mut self.shared.state.lock(), done)?;
-        self.shared.notify();
+        let is_urgent = {
+            let mut state = self.shared.state.lock();
+            queue(&mut state, done)?;
+            state.is_urgent()
+        };
+        self.shared.notify(is_urgent);
         receiver.await.unwrap_or_else(|_| Err(io::Error::other("the journal's writer has ended")))
     }
 }

@@ -148,6 +148,14 @@ impl State {
         })
     }
 
+    /// Of purged entries, only the last one is known.
+    pub(super) fn has(&self, shard: ShardId, entry: LogId) -> bool {
+        let Some(log) = self.shards.get(&shard) else { return false };
+        let place = entry.index.checked_sub(log.first).and_then(|place| usize::try_from(place).ok());
+        let row = place.and_then(|place| log.rows.get(place));
+        log.metadata.purged == Some(entry) || row.is_some_and(|row| row.term == entry.term)
+    }
+
     pub(super) fn metadata(&self, shard: ShardId) -> Metadata {
         self.shards.get(&shard).map_or_else(Metadata::default, |log| log.metadata)
     }

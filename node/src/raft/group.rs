@@ -26,13 +26,14 @@ use berth_shared::seam::{BootInstant, Seams};
 use super::acknowledged::Acknowledged;
 use super::arrival::{Arrivals, Arrived, Heard};
 use super::campaign::{Beginning, Campaigner, View, rank};
+use super::granted::Granted;
 use super::leadership::Leadership;
 use super::membership::meet;
 use super::message::Vote;
 use super::network::Network;
 use super::{
-    Callback, ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Error, HEARTBEAT, Member, Membership, Proposal, RaftOf,
-    Runtime, Types, encode_membership, from_raft, log, machine, snapshot,
+    Callback, ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Error, HEARTBEAT, Member, Membership, Proposal, RaftLogId,
+    RaftOf, Runtime, Types, encode_membership, from_raft, log, machine, snapshot,
 };
 use crate::journal::{self, Journal};
 use crate::record::Batch;
@@ -86,8 +87,11 @@ pub(super) struct RaftGroup<R: Runtime> {
     journal: Journal,
     pub(super) peers: Peers,
     pub(super) leadership: Arc<Leadership<R>>,
+    pub(super) granted: Arc<Granted>,
     heard: Arc<Heard>,
     campaigner: Mutex<Campaigner>,
+    /// The entry of the newest members that this node has made its connections to.
+    met: Mutex<Option<RaftLogId>>,
     pub(super) seams: Seams,
     /// Set before the group is told to stop, so that an end without it is noticed as a failure.
     stopping: Arc<AtomicBool>,
@@ -129,28 +133,25 @@ impl<R: Runtime> RaftGroup<R> {
         let (sole_voter, ended) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let log = log::ShardLog::new(id, journal.clone());
         let drop_guard = ended.clone().drop_guard();
-        let (of, alone) = (shard.clone(), sole_voter.clone());
-        let machine = machine::ShardMachine::new(node, peers.clone(), of, blank_sender, alone, drop_guard)
+        let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, sole_voter.clone(), drop_guard)
             .map_err(|error| failed(error.to_string()))?;
         let acknowledged = Arc::new(Acknowledged::new());
+        let granted = Arc::new(Granted::new(id, journal.clone()));
         let network = Network {
             shard: id,
             peers: peers.clone(),
             seams: seams.clone(),
             snapshot_turns,
             acknowledged: acknowledged.clone(),
+            granted: granted.clone(),
             runtime: PhantomData,
         };
         let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
         let raft: RaftOf<R> =
             Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
-        let members = raft.metrics().borrow_watched().membership_config.clone();
-        meet(&peers, members.membership());
-        let voted_for = journal.vote(id).map(|vote| vote.node);
-        let is_alone = raft.voter_ids().eq([node.0]) && voted_for.is_none_or(|candidate| candidate == node);
-        // Rule R2, but for a replica that needs nobody's vote and has given none: a leader may go on after it has left the
-        // voters, and then its lease rests on the only one that is left.
-        let votes_from = if is_new || is_alone { started_at } else { started_at + ELECTION_TIMEOUT_MAX };
+        // Rule R2. Also for a replica that is the only voter: a leader may go on after it has left the voters, and its lease
+        // then rests on the one that is left.
+        let votes_from = if is_new { started_at } else { started_at + ELECTION_TIMEOUT_MAX };
         let beginning = match (is_new, first_owner) {
             (true, true) => Beginning::Ours,
             (true, false) => Beginning::AnothersUntil(started_at + FIRST_OWNER_AHEAD),
@@ -186,8 +187,10 @@ impl<R: Runtime> RaftGroup<R> {
             journal,
             peers,
             leadership,
+            granted,
             heard,
             campaigner,
+            met: Mutex::new(None),
             seams,
             stopping,
             ended,
@@ -259,12 +262,26 @@ impl<R: Runtime> RaftGroup<R> {
         matches!(confirmed, Some(Ok(()))) && self.vote().term == term && self.term() == Some(term)
     }
 
+    /// Makes the connections that a replica needs which leads its members, before it does: a new leader waits for none then.
+    fn meet_members(&self) {
+        let members = {
+            let metrics = self.metrics.borrow_watched();
+            let mut met = self.met.lock();
+            if *met == *metrics.membership_config.log_id() {
+                return;
+            }
+            *met = *metrics.membership_config.log_id();
+            metrics.membership_config.clone()
+        };
+        meet(&self.peers, members.membership());
+    }
+
     fn is_voter(&self) -> bool {
         let metrics = self.metrics.borrow_watched();
         metrics.membership_config.membership().get_joint_config().iter().any(|voters| voters.contains(&self.node.0))
     }
 
-    fn vote(&self) -> Vote {
+    pub(super) fn vote(&self) -> Vote {
         Vote::from_raft::<R>(&self.metrics.borrow_watched().vote)
     }
 }
@@ -343,6 +360,7 @@ impl<R: Runtime> Paced for RaftGroup<R> {
             let metrics = self.metrics.borrow_watched();
             (Vote::from_raft::<R>(&metrics.vote), metrics.state.is_leader())
         };
+        self.meet_members();
         if leads && heartbeat {
             self.trigger("a heartbeat", self.raft.trigger().heartbeat());
         }

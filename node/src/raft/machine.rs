@@ -14,18 +14,15 @@ use tokio_util::sync::DropGuard;
 
 use berth_shared::ids::{NodeId, Term};
 
-use super::membership::meet;
 use super::snapshot::{self, SnapshotHandle};
 use super::{Proposal, Runtime, Types, encode_membership, from_raft};
 use crate::shard::Shard;
-use crate::transport::peers::Peers;
 
 pub(super) struct ShardMachine<R> {
     shard: Arc<Shard>,
     /// The term of the newest blank entry that was applied.
     blank: watch::Sender<Term>,
     node: NodeId,
-    peers: Peers,
     sole_voter: Arc<AtomicBool>,
     /// Says, when this is dropped, that nothing is applied any more.
     _ended: DropGuard,
@@ -40,20 +37,18 @@ pub(super) struct Checkpointer<R> {
 impl<R: Runtime> ShardMachine<R> {
     pub(super) fn new(
         node: NodeId,
-        peers: Peers,
         shard: Arc<Shard>,
         blank: watch::Sender<Term>,
         sole_voter: Arc<AtomicBool>,
         ended: DropGuard,
     ) -> io::Result<Self> {
-        let machine = Self { shard, blank, node, peers, sole_voter, _ended: ended, runtime: PhantomData };
+        let machine = Self { shard, blank, node, sole_voter, _ended: ended, runtime: PhantomData };
         let (_, membership) = applied_state::<R>(&machine.shard)?;
         machine.note_members(membership.membership());
         Ok(machine)
     }
 
     fn note_members(&self, membership: &super::Membership) {
-        meet(&self.peers, membership);
         let alone = membership.get_joint_config().iter().all(|voters| voters.iter().eq([&self.node.0]));
         self.sole_voter.store(alone && membership.voter_ids().next().is_some(), Ordering::Release);
     }

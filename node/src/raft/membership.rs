@@ -10,12 +10,12 @@ use openraft::impls::leader_id_std::LeaderId;
 use openraft::vote::RaftLeaderId;
 use openraft::{ChangeMembers, Precondition, ReadPolicy};
 
-use berth_shared::ids::{NodeId, Term};
+use berth_shared::ids::{LogId, NodeId, Term};
 use berth_shared::peer::Class;
 use berth_shared::seam::BootInstant;
 
 use super::group::RaftGroup;
-use super::{Member, Membership, Runtime, Types, from_raft};
+use super::{Member, Membership, Runtime, Types};
 use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Follower, Observed};
 use crate::transport::peers::Peers;
 
@@ -82,6 +82,9 @@ impl<R: Runtime> RaftGroup<R> {
         }
         let step = step(self.node, &observed, &change, self.seams.clock.now())?;
         let Step::Take(members) = step else { return Ok(()) };
+        if let Change::AddLearner { node, .. } = &change {
+            self.granted.add(*node, term);
+        }
         tracing::info!(shard = %self.shard, term, ?change, "changing the members of the group");
         // What was decided holds for these members, in this term, and not for others that came in between.
         let preconditions = [
@@ -99,13 +102,13 @@ impl<R: Runtime> RaftGroup<R> {
         if !self.confirm_leadership(term).await {
             return None;
         }
-        let (metrics, observed) = self.observed_in(term)?;
-        let last = self.raft.data_metrics().borrow_watched().last_log.as_ref().map(from_raft)?;
+        let observed = self.observed_in(term)?.1;
+        // From the blank entry on, all of a leader's log is of its term. Were this of another report than the members, an entry
+        // between the two could add members that it seems to leave out.
+        let last = LogId { term, index: observed.last };
         match &observed.configurations[..] {
             [voters] if observed.is_committed => {
-                let membership: &Membership = metrics.membership_config.membership();
-                let learners = membership.learner_ids().map(NodeId).collect();
-                Some(ConfirmedMembership { voters: voters.clone(), learners, last })
+                Some(ConfirmedMembership { voters: voters.clone(), learners: observed.learners, last })
             }
             _ => None,
         }
@@ -138,6 +141,7 @@ impl<R: Runtime> RaftGroup<R> {
         tokio::select! {
             biased;
             _ = deposed => false,
+            () = self.lost(node) => false,
             () = reached => true,
         }
     }
@@ -161,8 +165,7 @@ impl<R: Runtime> RaftGroup<R> {
     }
 }
 
-/// Makes the connections that a replica needs which leads these members, before it does: a new leader waits for none then. The
-/// address that a member had when it came is good enough as long as no newer one is known.
+/// Connects to these members. The address that one had when it came is good enough as long as no newer one is known.
 pub(super) fn meet(peers: &Peers, membership: &Membership) {
     for (node, member) in membership.nodes() {
         if !peers.knows(NodeId(*node)) {
@@ -256,5 +259,96 @@ fn refusal<R: Runtime>(error: RaftError<Types<R>, ClientWriteError<Types<R>>>) -
         ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))
         | ClientWriteError::PreconditionFailed(_) => ChangeError::InProgress,
         ClientWriteError::ChangeMembershipError(error) => ChangeError::Refused(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: NodeId = NodeId(1);
+    const NOW: BootInstant = BootInstant(60_000_000_000);
+    const LAST: u64 = 100_000;
+
+    fn set(nodes: &[u64]) -> BTreeSet<NodeId> {
+        nodes.iter().copied().map(NodeId).collect()
+    }
+
+    /// A group of nodes 1 to 3, led by the first, which the learners 4 to 6 follow, as fast as the test says.
+    fn observed() -> Observed {
+        let follower = Follower { matched: Some(LAST), answered: Some(BootInstant(NOW.0 - 100_000_000)) };
+        Observed {
+            term: 7,
+            configurations: vec![set(&[1, 2, 3])],
+            learners: set(&[4, 5, 6]),
+            is_committed: true,
+            last: LAST,
+            followers: (2..=6).map(|node| (NodeId(node), follower)).collect(),
+        }
+    }
+
+    fn voters(observed: &Observed, nodes: &[u64]) -> Result<Step, ChangeError> {
+        step(OURS, observed, &Change::Voters(set(nodes)), NOW)
+    }
+
+    fn is_taken(result: &Result<Step, ChangeError>) -> bool {
+        matches!(result, Ok(Step::Take(_)))
+    }
+
+    fn is_refused(result: &Result<Step, ChangeError>) -> bool {
+        matches!(result, Err(ChangeError::Refused(_)))
+    }
+
+    #[test]
+    fn voters_are_changed_when_a_majority_of_them_is_there() {
+        let mut observed = observed();
+        assert_eq!(voters(&observed, &[1, 2, 3]), Ok(Step::Nothing));
+        assert!(is_taken(&voters(&observed, &[1, 2, 4])) && is_taken(&voters(&observed, &[1, 4, 5])));
+        assert!(is_refused(&voters(&observed, &[])) && is_refused(&voters(&observed, &[2, 3, 4])));
+        assert!(is_refused(&voters(&observed, &[1, 2, 7])), "it is no member");
+        observed.followers.get_mut(&NodeId(4)).unwrap().answered = Some(BootInstant(NOW.0 - 1_000_000_000));
+        assert!(is_taken(&voters(&observed, &[1, 2, 4])) && is_refused(&voters(&observed, &[1, 4])));
+        observed.followers.get_mut(&NodeId(5)).unwrap().matched = Some(LAST - BEHIND_MAX - 1);
+        assert!(is_refused(&voters(&observed, &[1, 4, 5])), "one is silent, and one is far behind");
+        observed.followers.get_mut(&NodeId(5)).unwrap().matched = Some(LAST - BEHIND_MAX);
+        assert!(is_taken(&voters(&observed, &[1, 4, 5])));
+        observed.followers.insert(NodeId(5), Follower::default());
+        assert!(is_refused(&voters(&observed, &[1, 4, 5])), "nothing is known of either");
+    }
+
+    #[test]
+    fn learners_come_and_go_once() {
+        let observed = observed();
+        let add = |node| Change::AddLearner { node: NodeId(node), address: "a:1".to_owned() };
+        let take = |change: &Change| step(OURS, &observed, change, NOW);
+        for member in 1..=6 {
+            assert_eq!(take(&add(member)), Ok(Step::Nothing), "{member}");
+        }
+        assert!(is_taken(&take(&add(7))) && is_taken(&take(&Change::RemoveLearner(NodeId(4)))));
+        assert_eq!(take(&Change::RemoveLearner(NodeId(7))), Ok(Step::Nothing));
+        assert!(
+            is_refused(&take(&Change::RemoveLearner(NodeId(2)))) && is_refused(&take(&Change::RemoveLearner(OURS)))
+        );
+    }
+
+    #[test]
+    fn nothing_begins_before_the_change_before_is_committed() {
+        let observed = Observed { is_committed: false, ..observed() };
+        for change in
+            [Change::Voters(set(&[1, 2, 3])), Change::RemoveLearner(NodeId(4)), Change::RemoveLearner(NodeId(9))]
+        {
+            assert_eq!(step(OURS, &observed, &change, NOW), Err(ChangeError::InProgress), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn between_two_sets_of_voters_there_is_only_the_way_out() {
+        let observed = Observed { configurations: vec![set(&[1, 2, 3]), set(&[1, 2, 4])], ..observed() };
+        for goal in [[1, 2, 3], [1, 2, 4], [1, 2, 5]] {
+            assert!(is_taken(&voters(&observed, &goal)), "{goal:?}");
+        }
+        assert!(is_refused(&step(OURS, &observed, &Change::RemoveLearner(NodeId(5)), NOW)));
+        let add = Change::AddLearner { node: NodeId(7), address: "a:1".to_owned() };
+        assert!(is_refused(&step(OURS, &observed, &add, NOW)));
     }
 }

@@ -11,6 +11,7 @@ mod arrival;
 mod campaign;
 mod check;
 mod gather;
+mod granted;
 mod group;
 mod groups;
 #[cfg(test)]

@@ -25,8 +25,9 @@ use berth_shared::seam::{BootInstant, Seams};
 
 use super::acknowledged::Acknowledged;
 use super::gather::Gathered;
+use super::granted::Granted;
 use super::message::{self, Answer, Append, Appended, Campaign, Request, Transfer};
-use super::{ELECTION_TIMEOUT_MIN, Member, RaftLogId, Runtime, SnapshotHandle, Types, snapshot, to_raft};
+use super::{ELECTION_TIMEOUT_MIN, Member, RaftLogId, Runtime, SnapshotHandle, Types, from_raft, snapshot, to_raft};
 use crate::transport::peers::Peers;
 use crate::transport::wire;
 
@@ -55,6 +56,7 @@ pub(super) struct Network<R> {
     /// Of the whole node.
     pub(super) snapshot_turns: Arc<Semaphore>,
     pub(super) acknowledged: Arc<Acknowledged>,
+    pub(super) granted: Arc<Granted>,
     pub(super) runtime: PhantomData<R>,
 }
 
@@ -143,7 +145,12 @@ impl<R: Runtime> RaftNetworkV2<Types<R>> for Link<R> {
     }
 
     async fn vote(&mut self, request: VoteRequest<Types<R>>, option: RPCOption) -> Result<R, VoteResponse<Types<R>>> {
-        self.route.vote(Request::Vote(Campaign::from_raft::<R>(&request)), option).await
+        let response = self.route.vote(Request::Vote(Campaign::from_raft::<R>(&request)), option).await?;
+        if let (true, Some(last)) = (response.vote_granted && response.vote == request.vote, &response.last_log_id) {
+            let (to, term) = (self.route.to, request.vote.leader_id().term);
+            self.route.network.granted.note(to, term, from_raft(last));
+        }
+        Ok(response)
     }
 
     async fn pre_vote(
@@ -194,11 +201,17 @@ struct Sending<R: Runtime> {
     /// As the leader of which term, and when: it leaves after that.
     term: Term,
     begun_at: BootInstant,
+    /// The member has all of it, so nothing is sent.
+    is_known: bool,
     _room: Option<OwnedSemaphorePermit>,
 }
 
 impl<R: Runtime> Sending<R> {
+    /// What is known without an answer is none: nothing is noted as acknowledged for it.
     async fn finish(self) -> Result<R, StreamAppendResult<Types<R>>> {
+        if self.is_known {
+            return Ok(Ok(self.last));
+        }
         let answer = self.route.call(self.class, self.payload?, APPEND_MAX).await?;
         // One whose log differs follows this leader too.
         if let Answer::Append(Appended::Success | Appended::Conflict) = &answer {
@@ -221,10 +234,18 @@ impl<R: Runtime> Route<R> {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
         let term = request.vote.leader_id().term;
-        if class == Class::Data && !self.network.peers.reach(self.to, class).await {
-            let payload = Err(unreachable("there is no connection to the node").into());
+        let sending = |payload, room, is_known| {
             let begun_at = self.network.seams.clock.now();
-            return Sending { route: self.clone(), class, payload, previous, last, term, begun_at, _room: None };
+            Sending { route: self.clone(), class, payload, previous, last, term, begun_at, is_known, _room: room }
+        };
+        if class == Class::Data
+            && let Some(last) = request.entries.last().map(|entry| from_raft(&entry.log_id))
+            && self.network.granted.has(self.to, term, last)
+        {
+            return sending(Ok(Bytes::new()), None, true);
+        }
+        if class == Class::Data && !self.network.peers.reach(self.to, class).await {
+            return sending(Err(unreachable("there is no connection to the node").into()), None, false);
         }
         let payload = message::memberships::<R>(&request).map_err(|error| network_error(error).into());
         let payload =
@@ -233,8 +254,7 @@ impl<R: Runtime> Route<R> {
             Ok(payload) if class == Class::Data => self.network.peers.data_room(self.to, payload.len()).await,
             _ => None,
         };
-        let begun_at = self.network.seams.clock.now();
-        Sending { route: self.clone(), class, payload, previous, last, term, begun_at, _room: room }
+        sending(payload, room, false)
     }
 
     async fn vote(&self, request: Request<'_>, option: RPCOption) -> Result<R, VoteResponse<Types<R>>> {

@@ -1,16 +1,19 @@
 //! Rule R2, message by message: what could help another replica to lead, or make this one stand, is not answered for a whole
 //! election timeout after a start with existing data.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use berth_shared::ids::{ClusterId, LogId, NodeId, ShardId};
 use berth_shared::peer::{self, CallError, Class, Client, Handler, Identity, Incoming, Role};
 use berth_shared::seam::Seams;
 use tokio_util::sync::CancellationToken;
 
-use super::message::{Answer, Append, Appended, Campaign, Request, Transfer, Vote};
-use super::{ELECTION_TIMEOUT_MAX, Groups};
+use super::message::{Answer, Append, Appended, Campaign, Entry, Payload, Request, Transfer, Vote};
+use super::{ELECTION_TIMEOUT_MAX, Groups, Member, Membership, encode_membership};
 use crate::disk::SimulatedDisk;
 use crate::entity::Registry;
 use crate::journal::{self, Journal};
@@ -160,5 +163,48 @@ async fn a_vote_without_a_log_is_existing_data_too() {
     seams.spawner.sleep(ELECTION_TIMEOUT_MAX).await;
     let answers = anew.ask_all(vote(6), leader(5)).await;
     assert!(matches!(answers[1], Some(Answer::Vote { granted: true, .. })), "{answers:?}");
+    anew.stop().await;
+}
+
+/// What the log says of members: one entry.
+fn members(term: u64, index: u64, bytes: &[u8]) -> Entry<'_> {
+    Entry { term, index, payload: Payload::Membership(bytes) }
+}
+
+fn encoded(configurations: &[&[NodeId]]) -> Bytes {
+    let nodes: BTreeMap<u64, Member> =
+        VOTERS.map(|node| (node.0, Member { address: format!("{node}:1") })).into_iter().collect();
+    let configurations = configurations.iter().map(|voters| voters.iter().map(|node| node.0).collect()).collect();
+    encode_membership(&Membership::new(configurations, nodes).unwrap()).unwrap()
+}
+
+/// A leader may lead on that has left the voters itself. Its lease then rests on the only voter that there is, which needs
+/// nobody's vote, and still must neither stand nor vote when it is started anew.
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_is_alone_keeps_its_promise_to_a_leader_that_is_no_voter() {
+    let (seams, disk) = (Seams::simulated(1), SimulatedDisk::new());
+    let fresh = Replica::start(&seams, &disk, "fresh:1", &VOTERS).await;
+    let (joint, alone) = (encoded(&[&VOTERS, &[US]]), encoded(&[&[US]]));
+    let entries =
+        vec![Entry { term: 5, index: 1, payload: Payload::Blank }, members(5, 2, &joint), members(5, 3, &alone)];
+    let committed = Some(LogId { term: 5, index: 3 });
+    let append = Append { vote: leader(5), previous: FIRST, committed, entries };
+    assert_eq!(fresh.ask(&Request::Append(append)).await, Some(Answer::Append(Appended::Success)));
+    assert_eq!(fresh.group.status().voters, [US]);
+    fresh.stop().await;
+
+    let started_at = seams.clock.now();
+    let anew = Replica::start(&seams, &disk, "anew:1", &[]).await;
+    while seams.clock.now().since(started_at) < ELECTION_TIMEOUT_MAX {
+        let answers = anew.ask_all(vote(6), leader(5)).await;
+        assert!(
+            seams.clock.now().since(started_at) > ELECTION_TIMEOUT_MAX || answers == [None, None, None],
+            "{answers:?}"
+        );
+        assert!(anew.group.term().is_none() && anew.group.status().term <= 5);
+        seams.spawner.sleep(Duration::from_millis(1)).await;
+    }
+    seams.spawner.sleep(2 * ELECTION_TIMEOUT_MAX).await;
+    assert!(anew.group.term().is_some(), "it stands afterwards");
     anew.stop().await;
 }

@@ -93,11 +93,14 @@ pub enum ChangeError {
 }
 
 /// The members of a group at a moment at which a quorum has confirmed who leads it: one set of voters, committed.
+///
+/// Who is none of them may delete its replica, provided that its own log, once its group has been stopped, does not end after
+/// `last` (by term first, and then by index): else it may have become a member again since, and may be counted on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfirmedMembership {
     pub voters: BTreeSet<NodeId>,
     pub learners: BTreeSet<NodeId>,
-    /// The last entry of the leader's log. A node that has an entry after it has become a member again since.
+    /// The last entry of the leader's log.
     pub last: LogId,
 }
 
@@ -156,8 +159,8 @@ pub trait Group: Send + Sync + fmt::Debug {
     fn confirmed_membership(&self) -> BoxFuture<'_, Option<ConfirmedMembership>>;
 
     /// Asks `node` for a sign of life: returns once it has answered something that was sent after this call, and has all
-    /// entries of this node's log. False when this node does not lead in `term` any more; nothing at all while `node` stays
-    /// silent or behind.
+    /// entries of this node's log. False when this node does not lead in `term` any more, or is not connected to `node`;
+    /// nothing at all while `node` stays silent or behind.
     fn reach(&self, term: Term, node: NodeId) -> BoxFuture<'_, bool>;
 
     /// Whether this replica does its part: it leads under a lease, or it has heard of a leader lately that has a quorum, as far

@@ -48,8 +48,8 @@ pub async fn hand_off(group: &dyn Group, hold: &Hold, to: NodeId, seams: &Seams)
     let held = held.ok_or(Error::NotOwner)?;
     match seams.spawner.timeout(left(), group.reach(term, to)).await {
         Some(true) => {}
-        Some(false) => return Err(Error::NotOwner),
-        None => return Err(Error::NotReached(to)),
+        Some(false) if group.term() != Some(term) => return Err(Error::NotOwner),
+        Some(false) | None => return Err(Error::NotReached(to)),
     }
     let taken = group.transfer(to).await;
     let pause = seams.clock.now().since(begun);

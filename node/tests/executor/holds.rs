@@ -7,7 +7,7 @@ use berth_node::shard::hold::Held;
 use berth_shared::problem::Code;
 use tokio::task::JoinHandle;
 
-use crate::scripted::{Answered, Ask, Options, Stage, TERM};
+use crate::scripted::{Answered, Ask, Options, Pending, Stage, TERM};
 
 /// Begins to hold, beside the test.
 fn begin(stage: &Stage) -> JoinHandle<Option<Held>> {
@@ -28,7 +28,7 @@ async fn what_is_held_waits_and_is_decided_afterwards() {
     assert_eq!(stage.read("counter", "a").await.unwrap().0, 1, "reads go on");
     drop(held);
     stage.apply_all().await;
-    let answers: Vec<Answered> = waiting.into_iter().map(|pending| pending.unwrap()).collect();
+    let answers: Vec<Answered> = waiting.into_iter().map(Pending::unwrap).collect();
     assert_eq!(answers, [Answered::counted(2, 2), Answered::counted(3, 3), Answered::counted(4, 4)]);
     assert!(matches!(no_op.unwrap(), Answered::Executed { version: 4, .. }));
 }

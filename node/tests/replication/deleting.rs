@@ -64,3 +64,24 @@ async fn a_replica_that_begins_anew_helps_nobody_to_lead_whom_the_deleted_one_wo
     cluster.sleep(Duration::from_secs(5)).await;
     assert_eq!(cluster.term_of(0), Some(term));
 }
+
+/// The owner has been elected with the vote of a replica that had a log then. What it knew of that log holds no more when the
+/// replica has deleted it and is a member again, under the same owner in the same term.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_begins_anew_is_sent_everything_by_the_owner_that_it_has_elected() {
+    let mut cluster = Cluster::with_spares(3, 1).await;
+    cluster.increment("a", 40).await;
+    assert!(cluster.node(0).group.transfer(cluster.id(1)).await);
+    cluster.until("the next one leads", |cluster| cluster.term_of(1).is_some()).await;
+    let term = cluster.term_of(1);
+    cluster.replace(1, 3, &[0, 1, 3]).await;
+    cluster.delete_replica(2).await;
+    cluster.increment("a", 10).await;
+    cluster.replace(1, 2, &[0, 1, 2]).await;
+    cluster.increment("a", 10).await;
+    cluster.until("it has it all", |cluster| cluster.applied_index(2) == cluster.applied_index(1)).await;
+    assert_eq!(cluster.term_of(1), term);
+    cluster.kill(1);
+    cluster.increment("a", 1).await;
+    assert_eq!(cluster.read(cluster.leader().await, "a").await.unwrap().0, 61);
+}

@@ -157,7 +157,10 @@ async fn a_node_that_nobody_knew_becomes_a_voter_and_an_owner() {
     cluster.run_unannounced(place).await;
     cluster.increment("a", 5).await;
     cluster.make_voter(0, place, &[0, 1, 3]).await;
-    assert!(cluster.node(place).peers.knows(cluster.id(1)) && cluster.node(1).peers.knows(cluster.id(place)));
+    let knows = |cluster: &Cluster, one, other| cluster.node(one).peers.knows(cluster.id(other));
+    let they_know = |cluster: &Cluster| knows(cluster, place, 1) && knows(cluster, 1, place);
+    let took = cluster.until("they know each other", they_know).await;
+    assert!(took < Duration::from_millis(50), "{took:?}");
     cluster.kill(2);
     assert!(cluster.node(0).group.transfer(cluster.id(place)).await);
     cluster.until("it leads", |cluster| cluster.leader_but(None) == Some(3)).await;
@@ -200,9 +203,9 @@ async fn a_learner_that_is_started_anew_goes_on_learning() {
     for round in 0..5 {
         cluster.increment("a", 20).await;
         if round % 2 == 0 {
-            cluster.kill(3)
+            cluster.kill(3);
         } else {
-            cluster.stop(3).await
+            cluster.stop(3).await;
         }
         cluster.increment("a", 20).await;
         cluster.run(3).await;

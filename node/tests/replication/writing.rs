@@ -27,11 +27,13 @@ pub(crate) struct Writers {
 
 /// How the writers reach the nodes, by place.
 struct Ways {
-    nodes: Mutex<Vec<Option<(Mailbox, Arc<dyn Group>)>>>,
+    nodes: Mutex<Vec<Option<Way>>>,
     stop: AtomicBool,
     registry: Arc<Registry>,
     seams: Seams,
 }
+
+type Way = (Mailbox, Arc<dyn Group>);
 
 /// What one writer has done.
 struct Written {

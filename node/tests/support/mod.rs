@@ -81,12 +81,16 @@ impl Caller {
         Self::with_credential(seams, shards, None)
     }
 
-    pub fn with_credential(seams: &Seams, shards: u16, credential: Option<String>) -> Self {
-        Self::at(ADDRESS, seams, shards, credential)
+    /// Of another node than the usual one.
+    pub fn at(seams: &Seams, address: &str, shards: u16) -> Self {
+        Self::connect(seams, address, shards, None)
     }
 
-    /// Of the node at any address.
-    pub fn at(address: &str, seams: &Seams, shards: u16, credential: Option<String>) -> Self {
+    pub fn with_credential(seams: &Seams, shards: u16, credential: Option<String>) -> Self {
+        Self::connect(seams, ADDRESS, shards, credential)
+    }
+
+    fn connect(seams: &Seams, address: &str, shards: u16, credential: Option<String>) -> Self {
         let identity =
             Identity { role: Role::Gateway, node: None, cluster: None, software: "test".to_owned(), credential };
         let config = peer::client::Config::default();

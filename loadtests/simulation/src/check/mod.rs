@@ -1,14 +1,19 @@
 //! The promises, each checked by a file of its own: pure functions from what was recorded to what is wrong with it.
 
 mod agreement;
+mod departed;
 mod durable;
 mod exactly_once;
 mod linearizable;
 mod ordered;
+mod placed;
+mod planned;
 mod progress;
 #[cfg(test)]
 mod samples;
 mod single_writer;
+
+pub use placed::unplaced;
 
 use crate::history::{History, Violation};
 
@@ -22,6 +27,9 @@ pub fn all(history: &History) -> Vec<Violation> {
         ordered::check,
         agreement::check,
         progress::check,
+        placed::check,
+        departed::check,
+        planned::check,
     ];
     checks.iter().flat_map(|check| check(history)).collect()
 }

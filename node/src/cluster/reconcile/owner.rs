@@ -28,6 +28,8 @@ use crate::transport::wire::NodeRequest;
 
 /// How often all shards are looked at when nothing happens.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// The same while a replica catches up, which is over soon as a rule.
+const CATCHING_UP_INTERVAL: Duration = Duration::from_millis(50);
 /// A node is given nothing before its connection has stood for so long.
 const CONNECTED_MIN: Duration = Duration::from_secs(1);
 /// Steps that may be under way at the same time, and hand-offs among them: each stops a shard for a moment, and shorter if
@@ -41,6 +43,8 @@ const HOST_MAX: Duration = Duration::from_secs(5);
 const WARM_MAX: Duration = Duration::from_secs(1);
 /// Entities that a node should have in memory before it gets their shard.
 const WARM_ENTITIES: usize = 256;
+/// Pause after a node had no room for one more replica, at least; at most twice as long.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// Pause after a step that did not succeed; it doubles with each that follows.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -76,6 +80,8 @@ struct Memory {
     tracks: BTreeMap<ShardId, Track>,
     connected: BTreeMap<NodeId, BootInstant>,
     available: BTreeSet<NodeId>,
+    /// Whether any shard waits for a learner, as of the last look at all of them.
+    catching_up: bool,
 }
 
 /// How a step ended.
@@ -114,7 +120,8 @@ impl Reconciler {
                 }
                 () = self.seams.spawner.sleep(wait) => {
                     self.look(&mut memory, &mut steps);
-                    next_look = self.seams.clock.now() + LOOK_INTERVAL;
+                    let interval = if memory.catching_up { CATCHING_UP_INTERVAL } else { LOOK_INTERVAL };
+                    next_look = self.seams.clock.now() + interval;
                 }
             }
         }
@@ -134,6 +141,7 @@ impl Reconciler {
         };
         let stands = |(node, since): (&NodeId, &BootInstant)| (now.since(*since) >= CONNECTED_MIN).then_some(*node);
         memory.available = memory.connected.iter().filter_map(stands).filter(|node| !leaving.contains(node)).collect();
+        memory.catching_up = false;
         let hosted = self.hosting.all();
         for hosted in hosted.iter().chain(&self.hosting.system()) {
             self.look_at(memory, hosted, steps);
@@ -178,6 +186,7 @@ impl Reconciler {
             tracing::info!(%shard, step = step.name(), %target, term = observed.term, epoch = plan.epoch, "a move goes on");
         }
         if matches!(step, Step::CatchUp(_)) {
+            memory.catching_up = true;
             return;
         }
         track.running = Some(step.name());
@@ -191,7 +200,7 @@ impl Reconciler {
         track.running = None;
         match ended {
             Ended::Done => track.failures = 0,
-            Ended::Busy => track.not_before = now + PAUSE_MIN + jitter(&self.seams),
+            Ended::Busy => track.not_before = now + BUSY_PAUSE + jitter(&self.seams),
             Ended::Failed(why) => {
                 let pause = PAUSE_MIN.saturating_mul(1 << track.failures.min(10)).min(PAUSE_MAX);
                 track.failures += 1;
@@ -248,7 +257,7 @@ impl Ended {
 }
 
 fn jitter(seams: &Seams) -> Duration {
-    Duration::from_micros(seams.random.next_u64() % PAUSE_MIN.as_micros() as u64)
+    Duration::from_micros(seams.random.next_u64() % BUSY_PAUSE.as_micros() as u64)
 }
 
 impl Track {
@@ -264,7 +273,14 @@ impl Track {
         let members = observed.followers.iter().map(|(node, follower)| {
             let since = *self.members.entry(*node).or_insert(now);
             let heard = follower.answered.map_or(since, |answered| answered.max(since));
-            (*node, step::Member { behind: observed.behind(*node).unwrap_or(u64::MAX), silent: now.since(heard) })
+            (
+                *node,
+                step::Member {
+                    behind: observed.behind(*node).unwrap_or(u64::MAX),
+                    silent: now.since(heard),
+                    age: now.since(since),
+                },
+            )
         });
         let members = members.collect();
         step::next(&View {

@@ -1,10 +1,10 @@
 //! What the owner of a shard should do next to bring its group to what the plan wants. Pure, and a function of what is
 //! observed only: an owner that begins in the middle of what another one has left goes on from there.
 //!
-//! In this order: end a change of members that is under way; let go of learners that the plan does not want, or that are
-//! silent; hand the shard to somebody who stays, if this node does not; bring in one missing replica at a time, as a learner
-//! that follows and then as a voter, in the place of a silent voter or of one that goes; let go of voters that the plan
-//! does not want; hand the shard to its planned owner.
+//! In this order: end a change of members that is under way, or hand the shard to somebody who can; let go of learners that
+//! the plan does not want, or that are silent; hand the shard to somebody who stays, if this node does not; bring in one
+//! missing replica at a time, as a learner that follows and then as a voter, in the place of a silent voter or of one that
+//! goes; let go of voters that the plan does not want; hand the shard to its planned owner.
 //!
 //! No live voter goes while another one is silent: the silent one is replaced first.
 
@@ -17,6 +17,9 @@ use berth_shared::ids::{LogIndex, NodeId};
 pub(super) const BEHIND_MAX: LogIndex = 256;
 /// A member of a group that has answered nothing for this long is silent.
 pub(super) const SILENT_AFTER: Duration = Duration::from_millis(1500);
+/// A replica takes no shard so shortly after it has become a member: for an election's time after its start it neither votes
+/// nor stands (rule R2), and would let an offer pass.
+pub(super) const NEW_FOR: Duration = Duration::from_millis(700);
 /// A learner that has answered nothing for this long is given up.
 pub(super) const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,8 @@ pub(super) struct Member {
     pub(super) behind: LogIndex,
     /// Since when it has answered nothing, or been asked nothing.
     pub(super) silent: Duration,
+    /// How long it is known to be a member.
+    pub(super) age: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +92,8 @@ pub(super) enum Obstacle {
     Silent(NodeId),
     /// The voter is far behind.
     Behind(NodeId),
+    /// The voter has only just begun.
+    New(NodeId),
 }
 
 impl Step {
@@ -123,7 +130,7 @@ pub(super) fn next(view: &View<'_>) -> Next {
         return Next::Wait(Obstacle::Committing);
     };
     if view.configurations.len() > 1 {
-        return Next::Do(Step::FinishChange(newest.clone()));
+        return view.finish_change(voters, newest);
     }
     if !view.is_committed {
         return Next::Wait(Obstacle::Committing);
@@ -165,9 +172,17 @@ impl View<'_> {
         self.members.get(&node).is_some_and(|member| member.behind <= BEHIND_MAX)
     }
 
+    fn is_new(&self, node: NodeId) -> bool {
+        self.members.get(&node).is_none_or(|member| member.age < NEW_FOR)
+    }
+
     /// Whether the shard may be handed to this voter.
     fn may_take(&self, node: NodeId) -> bool {
-        node != self.this && self.is_live(node) && self.is_close(node) && self.available.contains(&node)
+        node != self.this
+            && self.is_live(node)
+            && self.is_close(node)
+            && !self.is_new(node)
+            && self.available.contains(&node)
     }
 
     /// One that keeps these voters from being as many as they look.
@@ -177,6 +192,23 @@ impl View<'_> {
 
     fn has_quorum(&self, voters: &BTreeSet<NodeId>) -> bool {
         voters.iter().filter(|node| self.is_live(**node)).count() > voters.len() / 2
+    }
+
+    /// Whoever takes over in the middle of a change may be one that goes. It cannot finish the change, because nobody leads a
+    /// group that it is no voter of: it hands over to one that stays, or turns the change back where there is none.
+    fn finish_change(&self, before: &BTreeSet<NodeId>, newest: &BTreeSet<NodeId>) -> Next {
+        if newest.contains(&self.this) {
+            return Next::Do(Step::FinishChange(newest.clone()));
+        }
+        if !self.is_committed {
+            return Next::Wait(Obstacle::Committing);
+        }
+        let planned = self.planned.iter().filter(|node| newest.contains(node));
+        match planned.chain(newest).find(|node| self.may_take(**node)) {
+            Some(node) => Next::Do(Step::HandOff(*node)),
+            None if self.has_quorum(before) => Next::Do(Step::FinishChange(before.clone())),
+            None => Next::Wait(self.silent_one(before).map_or(Obstacle::Committing, Obstacle::Silent)),
+        }
     }
 
     fn bring_in(&self, voters: &BTreeSet<NodeId>, surplus: &BTreeSet<NodeId>, missing: &[NodeId]) -> Next {
@@ -249,6 +281,8 @@ impl View<'_> {
             Obstacle::Silent(node)
         } else if !self.is_close(node) {
             Obstacle::Behind(node)
+        } else if self.is_new(node) {
+            Obstacle::New(node)
         } else {
             Obstacle::Absent(node)
         }
@@ -272,6 +306,8 @@ mod tests {
         /// Nodes that live.
         alive: BTreeSet<NodeId>,
         behind: BTreeMap<NodeId, LogIndex>,
+        /// Nodes that have only just become members.
+        new: BTreeSet<NodeId>,
     }
 
     fn ids<const N: usize>(ids: [u64; N]) -> BTreeSet<NodeId> {
@@ -287,6 +323,7 @@ mod tests {
             planned: planned.into_iter().map(NodeId).collect(),
             alive: ids([1, 2, 3, 4, 5, 6]),
             behind: BTreeMap::new(),
+            new: BTreeSet::new(),
         }
     }
 
@@ -301,7 +338,8 @@ mod tests {
             let members = self.voters.iter().chain(&self.learners).chain(self.joint.iter().flatten());
             let member = |node: &NodeId| {
                 let silent = if self.alive.contains(node) { Duration::ZERO } else { Duration::from_secs(60) };
-                (*node, Member { behind: self.behind.get(node).copied().unwrap_or(0), silent })
+                let age = if self.new.contains(node) { Duration::ZERO } else { NEW_FOR };
+                (*node, Member { behind: self.behind.get(node).copied().unwrap_or(0), silent, age })
             };
             let members = members.filter(|node| **node != this).map(member).collect();
             let configurations: Vec<_> = std::iter::once(self.voters.clone()).chain(self.joint.clone()).collect();
@@ -431,6 +469,21 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_is_left_to_one_that_goes_is_ended_by_another_or_turned_back() {
+        let mut joint = world(1, [1, 2, 3], [2, 3, 4]);
+        joint.joint = Some(ids([2, 3, 4]));
+        assert_eq!(joint.run(), (vec!["hand-off 2".to_owned(), "finish-change 0".to_owned()], Next::Settled));
+        assert_eq!((joint.owner, joint.voters), (2, ids([2, 3, 4])));
+        // Two of each half live, and none of those that stay may be given anything.
+        let mut alone = world(1, [1, 2, 3], [2, 3, 4]);
+        alone.joint = Some(ids([2, 3, 4]));
+        alone.behind = [2, 3, 4].map(|node| (NodeId(node), BEHIND_MAX + 1)).into();
+        assert_eq!(alone.next(), Next::Do(Step::FinishChange(ids([1, 2, 3]))));
+        let lost = alone.clone().without([2, 3]);
+        assert_eq!(lost.next(), Next::Wait(Obstacle::Silent(NodeId(2))));
+    }
+
+    #[test]
     fn fewer_nodes_than_copies_keep_one_copy_each() {
         let mut leaving = world(1, [1, 2, 3], [2, 3]);
         assert_eq!(leaving.run().0, ["hand-off 2", "remove-voter 1"]);
@@ -439,12 +492,15 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_not_handed_to_who_is_silent_far_behind_or_leaving() {
+    fn a_shard_is_not_handed_to_who_is_silent_far_behind_or_new() {
         let silent = world(1, [1, 2, 3], [2, 1, 3]).without([2]);
         assert_eq!(silent.next(), Next::Wait(Obstacle::Silent(NodeId(2))));
         let mut behind = world(1, [1, 2, 3], [2, 1, 3]);
         behind.behind.insert(NodeId(2), BEHIND_MAX + 1);
         assert_eq!(behind.next(), Next::Wait(Obstacle::Behind(NodeId(2))));
+        let mut new = world(1, [1, 2, 3], [2, 1, 3]);
+        new.new = ids([2]);
+        assert_eq!(new.next(), Next::Wait(Obstacle::New(NodeId(2))));
     }
 
     fn members() -> impl Strategy<Value = Vec<u64>> {
@@ -458,6 +514,7 @@ mod tests {
         fn every_group_comes_to_its_plan(
             voters in members(), planned in members(), dead in prop::collection::btree_set(1_u64..=6, 0..=2),
             learners in prop::collection::btree_set(1_u64..=6, 0..=2), joint in prop::option::of(members()),
+            who_leads in any::<prop::sample::Index>(),
         ) {
             let set = |nodes: &[u64]| -> BTreeSet<NodeId> { nodes.iter().copied().map(NodeId).collect() };
             let mut world = world(0, [], []);
@@ -469,8 +526,10 @@ mod tests {
             world.planned = planned.iter().copied().map(NodeId).collect();
             let lives = |voters: &BTreeSet<NodeId>| voters.intersection(&world.alive).count() > voters.len() / 2;
             prop_assume!(lives(&world.voters) && world.joint.as_ref().is_none_or(lives));
-            let owner = world.joint.as_ref().unwrap_or(&world.voters).intersection(&world.alive).next().copied();
-            world.owner = owner.unwrap().0;
+            // Any voter may lead, also one that goes.
+            let voters = world.voters.iter().chain(world.joint.iter().flatten());
+            let may_lead: BTreeSet<NodeId> = voters.filter(|node| world.alive.contains(node)).copied().collect();
+            world.owner = may_lead.iter().nth(who_leads.index(may_lead.len())).unwrap().0;
             let mut ended = Next::Settled;
             for _ in 0..100 {
                 ended = world.next();
@@ -478,7 +537,8 @@ mod tests {
                 world.apply(step);
                 let alive = world.voters.intersection(&world.alive).count();
                 prop_assert!(alive > world.voters.len() / 2, "no quorum after {step:?}: {world:?}");
-                prop_assert!(world.voters.contains(&NodeId(world.owner)), "the owner is no voter after {step:?}");
+                let is_voter = world.voters.iter().chain(world.joint.iter().flatten()).any(|node| node.0 == world.owner);
+                prop_assert!(is_voter, "the owner is no voter after {step:?}");
             }
             prop_assert!(!matches!(ended, Next::Do(_)), "no end: {world:?}");
             if world.planned.iter().all(|node| world.alive.contains(node)) {
