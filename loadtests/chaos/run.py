@@ -24,7 +24,7 @@ import tempfile
 # The modules are one package beside the other load tests; this file's own folder must not hide the standard library.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from chaos import bootstraps, elastic, failover, flap, handoffs, isolation, restarts, steps, wipes  # noqa: E402  pylint: disable=wrong-import-position
+from chaos import bootstraps, elastic, failover, flap, handoffs, isolation, recover, restarts, steps, wipes  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.cluster import ROOT, Shape  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.network import Loopback, Namespaces  # noqa: E402  pylint: disable=wrong-import-position
 
@@ -36,6 +36,7 @@ SCENARIOS = {
     "catch-up": (restarts.catch_up, 1, False),
     "pause": (isolation.pause, 3, False),
     "lost-quorum": (restarts.lost_quorum, 3, False),
+    "recover": (recover.recover, 2, False),
     "bootstrap": (bootstraps.bootstrap, 200, False),
     "partition": (isolation.partition, 2, True),
     "scale": (elastic.scale, 1, False),
@@ -99,7 +100,7 @@ def main():
         Namespaces.enter()
         network = Namespaces
         options.parallel = 1
-    for program in ("berth-node", "berth-gateway"):
+    for program in ("berth-node", "berth-gateway", *(["berth"] if options.scenario == "recover" else [])):
         if not os.access(os.path.join(options.programs, program), os.X_OK):
             sys.exit(f"there is no program {program} in {options.programs}: build it, or name the folder with --programs")
     made = options.place is None

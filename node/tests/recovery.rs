@@ -11,7 +11,7 @@ use berth_node::cluster::membership::Chitchat;
 use berth_node::config::Config;
 use berth_node::disk::SimulatedDisk;
 use berth_node::entity::Registry;
-use berth_shared::message::{Request, Response};
+use berth_shared::message::Response;
 use berth_shared::recovery_view::{LostShard, RecoveredView, RecoveryView};
 use berth_shared::report::{NodeReport, ReplicaReport};
 use berth_shared::seam::Seams;
@@ -213,11 +213,8 @@ async fn shards_without_a_quorum_are_recovered_when_an_operator_says_so_and_memb
         assert_eq!(cluster.add(id, "after").await, json!({ "value": 2 }), "it is known, and not done again");
         assert_eq!(cluster.add(id, "lost").await, json!({ "value": 3 }), "it was lost, and is done now");
     }
-    for (place, host) in HOSTS.iter().enumerate().take(3) {
+    for place in 0..3 {
         cluster.until("all are ready", |cluster| cluster.node(place).is_ready()).await;
-        let caller = Caller::at(&cluster.seams, &format!("{host}:7400"), SHARDS);
-        let answer = caller.request(&Request::Report).await.unwrap();
-        assert!(matches!(decode(&answer), Response::Report(_)));
     }
     let hashes = cluster.admin(1, "GET", "/v1/cluster/hashes", "").await.1;
     assert!(hashes["shards"].as_array().unwrap().iter().all(|shard| shard["agree"] != json!(false)), "{hashes}");

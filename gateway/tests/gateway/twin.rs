@@ -296,6 +296,7 @@ impl Script {
             voters: self.members.lock().iter().map(|member| member.node).collect(),
             learners: vec![],
             applied: 5,
+            incarnation: 0,
             content_hash: 17,
             marks: vec![],
             queued: 3,

@@ -11,7 +11,7 @@ use berth_shared::seam::Seams;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use client::Connection;
+use client::{Connection, PATIENCE};
 use program::{Local, Process, printed, refused};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -283,12 +283,15 @@ async fn status_shows_the_cluster_at_any_admin_port_and_says_clearly_what_is_non
     let admins = [&local.greeting.admin, &local.greeting.nodes[0]];
     for address in admins {
         // On a busy machine shards may have begun elsewhere than planned, and are on their way.
-        let text = loop {
-            let text = printed(&["status", "--address", address]).await;
-            if text.contains("The cluster waits for nothing.") {
-                break text;
+        let settled = async {
+            loop {
+                let text = printed(&["status", "--address", address]).await;
+                if text.contains("The cluster waits for nothing.") {
+                    return text;
+                }
             }
         };
+        let text = Seams::system().spawner.timeout(PATIENCE, settled).await.expect("the cluster does not settle");
         let [title, _, headings, members @ ..] = &text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
         assert!(title.starts_with("Cluster ") && title.ends_with(": 3 members, 64 shards, plan 1"), "{text}");
         assert!(headings.starts_with("node ") && headings.ends_with(" owns  holds"), "{text}");

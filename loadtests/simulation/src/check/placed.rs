@@ -93,6 +93,7 @@ mod tests {
                 voters: nodes.clone(),
                 learners: vec![],
                 applied: 1,
+                incarnation: 0,
                 content_hash: 1,
                 marks: vec![],
                 queued: 0,
