@@ -288,7 +288,6 @@ impl Script {
     fn report(&self) -> NodeReport {
         let owner = self.owners.lock().first().cloned();
         let replica = ReplicaReport {
-            incarnation: 0,
             shard: ShardId(0),
             owns: owner.as_ref().is_some_and(|owner| owner.address == self.address),
             leader: owner.as_ref().map(|owner| node_at(&owner.address)),

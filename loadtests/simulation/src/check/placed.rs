@@ -85,7 +85,6 @@ mod tests {
         let replica = |node: NodeId, shard: ShardId| {
             let owner = nodes[if shard == SYSTEM_SHARD { 0 } else { usize::from(shard.0) % 3 }];
             ReplicaReport {
-                incarnation: 0,
                 shard,
                 owns: node == owner,
                 leader: Some(owner),
