@@ -50,6 +50,8 @@ pub enum Flaw {
     DisksForget,
     /// The clock of one node runs at a third of its speed, so that its leases last longer than the others wait.
     ClockCrawls,
+    /// Nodes that are told to leave end at once, with all that they have.
+    LeavesAtOnce,
 }
 
 /// A node's machine.

@@ -20,12 +20,21 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
     assert_eq!(first.trace_hash, second.trace_hash, "two runs differ\n{}", command(1));
     assert_eq!(first.history.operations, second.history.operations);
     assert!(first.trace_events > 5000, "a trace of {} events says little", first.trace_events);
-    assert_ne!(first.trace_hash, run(2).trace_hash);
+    assert_ne!(first.trace_hash, run(105).trace_hash);
 }
 
 #[test]
 fn a_few_seeds_keep_all_promises() {
-    (100..103).for_each(|seed| drop(run(seed)));
+    (5..7).for_each(|seed| drop(run(seed)));
+}
+
+/// Each showed something that was wrong: a node that started was told to leave, and ended before it had taken up what it had;
+/// and one that was to go led a group in the middle of a change of voters, which stayed that way.
+const SHOWED_SOMETHING: [u64; 2] = [22, 1180];
+
+#[test]
+fn seeds_that_showed_something_keep_all_promises() {
+    SHOWED_SOMETHING.into_iter().for_each(|seed| drop(run(seed)));
 }
 
 /// Nodes that start apart, of which one may end and come back meanwhile.

@@ -8,8 +8,8 @@ use berth_shared::report::{NodeReport, ReplicaReport};
 
 use super::Run;
 use crate::cluster;
-use crate::history::{Absence, Violation};
-use crate::plan::{Action, Ambush, Part, Scheduled, Stop};
+use crate::history::{Absence, Departure, Violation};
+use crate::plan::{Action, Ambush, Flaw, Part, Scheduled, Stop};
 
 /// Copies of a shard, of which one may be lost.
 const REPLICAS: usize = 3;
@@ -22,14 +22,27 @@ impl Run<'_> {
     }
 
     /// It is told again after every start until it has left.
-    pub(super) fn leave(&mut self, name: &str) {
-        let Some(number) = self.node_number(name).filter(|_| self.is_there(name)) else { return };
+    pub(super) fn leave(&mut self, name: &str) -> Result<(), Violation> {
+        let Some(number) = self.node_number(name).filter(|_| self.is_there(name)) else { return Ok(()) };
         if self.leaving.borrow_mut().insert(number) {
             self.changes.left += 1;
+        }
+        if self.plan.flaw == Some(Flaw::LeavesAtOnce) {
+            return self.end_at_once(name, number);
         }
         if let Some(node) = &self.nodes.borrow()[number] {
             node.drain();
         }
+        Ok(())
+    }
+
+    fn end_at_once(&mut self, name: &str, number: usize) -> Result<(), Violation> {
+        let last = self.nodes.borrow()[number].as_ref().and_then(|node| node.report());
+        self.stop(name, Stop::Wipe)?;
+        let Some(last) = last else { return Ok(()) };
+        self.departures.borrow_mut().push((number, Departure { node: last.node, hosted: vec![], counted_on: vec![] }));
+        self.note_departures();
+        Ok(())
     }
 
     pub(super) fn cut_gossip(&mut self, name: &str, is_cut: bool) {

@@ -30,7 +30,7 @@ impl Run<'_> {
             Action::Mend(cut) => self.mend(cut),
             Action::SlowDisk { host, pause_max } => self.world.host(host).set_disk_pause_max(*pause_max),
             Action::Join { host } => self.join(host),
-            Action::Leave { host } => self.leave(host),
+            Action::Leave { host } => self.leave(host)?,
             Action::Replace { host, down } => self.replacing.push((host.clone(), *down)),
             Action::CutGossip { host } => self.cut_gossip(host, true),
             Action::MendGossip { host } => self.cut_gossip(host, false),
