@@ -299,7 +299,7 @@ async fn status_shows_the_cluster_at_any_admin_port_and_says_clearly_what_is_non
         assert_eq!(members.iter().filter(holds_all).count(), 3, "{text}");
     }
     let url = local.greeting.url.clone();
-    assert_refused(&["status", "--address", &url], &["404", "is it the admin port", &url]).await;
+    assert_refused(&["status", "--address", &url], &["404", "is it an admin port", &url]).await;
     local.stop("INT").await;
     assert_refused(&["status", "--address", &url], &["nothing answers at", "refused", &url, "--address"]).await;
 }
