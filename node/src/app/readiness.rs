@@ -89,3 +89,68 @@ fn unsettled(node: NodeId, plan: &Plan, members: &Members) -> Option<String> {
     let lacking = usize::from(plan.shards()).saturating_sub(led.len());
     (lacking > 0).then(|| format!("{lacking} shards have no owner"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use berth_shared::report::{self, Edition, Load};
+    use berth_shared::seam::BootInstant;
+
+    use super::*;
+    use crate::cluster::membership::Facts;
+    use crate::cluster::plan::Candidate;
+
+    const SHARDS: u16 = 6;
+
+    fn plan() -> Plan {
+        let member = |number| report::Member { node: NodeId(number), address: format!("n{number}:1") };
+        let candidates: Vec<Candidate> = (1..=3).map(|number| Candidate::from(member(number))).collect();
+        Plan::first(&candidates, SHARDS, 3)
+    }
+
+    /// Three nodes that have everything, of which each leads a third of the shards, after `change` of the second one.
+    fn members(change: impl Fn(&mut Facts, &mut Option<BootInstant>)) -> Members {
+        let member = |number: u64| {
+            let led = (0..SHARDS).filter(|shard| u64::from(shard % 3) + 1 == number).map(|shard| (ShardId(shard), 1));
+            let mut facts = Facts {
+                address: format!("n{number}:1"),
+                zone: None,
+                state: NodeState::Ready,
+                plan: 1,
+                unsettled: 0,
+                weight: NonZeroU32::MIN,
+                version: "test".to_owned(),
+                load: Load::default(),
+                led: led.collect(),
+                system: None,
+            };
+            let mut suspected = None;
+            if number == 2 {
+                change(&mut facts, &mut suspected);
+            }
+            Member { node: NodeId(number), facts: Arc::new(facts), edition: Edition::default(), suspected }
+        };
+        (1..=3).map(member).collect()
+    }
+
+    fn obstacle_of(node: u64, change: impl Fn(&mut Facts, &mut Option<BootInstant>)) -> String {
+        unsettled(NodeId(node), &plan(), &members(change)).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_new_node_is_ready_when_the_whole_cluster_is_settled() {
+        assert_eq!(obstacle_of(1, |_, _| {}), "");
+        assert_eq!(obstacle_of(4, |_, _| {}), "the plan does not name this node yet");
+    }
+
+    #[test]
+    fn whatever_any_member_still_has_to_do_keeps_a_new_node_from_being_ready() {
+        assert_eq!(obstacle_of(1, |facts, _| facts.state = NodeState::Leaving), "the node at n2:1 leaves");
+        assert_eq!(obstacle_of(1, |facts, _| facts.plan = 2), "the node at n2:1 follows another plan");
+        assert_eq!(obstacle_of(1, |facts, _| facts.unsettled = 3), "3 shards of the node at n2:1 lack replicas");
+        assert_eq!(obstacle_of(1, |facts, _| facts.led.truncate(1)), "1 shards have no owner");
+        let silent = |_: &mut Facts, suspected: &mut Option<BootInstant>| *suspected = Some(BootInstant(1));
+        assert_eq!(obstacle_of(1, silent), "the node at n2:1 is not there");
+    }
+}
