@@ -1,6 +1,7 @@
 //! Wires the rooms of a node together, and takes them apart again in order. The only place where they meet.
 
 mod announce;
+mod claims;
 mod compaction;
 mod drain;
 mod gather;
