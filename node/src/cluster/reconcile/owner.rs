@@ -32,10 +32,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const CATCHING_UP_INTERVAL: Duration = Duration::from_millis(50);
 /// A node is given nothing before its connection has stood for so long.
 const CONNECTED_MIN: Duration = Duration::from_secs(1);
-/// Steps that may be under way at the same time, and hand-offs among them: each stops a shard for a moment, and shorter if
-/// there are few of them.
+/// Steps that may be under way at the same time, and hand-offs among them: each stops a shard for a moment, which is shortest
+/// when nothing else is handed off meanwhile.
 const STEPS_MAX: usize = 16;
-const HAND_OFFS_MAX: usize = 2;
+const HAND_OFFS_MAX: usize = 1;
 /// How long a step may take before it is given up and looked at anew.
 const STEP_MAX: Duration = Duration::from_secs(10);
 /// How long a node may take to open a replica, and to bring entities into memory.
