@@ -302,6 +302,7 @@ impl Script {
             is_joint: false,
             planned: None,
             movement: None,
+            last_movement: None,
         };
         NodeReport {
             node: self.node,

@@ -21,7 +21,7 @@ mod step;
 use serde::{Deserialize, Serialize};
 
 pub use departing::{Departing, LetGo};
-pub use moves::{Current, Moves};
+pub use moves::{Current, Last, Moves};
 pub use owner::Reconciler;
 
 /// What a node answers that is asked to open a replica.

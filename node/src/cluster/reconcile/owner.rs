@@ -199,7 +199,10 @@ impl Reconciler {
         let Some(track) = memory.tracks.get_mut(&shard) else { return };
         track.running = None;
         match ended {
-            Ended::Done => track.failures = 0,
+            Ended::Done => {
+                track.failures = 0;
+                self.moves.done(shard, kind, self.seams.clock.wall_micros());
+            }
             Ended::Busy => track.not_before = now + BUSY_PAUSE + jitter(&self.seams),
             Ended::Failed(why) => {
                 let pause = PAUSE_MIN.saturating_mul(1 << track.failures.min(10)).min(PAUSE_MAX);
