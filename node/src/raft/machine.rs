@@ -18,6 +18,9 @@ use super::snapshot::{self, SnapshotHandle};
 use super::{Proposal, Runtime, Types, encode_membership, from_raft};
 use crate::shard::Shard;
 
+/// Entries that are applied before others have a turn: whoever catches up has many at once, and nothing to wait for.
+const APPLIED_AT_ONCE: usize = 64;
+
 pub(super) struct ShardMachine<R> {
     shard: Arc<Shard>,
     /// The term of the newest blank entry that was applied.
@@ -66,7 +69,12 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for ShardMachine<R> {
     where
         S: Stream<Item = io::Result<EntryResponder<Types<R>>>> + Unpin + OptionalSend,
     {
+        let mut applied_at_once = 0;
         while let Some(item) = entries.next().await {
+            applied_at_once += 1;
+            if applied_at_once % APPLIED_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
             let (entry, responder) = item?;
             let log_id = from_raft(&entry.log_id);
             let applied = match entry.payload {
