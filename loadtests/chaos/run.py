@@ -74,7 +74,7 @@ def arguments():
     parser.add_argument("--replace-after", default="3s", help="of nodes in wipe, steps and flap; empty: their default")
     parser.add_argument("--grace", type=float, default=600, help="seconds from SIGTERM to kill -9")
     parser.add_argument("--patience", type=float, default=180, help="seconds that a change of members may take")
-    parser.add_argument("--probers", type=int, default=3, help="hand-offs: clients that write every 5 ms, at once")
+    parser.add_argument("--probers", type=int, default=4, help="hand-offs: clients that write every 5 ms, at once")
     parser.add_argument("--pause-p99", type=float, default=50, help="bound of milliseconds without a success in a hand-off")
     parser.add_argument("--pause-max", type=float, default=250, help="bound of milliseconds without a success in a hand-off")
     parser.add_argument("--cut", type=float, default=30, help="seconds that messages are left out in flap")

@@ -16,6 +16,7 @@ use berth_shared::report::{Member, NodeState};
 use berth_shared::seam::{BootInstant, Seams};
 
 use super::step::{self, Next, Step, View};
+use super::turns::{Since, Turns};
 use super::{Admission, Moves};
 use crate::cluster::membership::Members;
 use crate::cluster::plan::Plan;
@@ -75,11 +76,13 @@ struct Track {
 }
 
 /// The shards with their tracks, and who may be given something.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
     tracks: BTreeMap<ShardId, Track>,
     connected: BTreeMap<NodeId, BootInstant>,
     available: BTreeSet<NodeId>,
+    since: Since,
+    turns: Turns,
     /// Whether any shard waits for a learner, as of the last look at all of them.
     catching_up: bool,
 }
@@ -98,8 +101,8 @@ type Steps = FuturesUnordered<BoxFuture<'static, (ShardId, &'static str, Ended)>
 impl Reconciler {
     /// Until it is dropped, which ends the steps under way as well.
     pub async fn run(mut self) {
-        let (mut memory, mut steps) = (Memory::default(), Steps::new());
         let mut next_look = self.seams.clock.now();
+        let (mut memory, mut steps) = (Memory::new(next_look), Steps::new());
         loop {
             let wait = next_look.since(self.seams.clock.now());
             tokio::select! {
@@ -134,11 +137,11 @@ impl Reconciler {
         for node in connected {
             memory.connected.entry(node).or_insert(now);
         }
-        let leaving: BTreeSet<NodeId> = {
-            let members = self.members.borrow_and_update();
-            let leaving = members.iter().filter(|member| member.facts.state == NodeState::Leaving);
-            leaving.map(|member| member.node).collect()
-        };
+        let members = self.members.borrow_and_update().clone();
+        let leaving = members.iter().filter(|member| member.facts.state == NodeState::Leaving);
+        let leaving: BTreeSet<NodeId> = leaving.map(|member| member.node).collect();
+        let epoch = self.plan.borrow().as_ref().map_or(0, |plan| plan.epoch);
+        memory.turns = memory.since.turns(epoch, &members, now);
         let stands = |(node, since): (&NodeId, &BootInstant)| (now.since(*since) >= CONNECTED_MIN).then_some(*node);
         memory.available = memory.connected.iter().filter_map(stands).filter(|node| !leaving.contains(node)).collect();
         memory.catching_up = false;
@@ -168,7 +171,7 @@ impl Reconciler {
             *track = Track { running, ..fresh(observed.term) };
         }
         let planned: Vec<NodeId> = plan.replicas_of(shard).map(|member| member.node).collect();
-        let next = track.next(self.node, &observed, &planned, &memory.available, now);
+        let next = track.next(self.node, &observed, &planned, (&memory.available, memory.turns), now);
         let Next::Do(step) = next else {
             if track.running.is_none() {
                 self.moves.end(shard);
@@ -243,6 +246,19 @@ impl Reconciler {
     }
 }
 
+impl Memory {
+    fn new(now: BootInstant) -> Self {
+        Self {
+            tracks: BTreeMap::new(),
+            connected: BTreeMap::new(),
+            available: BTreeSet::new(),
+            since: Since::new(now),
+            turns: Turns { copies_wait: false, owners_wait: false },
+            catching_up: false,
+        }
+    }
+}
+
 const HAND_OFF: &str = "hand-off";
 
 fn steps_of(memory: &Memory, kind: &str) -> usize {
@@ -269,7 +285,7 @@ impl Track {
         node: NodeId,
         observed: &Observed,
         planned: &[NodeId],
-        available: &BTreeSet<NodeId>,
+        (available, turns): (&BTreeSet<NodeId>, Turns),
         now: BootInstant,
     ) -> Next {
         self.members.retain(|node, _| observed.followers.contains_key(node));
@@ -294,6 +310,7 @@ impl Track {
             members: &members,
             planned,
             available,
+            turns,
         })
     }
 }

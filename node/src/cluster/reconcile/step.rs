@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use berth_shared::ids::{LogIndex, NodeId};
 
+use super::turns::Turns;
+
 /// How far a learner may be behind to be made a voter, and a voter to be given the shard, in entries.
 pub(super) const BEHIND_MAX: LogIndex = 256;
 /// A member of a group that has answered nothing for this long is silent.
@@ -38,6 +40,7 @@ pub(super) struct View<'a> {
     pub(super) planned: &'a [NodeId],
     /// Nodes that are there and may be given replicas or shards.
     pub(super) available: &'a BTreeSet<NodeId>,
+    pub(super) turns: Turns,
 }
 
 /// What is known of a member of the group.
@@ -94,6 +97,8 @@ pub(super) enum Obstacle {
     Behind(NodeId),
     /// The voter has only just begun.
     New(NodeId),
+    /// Another shard comes first; see [`Turns`].
+    NotItsTurn,
 }
 
 impl Step {
@@ -237,6 +242,7 @@ impl View<'_> {
             };
         }
         match missing.iter().find(|node| self.available.contains(node)) {
+            Some(_) if self.turns.copies_wait && self.silent_one(voters).is_none() => Next::Wait(Obstacle::NotItsTurn),
             Some(node) => Next::Do(Step::AddLearner(*node)),
             None => Next::Wait(Obstacle::Absent(missing[0])),
         }
@@ -268,6 +274,7 @@ impl View<'_> {
         let owner = self.planned[0];
         if owner != self.this {
             return match self.may_take(owner) {
+                true if self.turns.owners_wait => Next::Wait(Obstacle::NotItsTurn),
                 true => Next::Do(Step::HandOff(owner)),
                 false => Next::Wait(self.cannot_take(owner)),
             };
@@ -308,6 +315,7 @@ mod tests {
         behind: BTreeMap<NodeId, LogIndex>,
         /// Nodes that have only just become members.
         new: BTreeSet<NodeId>,
+        turns: Turns,
     }
 
     fn ids<const N: usize>(ids: [u64; N]) -> BTreeSet<NodeId> {
@@ -324,6 +332,7 @@ mod tests {
             alive: ids([1, 2, 3, 4, 5, 6]),
             behind: BTreeMap::new(),
             new: BTreeSet::new(),
+            turns: Turns { copies_wait: false, owners_wait: false },
         }
     }
 
@@ -351,6 +360,7 @@ mod tests {
                 members: &members,
                 planned: &self.planned,
                 available: &self.alive,
+                turns: self.turns,
             })
         }
 
@@ -501,6 +511,21 @@ mod tests {
         let mut new = world(1, [1, 2, 3], [2, 1, 3]);
         new.new = ids([2]);
         assert_eq!(new.next(), Next::Wait(Obstacle::New(NodeId(2))));
+    }
+
+    #[test]
+    fn what_may_stay_as_it_is_for_now_waits_for_its_turn() {
+        let waits = |mut world: World| {
+            world.turns = Turns { copies_wait: true, owners_wait: true };
+            world.next()
+        };
+        let not_its_turn = Next::Wait(Obstacle::NotItsTurn);
+        assert_eq!(waits(world(1, [1, 2, 3], [2, 1, 3])), not_its_turn, "another owner");
+        assert_eq!(waits(world(1, [1, 2, 3], [1, 2, 4])), not_its_turn, "another replica");
+        let silent = world(1, [1, 2, 3], [1, 2, 4]).without([3]);
+        assert_eq!(waits(silent), Next::Do(Step::AddLearner(NodeId(4))), "a replica is lost");
+        let leaves = world(1, [1, 2, 3], [2, 3, 4]);
+        assert_eq!(waits(leaves), Next::Do(Step::HandOff(NodeId(2))), "the owner goes");
     }
 
     fn members() -> impl Strategy<Value = Vec<u64>> {
