@@ -37,6 +37,10 @@ const CONNECTED_MIN: Duration = Duration::from_secs(1);
 /// when nothing else is handed off meanwhile.
 const STEPS_MAX: usize = 16;
 const HAND_OFFS_MAX: usize = 1;
+/// How long a node hands off nothing after it has, as a multiple of the time that nothing was decided, so that many shards that go
+/// at the same time leave most of the time to requests; and at most.
+const REST_FACTOR: u32 = 8;
+const REST_MAX: Duration = Duration::from_millis(200);
 /// How long a step may take before it is given up and looked at anew.
 const STEP_MAX: Duration = Duration::from_secs(10);
 /// How long a node may take to open a replica, and to bring entities into memory.
@@ -356,6 +360,7 @@ async fn hand_over(hosted: &Hosted, to: NodeId, peers: &Peers, seams: &Seams, me
             metrics.hand_off_seconds.record(pause.as_secs_f64());
             let pause_millis = pause.as_secs_f64() * 1000.0;
             tracing::info!(%shard, %to, pause_millis, "a shard was handed off");
+            seams.spawner.sleep((pause * REST_FACTOR).min(REST_MAX)).await;
             Ended::Done
         }
         Err(error) => Ended::Failed(hand_off::Error::to_string(&error)),
