@@ -12,8 +12,10 @@ use crate::admission::Admission;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     Command,
+    Delete,
     State,
     Events,
+    Listing,
     Kinds,
     Other,
 }
@@ -30,7 +32,8 @@ pub(crate) enum CallResult {
     Unknown,
 }
 
-const ROUTES: [Route; 5] = [Route::Command, Route::State, Route::Events, Route::Kinds, Route::Other];
+const ROUTES: [Route; 7] =
+    [Route::Command, Route::Delete, Route::State, Route::Events, Route::Listing, Route::Kinds, Route::Other];
 const CALL_RESULTS: [(CallResult, &str); 7] = [
     (CallResult::Answered, "answered"),
     (CallResult::Refused, "refused"),
@@ -61,8 +64,10 @@ impl Route {
     pub(crate) fn span(self) -> &'static str {
         match self {
             Self::Command => "POST /v1/entities/{kind}/{id}/{command}",
+            Self::Delete => "DELETE /v1/entities/{kind}/{id}",
             Self::State => "GET /v1/entities/{kind}/{id}",
             Self::Events => "GET /v1/entities/{kind}/{id}/events",
+            Self::Listing => "GET /v1/entities/{kind}",
             Self::Kinds => "GET /v1/kinds",
             Self::Other => "other",
         }
@@ -71,8 +76,10 @@ impl Route {
     fn label(self) -> &'static str {
         match self {
             Self::Command => "command",
+            Self::Delete => "delete",
             Self::State => "state",
             Self::Events => "events",
+            Self::Listing => "listing",
             Self::Kinds => "kinds",
             Self::Other => "other",
         }
