@@ -4,6 +4,7 @@
 mod answer;
 mod body;
 mod condition;
+mod guard;
 mod header;
 mod path;
 pub(crate) mod problem;
@@ -13,6 +14,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_shared::auth::Guard;
 use berth_shared::key::EntityKey;
 use berth_shared::message::Response as Reply;
 use berth_shared::problem::Code;
@@ -42,6 +44,7 @@ pub(crate) type Body = http_body_util::Full<Bytes>;
 pub(crate) struct Api<N> {
     pub(crate) forward: Forward<N>,
     pub(crate) admission: Admission,
+    pub(crate) guard: Guard,
     /// How long a body may take to arrive.
     pub(crate) body_timeout: Duration,
     pub(crate) seams: Seams,
@@ -65,7 +68,8 @@ impl<N: Nodes> Api<N> {
         let trace = self.tracing.request(route.span(), Role::Server, received, &*self.seams.random);
         let served = async {
             header::check_size(&parts.uri, &parts.headers)?;
-            self.serve(resource?, &parts, &mut body, trace.traceparent.text().as_str()).await
+            let principal = guard::check(&self.guard, &parts, resource.as_ref().ok())?;
+            self.serve(resource?, &parts, &mut body, &principal, trace.traceparent.text().as_str()).await
         };
         let mut response = match served.instrument(trace.span).await {
             Ok(response) => response,
@@ -88,6 +92,7 @@ impl<N: Nodes> Api<N> {
         resource: Resource<'_>,
         parts: &Parts,
         body: &mut B,
+        principal: &str,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -103,7 +108,7 @@ impl<N: Nodes> Api<N> {
                 self.events(&key, parts, traceparent).await
             }
             Resource::Command(key, command) if method == Method::POST => {
-                self.command(&key, &command, parts, body, traceparent).await
+                self.command(&key, &command, parts, body, principal, traceparent).await
             }
             Resource::Entity(key) if reads => self.state(&key, parts, traceparent).await,
             Resource::Kinds if reads => self.kinds(None, parts).await,
@@ -118,6 +123,7 @@ impl<N: Nodes> Api<N> {
         command: &str,
         parts: &Parts,
         body: &mut B,
+        principal: &str,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -141,6 +147,7 @@ impl<N: Nodes> Api<N> {
         let command = Command {
             key,
             name: command,
+            principal,
             body: &body,
             precondition,
             // Checked, or made, to be visible ASCII.

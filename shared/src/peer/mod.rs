@@ -61,6 +61,7 @@ mod handshake;
 mod keeper;
 mod outbox;
 mod proof;
+pub mod security;
 pub mod server;
 #[cfg(test)]
 mod tests;

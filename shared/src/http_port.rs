@@ -1,14 +1,14 @@
-//! Serves HTTP on one port: HTTP/1.1, and HTTP/2 to clients that begin with it. Bounds connections and how long a client
-//! may take to say something; what is said is answered elsewhere.
+//! Serves HTTP on one port: HTTP/1.1, and HTTP/2 to clients that begin with it, both over TLS where there is a certificate.
+//! Bounds connections, what a client may send before it is answered, and how long it may take to say or read something; what is
+//! said is answered elsewhere.
+
+mod stalled;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use berth_shared::seam::network::{Listener, Stream};
-use berth_shared::seam::{Seams, Spawner};
-use berth_shared::telemetry::Gauge;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
@@ -21,6 +21,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::seam::network::{Listener, Stream};
+use crate::seam::{Seams, Spawner};
+use crate::telemetry::Gauge;
+use crate::tls::PortTls;
+use stalled::Stalled;
+
 /// Bytes of HTTP/1.1 headers that are read at most. It is more than the contract allows, so that a client that goes over
 /// the contract gets a problem document, up to here.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
@@ -28,22 +34,34 @@ const READ_BUFFER_BYTES: usize = 64 * 1024;
 const HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// Requests at once per HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
+/// Streams that a client may have opened and reset again before they were looked at (CVE-2023-44487, "rapid reset"), and streams
+/// that were reset here for a client's mistakes. A client that goes over either is told to go away.
+const RESETS_PENDING_MAX: usize = 20;
+const RESETS_OURS_MAX: usize = 256;
+/// A client of HTTP/2 that does not answer a ping within this time is gone.
+const PONG_MAX: Duration = Duration::from_secs(20);
+/// How long TLS's greeting may take.
+const TLS_GREETING_MAX: Duration = Duration::from_secs(10);
 /// Pause after the system refused to accept, which it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug)]
-pub(crate) struct Config {
+pub struct Config {
     /// Most connections at once; more wait to be accepted.
-    pub(crate) connections_max: usize,
+    pub connections_max: usize,
     /// How long headers may take, and how long a connection may stay idle.
-    pub(crate) header_timeout: Duration,
+    pub header_timeout: Duration,
+    /// How long a client may read nothing while there is something for it to read.
+    pub stall_timeout: Duration,
     /// How long requests may go on after a shutdown has begun.
-    pub(crate) drain_timeout: Duration,
+    pub drain_timeout: Duration,
+    /// Plain HTTP without.
+    pub tls: Option<PortTls>,
 }
 
 /// A port being served until it is shut down or dropped.
 #[derive(Debug)]
-pub(crate) struct Handle {
+pub struct Handle {
     address: String,
     stop: CancellationToken,
     task: Option<JoinHandle<()>>,
@@ -51,12 +69,12 @@ pub(crate) struct Handle {
 
 impl Handle {
     /// `host:port`, with the port that was picked.
-    pub(crate) fn address(&self) -> &str {
+    pub fn address(&self) -> &str {
         &self.address
     }
 
     /// Accepts no more, and waits for the requests in flight.
-    pub(crate) async fn shutdown(mut self) {
+    pub async fn shutdown(mut self) {
         self.stop.cancel();
         if let Some(task) = self.task.take() {
             // It fails only if it panicked, which its panic hook has reported.
@@ -72,7 +90,7 @@ impl Drop for Handle {
 }
 
 /// Serves the connections of `listener` with `answer`.
-pub(crate) fn serve<A, F, B>(
+pub fn serve<A, F, B>(
     listener: Box<dyn Listener>,
     config: Config,
     seams: &Seams,
@@ -154,8 +172,11 @@ where
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(self.config.header_timeout)
+            .keep_alive_timeout(PONG_MAX)
             .max_header_list_size(HEADER_LIST_BYTES)
-            .max_concurrent_streams(STREAMS_MAX);
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+            .max_local_error_reset_streams(RESETS_OURS_MAX);
         builder
     }
 
@@ -175,10 +196,13 @@ where
                 async move { Ok::<_, Infallible>(answered.await) }
             }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let mut connection: BoxFuture<'static, _> = Box::pin(watcher.watch(connection));
         let (spawner, first_request_timeout) = (self.spawner, self.config.header_timeout);
+        let (tls, builder) = (self.config.tls.clone(), builder.clone());
+        let stream = Stalled::new(stream, spawner, self.config.stall_timeout);
         async move {
+            let Some(stream) = greet(tls, Box::new(stream), spawner).await else { return };
+            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let mut connection: BoxFuture<'static, _> = Box::pin(watcher.watch(connection));
             // The time-out of headers starts once it is known which version of HTTP is spoken: it needs one before.
             if let Some(ended) = spawner.timeout(first_request_timeout, connection.as_mut()).await {
                 log_end(ended);
@@ -186,6 +210,19 @@ where
                 log_end(connection.await);
             }
         }
+    }
+}
+
+/// With TLS, where there is some; nothing where it comes to nothing.
+async fn greet(tls: Option<PortTls>, stream: Stream, spawner: Spawner) -> Option<Stream> {
+    let Some(tls) = tls else { return Some(stream) };
+    match spawner.timeout(TLS_GREETING_MAX, tls.greet(stream)).await {
+        Some(Ok(stream)) => Some(stream),
+        Some(Err(error)) => {
+            tracing::debug!("a connection ended in TLS's greeting: {error}");
+            None
+        }
+        None => None,
     }
 }
 
