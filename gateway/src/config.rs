@@ -110,6 +110,7 @@ impl Validate for Config {
         config::nested("peer", &self.peer)?;
         self.auth.check_exposure("auth", "listen", &self.listen)?;
         self.admin_auth.check_exposure("admin_auth", "admin_listen", &self.admin_listen)?;
+        self.peer.check_reach("nodes", &self.nodes)?;
         config::nested("telemetry", &self.telemetry)
     }
 }
@@ -154,7 +155,12 @@ mod tests {
     fn the_environment_overrides_the_file() {
         let loaded = load(
             FILE,
-            &[("BERTH_LISTEN", "[::1]:0"), ("BERTH_NODES", "a:1,b:2"), ("BERTH_TELEMETRY__FILTER", "debug")],
+            &[
+                ("BERTH_LISTEN", "[::1]:0"),
+                ("BERTH_NODES", "a:1,b:2"),
+                ("BERTH_PEER__ALLOW_INSECURE", "true"),
+                ("BERTH_TELEMETRY__FILTER", "debug"),
+            ],
         );
         let config = loaded.unwrap();
         assert_eq!(config.listen, "[::1]:0");
@@ -175,6 +181,16 @@ mod tests {
         load(both, &anonymous).unwrap();
         let keys = "auth.mode = \"api-keys\"\nauth.keys_file = \"k\"\nadmin_auth.mode = \"api-keys\"\nadmin_auth.keys_file = \"k\"";
         load(&format!("{both}{keys}"), &[]).unwrap();
+    }
+
+    #[test]
+    fn nobody_elsewhere_is_taken_for_a_node_unless_that_is_asked_for() {
+        let nodes = "nodes = [\"localhost:1\", \"node-1:7400\"]\n";
+        let peer = load(nodes, &[]).unwrap_err();
+        assert!(peer.starts_with("peer.security: \"off\"") && peer.contains("nodes (node-1:7400)"), "{peer}");
+        for peer in ["peer.allow_insecure = true", "peer = { security = \"secret\", secret = \"0123456789abcdef\" }"] {
+            load(&format!("{nodes}{peer}"), &[]).unwrap();
+        }
     }
 
     #[test]

@@ -51,9 +51,8 @@ def cluster_settings(shape, peers):
 
 
 # In network namespaces the addresses are not of loopback, and no credentials are needed there: nobody else is in them.
-OPEN_ADMIN_PORT = {"BERTH_ADMIN_AUTH__ALLOW_ANONYMOUS": "true"}
-OPEN_NODE = {**OPEN_ADMIN_PORT, "BERTH_PEER__ALLOW_INSECURE": "true"}
-OPEN_GATEWAY = {**OPEN_ADMIN_PORT, "BERTH_AUTH__ALLOW_ANONYMOUS": "true"}
+OPEN_NODE = {"BERTH_ADMIN_AUTH__ALLOW_ANONYMOUS": "true", "BERTH_PEER__ALLOW_INSECURE": "true"}
+OPEN_GATEWAY = {**OPEN_NODE, "BERTH_AUTH__ALLOW_ANONYMOUS": "true"}
 
 
 class Process:

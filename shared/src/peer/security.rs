@@ -34,7 +34,7 @@ pub enum Mode {
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub security: Mode,
-    /// Whether the peer port may be reachable from other machines while `security` is off.
+    /// Whether pods may reach each other from other machines while `security` is off.
     pub allow_insecure: bool,
     /// What all pods of the cluster share, or …
     pub secret: Option<Secret>,
@@ -100,11 +100,22 @@ impl Config {
 
     /// Refuses to let everybody who reaches the peer port be a pod, unless that is asked for.
     pub fn check_exposure(&self, listen: &str) -> Result<(), config::Error> {
-        let open = self.security == Mode::Off && !self.allow_insecure && !config::is_loopback(listen);
+        let who = "that everybody who reaches the peer port may be a node or a gateway";
+        self.check_open(config::is_loopback(listen), &format!("listen ({listen})"), who)
+    }
+
+    /// Refuses to take whoever answers at an address of another machine for a node, unless that is asked for.
+    pub fn check_reach(&self, key: &str, addresses: &[String]) -> Result<(), config::Error> {
+        let elsewhere = addresses.iter().find(|address| !config::is_loopback(address));
+        let named = elsewhere.map(|address| format!("{key} ({address})")).unwrap_or_default();
+        self.check_open(elsewhere.is_none(), &named, "that whoever answers there is a node")
+    }
+
+    fn check_open(&self, is_local: bool, named: &str, who: &str) -> Result<(), config::Error> {
         let allowed = format!(
-            "\"mtls\" and \"secret\" where listen ({listen}) is not a loopback address, unless peer.allow_insecure = true says that \
-             everybody who reaches the peer port may be a node or a gateway"
+            "\"mtls\" and \"secret\" where {named} is not a loopback address, unless peer.allow_insecure = true says {who}"
         );
+        let open = self.security == Mode::Off && !self.allow_insecure && !is_local;
         allow(!open, "peer.security", "\"off\"", allowed)
     }
 
