@@ -2,21 +2,21 @@
 //! Bounds connections, what a client may send before it is answered, and how long it may take to say or read something; what is
 //! said is answered elsewhere.
 
+mod activity;
 mod stalled;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use crate::seam::network::{Listener, Stream};
 use crate::seam::{Seams, Spawner};
 use crate::telemetry::Gauge;
 use crate::tls::PortTls;
+use activity::{Activity, Over};
 use stalled::Stalled;
 
 /// Bytes of HTTP/1.1 headers that are read at most. It is more than the contract allows, so that a client that goes over
@@ -38,7 +39,9 @@ const STREAMS_MAX: u32 = 256;
 /// that were reset here for a client's mistakes. A client that goes over either is told to go away.
 const RESETS_PENDING_MAX: usize = 20;
 const RESETS_OURS_MAX: usize = 256;
-/// A client of HTTP/2 that does not answer a ping within this time is gone.
+/// Bytes of an answer that wait for one client of HTTP/2 to take them; what comes after is not made yet.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// A client of HTTP/2 that does not answer a ping within this time, or was told that its connection ends and stays, is gone.
 const PONG_MAX: Duration = Duration::from_secs(20);
 /// How long TLS's greeting may take.
 const TLS_GREETING_MAX: Duration = Duration::from_secs(10);
@@ -100,19 +103,19 @@ pub fn serve<A, F, B>(
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let address = listener.local_address()?;
     let stop = CancellationToken::new();
-    let port = Port { config, spawner: seams.spawner, connections, answer, stop: stop.clone() };
+    let port = Port { config, seams: seams.clone(), connections, answer, stop: stop.clone() };
     let task = seams.spawner.spawn(port.run(listener));
     Ok(Handle { address, stop, task: Some(task) })
 }
 
 struct Port<A> {
     config: Config,
-    spawner: Spawner,
+    seams: Seams,
     connections: Gauge,
     answer: A,
     stop: CancellationToken,
@@ -122,11 +125,11 @@ impl<A, F, B> Port<A>
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     async fn run(self, mut listener: Box<dyn Listener>) {
-        let graceful = GracefulShutdown::new();
+        let spawner = self.seams.spawner;
         let abort = CancellationToken::new();
         // Also when this task is dropped at once.
         let _abort_guard = abort.clone().drop_guard();
@@ -137,10 +140,10 @@ where
                 let Ok(place) = places.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let connection = self.connection(stream, &builder, graceful.watcher());
+                        let connection = self.connection(stream, &builder);
                         let connection = abort.clone().run_until_cancelled_owned(connection);
                         let connections = self.connections.clone();
-                        self.spawner.spawn(async move {
+                        spawner.spawn(async move {
                             connections.add(1);
                             connection.await;
                             connections.add(-1);
@@ -149,20 +152,22 @@ where
                     }
                     Err(error) => {
                         tracing::warn!("cannot accept a connection: {error}");
-                        self.spawner.sleep(ACCEPT_PAUSE).await;
+                        spawner.sleep(ACCEPT_PAUSE).await;
                     }
                 }
             }
         };
         self.stop.run_until_cancelled(accepting).await;
         drop(listener);
-        if self.spawner.timeout(self.config.drain_timeout, graceful.shutdown()).await.is_none() {
+        // Every place is free once every connection has ended.
+        let all = u32::try_from(self.config.connections_max).unwrap_or(u32::MAX);
+        if spawner.timeout(self.config.drain_timeout, places.acquire_many(all)).await.is_none() {
             tracing::warn!("requests were still in flight at the end of the drain time");
         }
     }
 
     fn builder(&self) -> auto::Builder<TaskExecutor> {
-        let mut builder = auto::Builder::new(TaskExecutor(self.spawner));
+        let mut builder = auto::Builder::new(TaskExecutor(self.seams.spawner));
         builder
             .http1()
             .timer(TokioTimer::new())
@@ -175,6 +180,7 @@ where
             .keep_alive_timeout(PONG_MAX)
             .max_header_list_size(HEADER_LIST_BYTES)
             .max_concurrent_streams(STREAMS_MAX)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
             .max_local_error_reset_streams(RESETS_OURS_MAX);
         builder
@@ -185,31 +191,60 @@ where
         &self,
         stream: Stream,
         builder: &auto::Builder<TaskExecutor>,
-        watcher: Watcher,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let begun = Arc::new(AtomicBool::new(false));
+        let activity = Activity::new(&self.seams);
         let service = service_fn({
-            let (answer, begun) = (self.answer.clone(), begun.clone());
-            move |request| {
-                begun.store(true, Ordering::Relaxed);
+            let (answer, activity) = (self.answer.clone(), activity.clone());
+            move |request: Request<Incoming>| {
+                let (running, is_watched) = (activity.begin(), request.version() == Version::HTTP_2);
                 let answered = answer(request);
-                async move { Ok::<_, Infallible>(answered.await) }
+                async move { Ok::<_, Infallible>(answered.await.map(|body| running.answer(body, is_watched))) }
             }
         });
-        let (spawner, first_request_timeout) = (self.spawner, self.config.header_timeout);
-        let (tls, builder) = (self.config.tls.clone(), builder.clone());
-        let stream = Stalled::new(stream, spawner, self.config.stall_timeout);
+        let (config, spawner, stop) = (self.config.clone(), self.seams.spawner, self.stop.clone());
+        let (builder, stream) = (builder.clone(), Stalled::new(stream, spawner, config.stall_timeout));
         async move {
-            let Some(stream) = greet(tls, Box::new(stream), spawner).await else { return };
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-            let mut connection: BoxFuture<'static, _> = Box::pin(watcher.watch(connection));
-            // The time-out of headers starts once it is known which version of HTTP is spoken: it needs one before.
-            if let Some(ended) = spawner.timeout(first_request_timeout, connection.as_mut()).await {
-                log_end(ended);
-            } else if begun.load(Ordering::Relaxed) {
-                log_end(connection.await);
+            let greeted = stop.run_until_cancelled(greet(config.tls.clone(), Box::new(stream), spawner)).await;
+            let Some(Some(stream)) = greeted else { return };
+            let ending = GracefulShutdown::new();
+            let connection = ending.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+            carry(connection, ending, &activity, &config, &stop, spawner).await;
+        }
+    }
+}
+
+/// Carries a connection until it ends, is over, or the port stops and what is under way is done.
+async fn carry(
+    connection: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,
+    ending: GracefulShutdown,
+    activity: &Activity,
+    config: &Config,
+    stop: &CancellationToken,
+    spawner: Spawner,
+) {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return log_end(ended),
+        () = stop.cancelled() => {}
+        over = activity.over(config.header_timeout, config.stall_timeout) => {
+            // Who has asked for something may be about to ask again, and is told; the time-out of headers is not enough, because it
+            // starts once it is known which version of HTTP is spoken, and HTTP/2 has none.
+            if over == Over::Stalled || !activity.has_begun() {
+                return;
             }
         }
+    }
+    let patience = async {
+        spawner.sleep(PONG_MAX).await;
+        activity.over(PONG_MAX, config.stall_timeout).await
+    };
+    tokio::select! {
+        biased;
+        // Tells it first, and then waits for its end, which is seen below.
+        () = ending.shutdown() => {}
+        ended = connection.as_mut() => log_end(ended),
+        _ = patience => {}
     }
 }
 

@@ -14,7 +14,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_shared::auth::Guard;
+use berth_shared::auth::{Guard, Principal};
 use berth_shared::key::EntityKey;
 use berth_shared::message::Response as Reply;
 use berth_shared::problem::Code;
@@ -68,6 +68,7 @@ impl<N: Nodes> Api<N> {
         let trace = self.tracing.request(route.span(), Role::Server, received, &*self.seams.random);
         let served = async {
             header::check_size(&parts.uri, &parts.headers)?;
+            guard::check_host(&parts)?;
             let principal = guard::check(&self.guard, &parts, resource.as_ref().ok())?;
             self.serve(resource?, &parts, &mut body, &principal, trace.traceparent.text().as_str()).await
         };
@@ -92,7 +93,7 @@ impl<N: Nodes> Api<N> {
         resource: Resource<'_>,
         parts: &Parts,
         body: &mut B,
-        principal: &str,
+        principal: &Principal,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -123,7 +124,7 @@ impl<N: Nodes> Api<N> {
         command: &str,
         parts: &Parts,
         body: &mut B,
-        principal: &str,
+        principal: &Principal,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -147,7 +148,7 @@ impl<N: Nodes> Api<N> {
         let command = Command {
             key,
             name: command,
-            principal,
+            principal: &principal.name,
             body: &body,
             precondition,
             // Checked, or made, to be visible ASCII.

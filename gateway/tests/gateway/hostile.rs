@@ -120,6 +120,31 @@ async fn chunks_that_two_programs_could_understand_differently_are_refused() {
     assert_eq!(node.asked(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_that_may_be_meant_for_another_host_is_refused() {
+    let seams = Seams::simulated(1);
+    let (node, _gateway) = node_and_gateway(&seams, Config::default()).await;
+    for headers in [
+        "host: a\r\nhost: a",
+        "host: a\r\nhost: b",
+        "host: a b",
+        "host: a/b",
+        "host: user@a",
+        "host: a, b",
+        "host: a:b:c",
+    ] {
+        let request = format!("GET {ALICE} HTTP/1.1\r\n{headers}\r\nconnection: close\r\n\r\n");
+        let answer = exchange(&seams, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("invalid-request"), "{headers:?}: {answer}");
+    }
+    assert_eq!(node.asked(), 0);
+    for headers in ["host: a", "host: a.example:8080", "host: [::1]:80", "host:", "x: y"] {
+        let request = format!("GET {ALICE} HTTP/1.1\r\n{headers}\r\nconnection: close\r\n\r\n");
+        let answer = exchange(&seams, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{headers:?}: {answer}");
+    }
+}
+
 /// Where a length and chunks are both announced, the chunks count (RFC 9112, 6.3), and the connection ends with the answer: what the
 /// length would have made another request is not one.
 #[tokio::test(start_paused = true)]
@@ -220,9 +245,11 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// `GET /v1/entities/counter/alice` in HPACK, without compression.
@@ -334,5 +361,71 @@ async fn a_client_of_http_2_that_is_gone_is_cut_off() {
     assert!(ended.is_some(), "it is kept for ever");
     let lasted = seams.clock.now().since(started);
     assert!((Duration::from_secs(20)..Duration::from_secs(35)).contains(&lasted), "{lasted:?}");
+    assert_eq!((node.asked(), connections(&seams).await), (1, 0));
+}
+
+/// Answers every ping, as a client that is there, or says `more` every second, between whose parts nothing else may stand; how long
+/// the gateway bore it, and whether it said that the connection ends.
+async fn stay(seams: &Seams, stream: Stream, more: &[u8]) -> (Duration, bool) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (started, mut told) = (seams.clock.now(), false);
+    let staying = async {
+        let mut due = Duration::from_secs(1);
+        loop {
+            let mut head = [0; 9];
+            tokio::select! {
+                biased;
+                read = reader.read_exact(&mut head) => {
+                    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+                    if read.is_err() || reader.read_exact(&mut payload).await.is_err() {
+                        return;
+                    }
+                    told |= head[3] == GOAWAY;
+                    if head[3] == PING && head[4] & ACK == 0 && more.is_empty() {
+                        let _ = writer.write_all(&frame(PING, ACK, 0, &payload)).await;
+                    }
+                }
+                () = seams.spawner.sleep(due.saturating_sub(seams.clock.now().since(started))) => {
+                    let _ = writer.write_all(more).await;
+                    due += Duration::from_secs(1);
+                }
+            }
+        }
+    };
+    let ended = seams.spawner.timeout(Duration::from_secs(300), staying).await;
+    assert!(ended.is_some(), "it may stay for ever");
+    (seams.clock.now().since(started), told)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_nothing_or_never_finishes_asking_is_cut_off_in_http_2_too() {
+    let seams = Seams::simulated(1);
+    let header_timeout = HumanDuration::from_secs(5);
+    let (node, _gateway) = node_and_gateway(&seams, Config { header_timeout, ..Config::default() }).await;
+    let asks = frame(HEADERS, END_STREAM | END_HEADERS, 1, &get());
+    // A block of headers that goes on and on, a little every second.
+    let begins = [asks.clone(), frame(HEADERS, END_STREAM, 3, &get())].concat();
+    let trickle = frame(CONTINUATION, 0, 3, b"\x00\x01x\x01y");
+    for (first, more, told_expected) in [(&b""[..], &b""[..], false), (&asks, b"", true), (&begins, &trickle, true)] {
+        let mut stream = greet(&seams).await;
+        stream.write_all(first).await.unwrap();
+        let (lasted, told) = stay(&seams, stream, more).await;
+        assert!((Duration::from_secs(5)..Duration::from_secs(35)).contains(&lasted), "{lasted:?}");
+        assert_eq!(told, told_expected);
+    }
+    assert_eq!((node.asked(), connections(&seams).await), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_over_http_2_and_takes_no_answer_is_cut_off() {
+    let seams = Seams::simulated(1);
+    let (node, _gateway) = node_and_gateway(&seams, Config::default()).await;
+    let mut stream = seams.network.connect(PUBLIC).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    // A window of nothing for every stream: SETTINGS_INITIAL_WINDOW_SIZE is 4.
+    stream.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
+    stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get())).await.unwrap();
+    let (lasted, _) = stay(&seams, stream, b"").await;
+    assert!((Duration::from_secs(25)..Duration::from_secs(65)).contains(&lasted), "{lasted:?}");
     assert_eq!((node.asked(), connections(&seams).await), (1, 0));
 }

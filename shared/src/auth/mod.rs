@@ -32,12 +32,20 @@ use token::{ALGORITHMS, KeySet, Rules};
 /// Longest credential that is looked at.
 const CREDENTIAL_BYTES_MAX: usize = 8 * 1024;
 
-/// Who asks. Cheap to clone.
+/// Who asks, as it is known once the guard of a port has let them in. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
-    /// `key:` and the name of an API key, `jwt:` and the subject of a token, or nothing for everybody. Never a secret.
+    /// `key:` and the name of an API key, `jwt:` and the subject of a token, or nothing where nobody is asked who they are. It
+    /// stays the same while a key is replaced or a token renewed, so limits and idempotency keys are kept by it. Never a secret.
     pub name: Arc<str>,
     pub grants: Arc<Grants>,
+}
+
+impl Principal {
+    /// Somebody who was not asked, and may do nothing that is asked for.
+    pub fn nobody() -> Self {
+        Self { name: "".into(), grants: Arc::default() }
+    }
 }
 
 /// Why a port cannot be guarded.

@@ -1,5 +1,6 @@
 //! Ports and who comes to them.
 
+use std::io;
 use std::path::Path;
 
 use super::*;
@@ -122,4 +123,39 @@ async fn until_keys_could_be_fetched_tokens_are_not_called_wrong() {
     };
     let guard = guard(&Config { mode: Mode::Jwt, jwt, ..Config::default() }, &seams).await;
     assert_eq!(guard.authenticate(header("Bearer a.b.c")).unwrap_err(), Refusal::NoKeys);
+}
+
+/// Lines of a log.
+#[derive(Clone, Default)]
+struct Lines(Arc<parking_lot::Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_logged_with_its_reason_and_without_the_secret() {
+    let seams = Seams::simulated(1);
+    let keys = vec![key("shop", "right-secret", "read")];
+    let guard = guard(&Config { mode: Mode::ApiKeys, keys, ..Config::default() }, &seams).await;
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    guard.authenticate(header("Bearer wrong-secret")).unwrap_err();
+    guard.authenticate(header("Basic wrong-secret")).unwrap_err();
+    let shop = guard.authenticate(header("Bearer right-secret")).unwrap();
+    guard.authorize(&shop, Role::Write, Some("cart")).unwrap_err();
+    let log = String::from_utf8(lines.0.lock().clone()).unwrap();
+    for part in ["unknown-key", "malformed", "forbidden", "key:shop", "public"] {
+        assert!(log.contains(part), "{part} in {log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
 }
