@@ -8,6 +8,9 @@ use http::StatusCode;
 
 use crate::admission::Admission;
 
+/// Requests refused for their credential or its roles, by port and reason.
+pub(crate) const REFUSALS: &str = "berth_gateway_auth_refusals_total";
+
 /// What kind of request it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {

@@ -50,6 +50,11 @@ def cluster_settings(shape, peers):
     }
 
 
+# In network namespaces the addresses are not of loopback, and no credentials are needed there: nobody else is in them.
+OPEN_NODE = {"BERTH_ADMIN_AUTH__ALLOW_ANONYMOUS": "true", "BERTH_PEER__ALLOW_INSECURE": "true"}
+OPEN_GATEWAY = {**OPEN_NODE, "BERTH_AUTH__ALLOW_ANONYMOUS": "true"}
+
+
 class Process:
     """One program of the cluster."""
 
@@ -169,6 +174,7 @@ class Cluster:
             "BERTH_LISTEN": f"{host}:{PEER_PORT}",
             "BERTH_ADVERTISE": peer,
             "BERTH_ADMIN_LISTEN": f"{host}:{ADMIN_PORT}",
+            **OPEN_NODE,
             **cluster_settings(self.shape, seeds),
             **self.shape.node_settings,
         }
@@ -181,6 +187,7 @@ class Cluster:
             "BERTH_LISTEN": f"{host}:{PUBLIC_PORT}",
             "BERTH_ADMIN_LISTEN": f"{host}:{ADMIN_PORT}",
             "BERTH_NODES": ",".join(self.peers),
+            **OPEN_GATEWAY,
             **self.shape.gateway_settings,
         }
         words = [*self.network.inside(host), os.path.join(self.shape.programs, "berth-gateway")]

@@ -2,9 +2,11 @@
 //! tokens, configuration and telemetry, and the seams through which all time, randomness, tasks and sockets pass.
 //! It knows no HTTP framework, no storage engine and no consensus library.
 
+pub mod auth;
 pub mod cause;
 pub mod cluster_view;
 pub mod config;
+pub mod http_port;
 pub mod ids;
 pub mod key;
 pub mod message;
@@ -18,3 +20,5 @@ pub mod session;
 pub mod shard_map;
 mod shown;
 pub mod telemetry;
+pub mod tls;
+pub mod watched;

@@ -5,6 +5,7 @@ mod answer;
 mod body;
 mod condition;
 mod cursor;
+mod guard;
 mod header;
 mod listing;
 mod past;
@@ -16,6 +17,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_shared::auth::{Guard, Principal};
 use berth_shared::key::EntityKey;
 use berth_shared::message::Response as Reply;
 use berth_shared::problem::Code;
@@ -45,6 +47,7 @@ pub(crate) type Body = http_body_util::Full<Bytes>;
 pub(crate) struct Api<N> {
     pub(crate) forward: Forward<N>,
     pub(crate) admission: Admission,
+    pub(crate) guard: Guard,
     /// How long a body may take to arrive.
     pub(crate) body_timeout: Duration,
     pub(crate) seams: Seams,
@@ -68,7 +71,9 @@ impl<N: Nodes> Api<N> {
         let trace = self.tracing.request(route.span(), Role::Server, received, &*self.seams.random);
         let served = async {
             header::check_size(&parts.uri, &parts.headers)?;
-            self.serve(resource?, &parts, &mut body, trace.traceparent.text().as_str()).await
+            guard::check_host(&parts)?;
+            let principal = guard::check(&self.guard, &parts, resource.as_ref().ok())?;
+            self.serve(resource?, &parts, &mut body, &principal, trace.traceparent.text().as_str()).await
         };
         let mut response = match served.instrument(trace.span).await {
             Ok(response) => response,
@@ -91,6 +96,7 @@ impl<N: Nodes> Api<N> {
         resource: Resource<'_>,
         parts: &Parts,
         body: &mut B,
+        principal: &Principal,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -106,10 +112,10 @@ impl<N: Nodes> Api<N> {
                 self.events(&key, parts, traceparent).await
             }
             Resource::Command(key, command) if method == Method::POST => {
-                self.command(&key, Action::Run(&command), parts, body, traceparent).await
+                self.command(&key, Action::Run(&command), parts, body, principal, traceparent).await
             }
             Resource::Entity(key) if method == Method::DELETE => {
-                self.command(&key, Action::Delete, parts, body, traceparent).await
+                self.command(&key, Action::Delete, parts, body, principal, traceparent).await
             }
             Resource::Entity(key) if reads && past::is_asked_for(parts.uri.query()) => {
                 self.past(&key, parts, traceparent).await
@@ -128,6 +134,7 @@ impl<N: Nodes> Api<N> {
         action: Action<'_>,
         parts: &Parts,
         body: &mut B,
+        principal: &Principal,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -151,6 +158,7 @@ impl<N: Nodes> Api<N> {
         let command = Command {
             key,
             action,
+            principal: &principal.name,
             body: &body,
             precondition,
             // Checked, or made, to be visible ASCII.

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use berth_shared::auth;
 use berth_shared::ids::Version;
 use berth_shared::message::Refusal;
 use berth_shared::problem::Code;
@@ -39,6 +40,8 @@ enum Kind {
     UnsupportedMediaType,
     HeadersTooLarge,
     RequestTimeout,
+    Unauthenticated { challenge: &'static str },
+    Forbidden { challenge: &'static str },
 }
 
 /// Seconds after which a refused client may try again.
@@ -71,6 +74,17 @@ impl Problem {
 
     pub(crate) fn request_timeout() -> Self {
         Self::of(Kind::RequestTimeout, "the body did not arrive in time")
+    }
+
+    /// Why the guard of the port lets somebody not in, or not do something.
+    pub(crate) fn of_guard(refusal: auth::Refusal) -> Self {
+        let challenge = refusal.challenge();
+        let kind = match refusal {
+            auth::Refusal::Forbidden => Kind::Forbidden { challenge },
+            auth::Refusal::NoKeys => Kind::Shared(Code::Unavailable),
+            _ => Kind::Unauthenticated { challenge },
+        };
+        Self::of(kind, refusal.to_string())
     }
 
     pub(crate) fn version_mismatch(current: Version) -> Self {
@@ -168,6 +182,9 @@ impl Problem {
             Kind::Shared(Code::Overloaded | Code::Unavailable) => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
             }
+            Kind::Unauthenticated { challenge } | Kind::Forbidden { challenge } => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
             Kind::MethodNotAllowed { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
@@ -190,6 +207,8 @@ impl Kind {
             Self::UnsupportedMediaType => "unsupported-media-type",
             Self::HeadersTooLarge => Code::TooLarge.as_str(),
             Self::RequestTimeout => "request-timeout",
+            Self::Unauthenticated { .. } => "unauthenticated",
+            Self::Forbidden { .. } => "forbidden",
         }
     }
 
@@ -201,6 +220,8 @@ impl Kind {
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
             Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request headers too large"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
+            Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "Unauthenticated"),
+            Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
         }
     }
 }

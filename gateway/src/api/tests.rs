@@ -126,9 +126,11 @@ fn api_of(in_flight_max: usize, owners: Vec<ShardOwner>, script: AddressedScript
     let seams = Seams::simulated(1);
     let admission = Admission::new(in_flight_max);
     let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission));
+    let guard = Guard::open(metrics.registry(), crate::metrics::REFUSALS, "public", &seams);
     Api {
         forward: Forward::new(nodes, seams.clone(), Duration::from_secs(2), metrics.clone()),
         admission,
+        guard,
         body_timeout: Duration::from_secs(10),
         seams,
         tracing: Tracing::OFF,

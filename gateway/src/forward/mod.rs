@@ -55,6 +55,8 @@ pub(crate) enum Action<'a> {
 pub(crate) struct Command<'a> {
     pub(crate) key: &'a EntityKey,
     pub(crate) action: Action<'a>,
+    /// Whose credential the client showed; part of the scope of its keys.
+    pub(crate) principal: &'a str,
     pub(crate) body: &'a [u8],
     pub(crate) precondition: Precondition,
     pub(crate) idempotency_key: &'a str,
@@ -108,7 +110,7 @@ impl<N: Nodes> Forward<N> {
             },
             body: command.body,
             precondition: command.precondition,
-            principal: "",
+            principal: command.principal,
             idempotency_key: command.idempotency_key,
             key_origin: idempotency_key::origin(command.idempotency_key),
             request_id: RequestId(self.seams.random.next_u128()),

@@ -71,6 +71,8 @@ pub(crate) struct Script {
     /// Questions of clients, which those about owners and reports are not.
     pub(crate) asked: AtomicUsize,
     inquiries: AtomicUsize,
+    /// Whose commands came, one by one.
+    pub(crate) principals: Mutex<Vec<String>>,
     /// How much time each question of a client had left.
     time_left: Mutex<Vec<Duration>>,
     clock: Arc<dyn Clock>,
@@ -135,6 +137,7 @@ impl Twin {
             does: Mutex::new(Does::Answer),
             asked: AtomicUsize::new(0),
             inquiries: AtomicUsize::new(0),
+            principals: Mutex::default(),
             time_left: Mutex::default(),
             clock: seams.clock.clone(),
             shards,
@@ -243,6 +246,9 @@ impl Handler for Script {
             _ => {}
         }
         self.asked.fetch_add(1, Ordering::Relaxed);
+        if let Ok(Request::Execute(execute)) = peer::decode(&incoming.payload) {
+            self.principals.lock().push(execute.principal.to_owned());
+        }
         self.time_left.lock().push(incoming.deadline.since(self.clock.now()));
         match self.does.lock().clone() {
             Does::Answer => answer(incoming),

@@ -216,7 +216,7 @@ impl Node {
             node: Some(self.identity.node),
             cluster: Some(cluster),
             software: SOFTWARE.to_owned(),
-            credential: self.config.credential.clone(),
+            credential: self.config.peer.credential(),
         }
     }
 }

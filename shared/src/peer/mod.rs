@@ -14,6 +14,10 @@
 //! | 1 | 0 welcome (a client always says 0); otherwise a refusal, see [`RefusalCode`] |
 //! | 2 + n | body, n ≤ 4096: of a welcome the identity (postcard, of this protocol version), of a refusal one line of UTF-8 |
 //!
+//! A welcome ends with 0, or where its speaker has a shared secret, with 1 and 32 random bytes. Where both have one, each side
+//! then says once more the same prefix, with 0 and a body of 32 bytes, the client first: the proof that it has the secret
+//! (`proof.rs`). A server that finds a proof wrong says a refusal in its place.
+//!
 //! Then frames, either way:
 //!
 //! | bytes | field |
@@ -47,8 +51,7 @@
 //!
 //! TLS wraps where streams are made: a `Network` that holds another one and wraps what its `connect` and its listeners'
 //! `accept` return. `accept` returns at once and the TLS handshake runs at the first read or write, so that it falls
-//! under this protocol's handshake time-out and a slow peer holds up nobody else. Nothing in this room changes. Without
-//! TLS the credential of a greeting passes in the clear.
+//! under this protocol's handshake time-out and a slow peer holds up nobody else. Nothing in this room changes.
 
 mod calls;
 pub mod client;
@@ -57,6 +60,8 @@ mod frame;
 mod handshake;
 mod keeper;
 mod outbox;
+mod proof;
+pub mod security;
 pub mod server;
 #[cfg(test)]
 mod tests;
@@ -103,8 +108,9 @@ pub struct Identity {
     pub cluster: Option<ClusterId>,
     /// Name and version of the program, for logs.
     pub software: String,
-    /// A secret that all pods of a cluster share. A side that has one demands the same of the other. It is never kept of
-    /// a peer: the identity that a peer is known by carries `None`.
+    /// A secret that all pods of a cluster share. A side that has one demands the same of the other. It is never sent, only
+    /// proven: the identity that a peer is known by carries `None`.
+    #[serde(skip)]
     pub credential: Option<String>,
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -288,10 +289,14 @@ impl Server {
     }
 
     async fn connection(self: Arc<Self>, mut stream: Stream, address: String) {
-        let greeting = handshake::server(&mut stream, &self.identity, self.config.frame_bytes_max);
+        let greeting = handshake::server(&mut stream, &self.identity, self.config.frame_bytes_max, &*self.seams.random);
         let greeting = self.seams.spawner.timeout(self.config.handshake_timeout, greeting);
         match self.shutdown.run_until_cancelled(greeting).await {
             Some(Some(Ok(peer))) => self.answer(stream, &address, peer).await,
+            // TLS below found the peer's certificate, or that it shows none, or that it does not speak TLS.
+            Some(Some(Err(handshake::Error::Stream(error)))) if error.kind() == io::ErrorKind::InvalidData => {
+                self.tell(&address, &Refusal::ours(RefusalCode::Credential, error.to_string()));
+            }
             // A peer that ends, or a probe of the port.
             Some(Some(Err(error @ handshake::Error::Stream(_)))) => tracing::info!(address, "{error}"),
             Some(Some(Err(handshake::Error::Refused(refusal)))) => self.tell(&address, &refusal),

@@ -18,6 +18,7 @@ use super::*;
 use crate::ids::ShardId;
 use crate::message;
 use crate::seam::network::{Listener, Stream};
+use crate::seam::random::SystemRandom;
 use crate::seam::{BootInstant, Network, Seams};
 
 const ADDRESS: &str = "node:1";
@@ -112,7 +113,7 @@ impl ByHand {
 
     async fn accept(&mut self) -> Stream {
         let (mut stream, _) = self.0.accept().await.unwrap();
-        handshake::server(&mut stream, &identity(), 1 << 20).await.unwrap();
+        handshake::server(&mut stream, &identity(), 1 << 20, &SystemRandom).await.unwrap();
         stream
     }
 }
@@ -120,7 +121,7 @@ impl ByHand {
 /// A client made by hand, greeted.
 async fn connect_by_hand(seams: &Seams) -> Stream {
     let mut stream = seams.network.connect(ADDRESS).await.unwrap();
-    handshake::client(&mut stream, &identity(), Class::Data, 1 << 20).await.unwrap();
+    handshake::client(&mut stream, &identity(), Class::Data, 1 << 20, &SystemRandom).await.unwrap();
     stream
 }
 
