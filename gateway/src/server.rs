@@ -41,6 +41,17 @@ pub(crate) struct Config {
     pub(crate) drain_timeout: Duration,
 }
 
+/// The connection that a request came on, among its extensions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection(CancellationToken);
+
+impl Connection {
+    /// Ends it at once, with whatever is under way on it.
+    pub(crate) fn close(&self) {
+        self.0.cancel();
+    }
+}
+
 /// A port being served until it is shut down or dropped.
 #[derive(Debug)]
 pub(crate) struct Handle {
@@ -167,10 +178,12 @@ where
         watcher: Watcher,
     ) -> impl Future<Output = ()> + Send + 'static {
         let begun = Arc::new(AtomicBool::new(false));
+        let closing = CancellationToken::new();
         let service = service_fn({
-            let (answer, begun) = (self.answer.clone(), begun.clone());
-            move |request| {
+            let (answer, begun, connection) = (self.answer.clone(), begun.clone(), Connection(closing.clone()));
+            move |mut request: Request<Incoming>| {
                 begun.store(true, Ordering::Relaxed);
+                request.extensions_mut().insert(connection.clone());
                 let answered = answer(request);
                 async move { Ok::<_, Infallible>(answered.await) }
             }
@@ -180,11 +193,14 @@ where
         let (spawner, first_request_timeout) = (self.spawner, self.config.header_timeout);
         async move {
             // The time-out of headers starts once it is known which version of HTTP is spoken: it needs one before.
-            if let Some(ended) = spawner.timeout(first_request_timeout, connection.as_mut()).await {
-                log_end(ended);
-            } else if begun.load(Ordering::Relaxed) {
-                log_end(connection.await);
-            }
+            let serving = async {
+                if let Some(ended) = spawner.timeout(first_request_timeout, connection.as_mut()).await {
+                    log_end(ended);
+                } else if begun.load(Ordering::Relaxed) {
+                    log_end(connection.await);
+                }
+            };
+            closing.run_until_cancelled_owned(serving).await;
         }
     }
 }

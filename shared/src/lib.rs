@@ -16,5 +16,6 @@ pub mod seam;
 pub mod seeds;
 pub mod session;
 pub mod shard_map;
+pub mod shard_set;
 mod shown;
 pub mod telemetry;

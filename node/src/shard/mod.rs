@@ -11,10 +11,12 @@ pub mod history;
 pub mod hold;
 pub mod in_flight;
 pub mod machine;
+pub mod polling;
 pub mod reader;
 pub mod residency;
 pub mod speculation;
 pub mod time;
+pub mod waiting;
 mod warming;
 pub mod window;
 
@@ -37,6 +39,7 @@ use crate::store::{self, Changes, OutcomeRow, SnapshotReader, Staging, Store};
 use entities::{LoadTicket, Resident};
 use machine::{Applied, Machine, rehydrate};
 use residency::Residency;
+use waiting::Waiting;
 use window::RowId;
 
 /// A shard as everybody on this node shares it. No lock of it is held across an await.
@@ -48,6 +51,8 @@ pub struct Shard {
     seams: Seams,
     machine: Mutex<Machine>,
     residency: Arc<Residency>,
+    /// Reads that wait until more is applied.
+    waiting: Arc<Waiting>,
     /// What [`Residency`] was last told of this shard.
     reported_bytes: AtomicUsize,
     /// When the least recently used resident was last used; `u64::MAX` without residents.
@@ -74,6 +79,7 @@ impl Shard {
             seams,
             machine: Mutex::new(machine),
             residency: residency.clone(),
+            waiting: Arc::default(),
             reported_bytes: AtomicUsize::new(0),
             oldest_use: AtomicU64::new(u64::MAX),
         });
@@ -99,6 +105,15 @@ impl Shard {
         let machine = self.machine();
         let head = machine.head();
         Seen { incarnation: head.incarnation, index: head.applied.map_or(0, |applied| applied.index) }
+    }
+
+    /// Reads that wait until more is applied.
+    pub fn waiting(&self) -> &Arc<Waiting> {
+        &self.waiting
+    }
+
+    fn seams(&self) -> &Seams {
+        &self.seams
     }
 
     /// The entity, if it is in memory.
@@ -202,21 +217,35 @@ impl Shard {
             loaded.extend(self.load(missing).await.map_err(io::Error::other)?);
         };
         self.residency.enforce();
+        if batch.incarnation().is_some() {
+            self.waiting.wake_all();
+        } else {
+            let changed = batch.records().iter().filter(|record| !record.events.is_empty());
+            self.waiting.applied(log_id.index, changed.map(|record| &record.key));
+        }
         Ok(applied)
     }
 
     pub async fn apply_blank(&self, log_id: LogId) -> io::Result<()> {
         self.store.room().await.map_err(io::Error::other)?;
-        let mut machine = self.machine();
-        let changes = machine.apply_blank(log_id);
-        self.hand_over(changes)
+        {
+            let mut machine = self.machine();
+            let changes = machine.apply_blank(log_id);
+            self.hand_over(changes)?;
+        }
+        self.waiting.applied(log_id.index, std::iter::empty());
+        Ok(())
     }
 
     pub async fn apply_membership(&self, log_id: LogId, membership: Bytes) -> io::Result<()> {
         self.store.room().await.map_err(io::Error::other)?;
-        let mut machine = self.machine();
-        let changes = machine.apply_membership(log_id, membership);
-        self.hand_over(changes)
+        {
+            let mut machine = self.machine();
+            let changes = machine.apply_membership(log_id, membership);
+            self.hand_over(changes)?;
+        }
+        self.waiting.applied(log_id.index, std::iter::empty());
+        Ok(())
     }
 
     /// The shard as the store holds it, to be sent to another replica.
@@ -235,9 +264,12 @@ impl Shard {
     pub async fn install(&self, staging: Staging) -> Result<(), store::Error> {
         let mut installed = staging.commit().await?;
         let window = installed.take_outcomes().into_iter().collect();
-        let mut machine = self.machine();
-        machine.reset(installed.publish(), window);
-        self.report(&machine);
+        {
+            let mut machine = self.machine();
+            machine.reset(installed.publish(), window);
+            self.report(&machine);
+        }
+        self.waiting.wake_all();
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod holds;
 mod limits;
 mod owners;
 mod pipelining;
+mod polls;
 mod reads;
 mod refusals;
 mod retries;
