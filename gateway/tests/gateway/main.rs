@@ -2,6 +2,7 @@
 
 mod failover;
 mod frost;
+mod live;
 mod names;
 mod process;
 mod twin;
