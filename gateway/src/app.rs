@@ -17,6 +17,7 @@ use tower::ServiceExt;
 use crate::admin::{self, Admin};
 use crate::admission::Admission;
 use crate::api::Api;
+use crate::api::streams::Streams;
 use crate::config::Config;
 use crate::forward::Forward;
 use crate::metrics::{Metrics, REFUSALS};
@@ -56,6 +57,7 @@ pub struct Handle {
     public: http_port::Handle,
     admin: http_port::Handle,
     readiness: Readiness,
+    streams: Streams,
 }
 
 /// Starts a gateway, which serves from now on. `metrics` takes in its numbers, and its admin port shows all that is in there.
@@ -74,16 +76,18 @@ pub async fn start(
     let admin = listen(&config.admin_listen, &seams).await?;
 
     let admission = Admission::new(config.in_flight_max);
-    let metrics = Arc::new(Metrics::new(metrics, &admission));
+    let streams = Streams::new(config.streams_max);
+    let metrics = Arc::new(Metrics::new(metrics, &admission, &streams));
     let connections = Connections::start(nodes_config(&config), peer_seams, metrics.clone());
     let readiness = Readiness::new(connections.routable());
     observe(&connections, &metrics);
 
     let attempt_timeout = config.attempt_timeout.0;
     let api = Arc::new(Api {
-        forward: Forward::new(connections.clone(), seams.clone(), attempt_timeout, metrics.clone()),
+        forward: Arc::new(Forward::new(connections.clone(), seams.clone(), attempt_timeout, metrics.clone())),
         admission,
         guard: guards.public,
+        streams: streams.clone(),
         body_timeout: config.body_timeout.0,
         seams: seams.clone(),
         tracing,
@@ -121,7 +125,7 @@ pub async fn start(
     let admin = http_port::serve(admin, admin_limits, &seams, telemetry::Gauge::default(), answer_admin)
         .map_err(listen_error(config.admin_listen))?;
     tracing::info!(public = public.address(), admin = admin.address(), "the gateway is serving");
-    Ok(Handle { public, admin, readiness })
+    Ok(Handle { public, admin, readiness, streams })
 }
 
 impl Handle {
@@ -146,9 +150,11 @@ impl Handle {
         self.readiness.ready().await;
     }
 
-    /// Stops accepting, lets requests in flight finish within the drain time-out, and ends.
+    /// Stops accepting, ends what waits for what is yet to happen, lets the other requests in flight finish within the drain
+    /// time-out, and ends.
     pub async fn shutdown(self) {
         self.readiness.leave();
+        self.streams.end();
         self.public.shutdown().await;
         self.admin.shutdown().await;
         tracing::info!("the gateway has ended");
@@ -191,6 +197,8 @@ fn nodes_config(config: &Config) -> nodes::Config {
         seeds: config.nodes.clone(),
         nodes_max: config.nodes_max,
         credential: config.peer.credential(),
+        zone: config.zone.clone(),
+        polls_max: config.streams_max,
         client,
     }
 }

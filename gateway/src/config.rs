@@ -20,12 +20,16 @@ pub struct Config {
     pub nodes: Vec<String>,
     /// Who is asked for names, in place of the servers of /etc/resolv.conf; empty: those.
     pub dns_servers: Vec<String>,
+    /// Where this gateway runs: replicas of the same zone are read first. Absent: all alike.
+    pub zone: Option<String>,
     /// Most nodes that are connected at once, those of `nodes` included.
     pub nodes_max: usize,
     /// Most requests being served at once; one more is answered 429.
     pub in_flight_max: usize,
     /// Most requests being served at once by one node; one more is answered 429.
     pub in_flight_per_node_max: usize,
+    /// Most live histories and long polls at once; one more is answered 429.
+    pub streams_max: usize,
     /// Most connections of clients at once; one more waits to be accepted.
     pub connections_max: usize,
     /// How long a request's headers may take to arrive, and how long a connection may stay idle between requests.
@@ -57,9 +61,11 @@ impl Default for Config {
             admin_listen: "127.0.0.1:8090".to_owned(),
             nodes: vec!["127.0.0.1:7400".to_owned()],
             dns_servers: Vec::new(),
+            zone: None,
             nodes_max: 256,
             in_flight_max: 4096,
             in_flight_per_node_max: 2048,
+            streams_max: 4096,
             connections_max: 16_384,
             header_timeout: HumanDuration::from_secs(30),
             body_timeout: HumanDuration::from_secs(10),
@@ -91,9 +97,13 @@ impl Validate for Config {
             config::address("nodes", node, 1)?;
         }
         config::check_dns_servers("dns_servers", &self.dns_servers)?;
+        if let Some(zone) = &self.zone {
+            config::allow(!zone.is_empty(), "zone", "\"\"", "texts that are not empty")?;
+        }
         config::within("nodes_max", self.nodes_max, self.nodes.len()..=4096)?;
         config::within("in_flight_max", self.in_flight_max, 1..=1_000_000)?;
         config::within("in_flight_per_node_max", self.in_flight_per_node_max, 1..=1_000_000)?;
+        config::within("streams_max", self.streams_max, 1..=1_000_000)?;
         config::within("connections_max", self.connections_max, 1..=1_000_000)?;
         let (shortest, longest) = (HumanDuration::from_millis(100), HumanDuration::from_secs(600));
         for (key, duration) in [

@@ -7,6 +7,7 @@ use berth_shared::telemetry::{self, Counter, Gauge, Histogram, LATENCY_SECONDS};
 use http::StatusCode;
 
 use crate::admission::Admission;
+use crate::api::streams::Streams;
 
 /// Requests refused for their credential or its roles, by port and reason.
 pub(crate) const REFUSALS: &str = "berth_gateway_auth_refusals_total";
@@ -60,6 +61,8 @@ pub(crate) struct Metrics {
     pub(crate) map_changes: Counter,
     pub(crate) map_refusals: Counter,
     pub(crate) connections: Gauge,
+    /// Live histories whose readers were too slow.
+    pub(crate) streams_cut: Counter,
 }
 
 impl Route {
@@ -90,7 +93,7 @@ impl Route {
 }
 
 impl Metrics {
-    pub(crate) fn new(registry: telemetry::Metrics, admission: &Admission) -> Self {
+    pub(crate) fn new(registry: telemetry::Metrics, admission: &Admission, streams: &Streams) -> Self {
         let duration = |route: Route| {
             let help = "Time from a request's headers to its answer.";
             registry.histogram("berth_gateway_request_seconds", help, &LATENCY_SECONDS, &[("route", route.label())])
@@ -101,6 +104,9 @@ impl Metrics {
         let admission = admission.clone();
         let in_flight = move || admission.taken() as f64;
         registry.observed_gauge("berth_gateway_in_flight", "Requests being served.", &[], in_flight);
+        let streams = streams.clone();
+        let help = "Live histories and long polls.";
+        registry.observed_gauge("berth_gateway_streams", help, &[], move || streams.taken() as f64);
         Self {
             requests: [const { [const { OnceLock::new() }; STATUSES.len()] }; ROUTES.len()],
             durations: ROUTES.map(duration),
@@ -112,6 +118,11 @@ impl Metrics {
                 &[],
             ),
             connections: registry.gauge("berth_gateway_http_connections", "Connections of clients.", &[]),
+            streams_cut: registry.counter(
+                "berth_gateway_streams_cut_total",
+                "Live histories that were cut off because nothing was read for too long.",
+                &[],
+            ),
             registry,
         }
     }

@@ -88,6 +88,8 @@ pub struct ShardConfig {
     pub batches_in_flight_max: usize,
     /// Idempotency keys remembered per shard; more are refused as overloaded.
     pub window_keys_max: usize,
+    /// Reads that wait for the next event of an entity, over all shards of the node; more are refused as overloaded.
+    pub polls_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,6 +166,7 @@ impl Default for ShardConfig {
             commands_size: ByteSize(256 << 20),
             batches_in_flight_max: 4,
             window_keys_max: 2_000_000,
+            polls_max: 16_384,
         }
     }
 }
@@ -297,7 +300,8 @@ impl Validate for ShardConfig {
         within("mailbox_max", self.mailbox_max, 1..=1_000_000)?;
         within("commands_size", self.commands_size, ByteSize(32 << 20)..=ByteSize(1 << 40))?;
         within("batches_in_flight_max", self.batches_in_flight_max, 1..=64)?;
-        within("window_keys_max", self.window_keys_max, 1_000..=100_000_000)
+        within("window_keys_max", self.window_keys_max, 1_000..=100_000_000)?;
+        within("polls_max", self.polls_max, 1..=1_000_000)
     }
 }
 

@@ -62,6 +62,17 @@ pub struct Config {
     pub tls: Option<PortTls>,
 }
 
+/// The connection that a request came on, among its extensions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connection(CancellationToken);
+
+impl Connection {
+    /// Ends it at once, with whatever is under way on it.
+    pub fn close(&self) {
+        self.0.cancel();
+    }
+}
+
 /// A port being served until it is shut down or dropped.
 #[derive(Debug)]
 pub struct Handle {
@@ -193,10 +204,12 @@ where
         builder: &auto::Builder<TaskExecutor>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let activity = Activity::new(&self.seams);
+        let closing = CancellationToken::new();
         let service = service_fn({
-            let (answer, activity) = (self.answer.clone(), activity.clone());
-            move |request: Request<Incoming>| {
+            let (answer, activity, connection) = (self.answer.clone(), activity.clone(), Connection(closing.clone()));
+            move |mut request: Request<Incoming>| {
                 let (running, is_watched) = (activity.begin(), request.version() == Version::HTTP_2);
+                request.extensions_mut().insert(connection.clone());
                 let answered = answer(request);
                 async move { Ok::<_, Infallible>(answered.await.map(|body| running.answer(body, is_watched))) }
             }
@@ -208,7 +221,8 @@ where
             let Some(Some(stream)) = greeted else { return };
             let ending = GracefulShutdown::new();
             let connection = ending.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
-            carry(connection, ending, &activity, &config, &stop, spawner).await;
+            let carried = carry(connection, ending, &activity, &config, &stop, spawner);
+            closing.run_until_cancelled(carried).await;
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod seam;
 pub mod seeds;
 pub mod session;
 pub mod shard_map;
+pub mod shard_set;
 mod shown;
 pub mod telemetry;
 pub mod tls;

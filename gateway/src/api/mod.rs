@@ -8,16 +8,21 @@ mod cursor;
 mod guard;
 mod header;
 mod listing;
+mod live;
+mod outgoing;
 mod past;
 mod path;
 pub(crate) mod problem;
 mod query;
+mod replica;
 mod session;
+pub(crate) mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_shared::auth::{Guard, Principal};
+use berth_shared::ids::{ClusterId, ShardId};
 use berth_shared::key::EntityKey;
 use berth_shared::message::Response as Reply;
 use berth_shared::problem::Code;
@@ -30,24 +35,26 @@ use http::{Method, Request, Response, StatusCode};
 use serde_json::value::RawValue;
 use tracing::Instrument;
 
-use self::header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
+pub(crate) use self::outgoing::Body;
+
+use self::header::{BERTH_LAG, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
 use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
+use self::streams::Streams;
 use crate::admission::Admission;
-use crate::forward::{Action, Command, Forward, idempotency_key};
+use crate::forward::{Action, Command, Forward, Page, idempotency_key};
 use crate::metrics::{Metrics, Route};
 use crate::nodes::Nodes;
-
-/// An answer's body is known in whole.
-pub(crate) type Body = http_body_util::Full<Bytes>;
 
 /// Answers the requests of the public port. Cheap to share; it holds no state of any client.
 #[derive(Debug)]
 pub(crate) struct Api<N> {
-    pub(crate) forward: Forward<N>,
+    pub(crate) forward: Arc<Forward<N>>,
     pub(crate) admission: Admission,
     pub(crate) guard: Guard,
+    /// Of requests that wait for what is yet to happen.
+    pub(crate) streams: Streams,
     /// How long a body may take to arrive.
     pub(crate) body_timeout: Duration,
     pub(crate) seams: Seams,
@@ -235,39 +242,64 @@ impl<N: Nodes> Api<N> {
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
-        let read = self.forward.read(key, consistency, traceparent, preferences.deadline, |shard, reply| match reply {
+        let consistency = self.consistency(key, consistency, &session);
+        let cluster = || self.forward.nodes().cluster();
+        let answered = |shard, reply: Reply<'_>| match reply {
             Reply::State { version, state, seen } => {
                 if if_match.is_some_and(|tags| !tags.match_version(version)) {
                     return Err(Problem::version_mismatch(version));
                 }
-                let session = session.after(self.forward.nodes().cluster(), shard, seen);
+                let session = session.after(cluster(), shard, seen);
                 if if_none_match.is_some_and(|tags| tags.match_version(version)) {
                     return Ok(answer::without_body(StatusCode::NOT_MODIFIED, version, session));
                 }
                 Ok(answer::entity(key, version, None, Some(state), session))
             }
-            reply => Err(unread(&reply)),
+            reply => Err(unread(cluster(), &session, shard, &reply)),
+        };
+        let read = self.forward.read(key, consistency, traceparent, preferences.deadline, |shard, reply| {
+            let (reply, lag) = replica::unwrapped(reply);
+            with_lag(answered(shard, reply), lag)
         });
         let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
         Ok(uncached(response))
     }
 
     async fn events(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
+        if header::wants_stream(&parts.headers)? {
+            return self.live(key, parts, traceparent).await;
+        }
         let page = query::page(parts.uri.query())?;
         header::check_accept(&parts.headers)?;
         refuse_conditions(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         let session = Session::parse(&parts.headers)?;
-        let _permit = self.admit()?;
-        let read = self.forward.events(key, page, traceparent, preferences.deadline, |shard, reply| match reply {
-            Reply::Events { events, next, seen } => {
-                let session = session.after(self.forward.nodes().cluster(), shard, seen);
-                Ok(answer::events(key, &events, next, session))
+        let consistency = self.consistency(key, page.consistency, &session);
+        let (wait, time) = preferences.with_wait(page.wait);
+        let page = Page { consistency, wait, ..page };
+        let cluster = || self.forward.nodes().cluster();
+        let read = async |page, time| {
+            let read = self.forward.events(key, page, traceparent, time, |shard, reply| {
+                let (reply, lag) = replica::unwrapped(reply);
+                let answered = match reply {
+                    Reply::Events { events, next, seen } => {
+                        Ok(answer::events(key, &events, next, session.after(cluster(), shard, seen)))
+                    }
+                    reply => Err(unread(cluster(), &session, shard, &reply)),
+                };
+                with_lag(answered, lag)
+            });
+            read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))
+        };
+        if !page.wait.is_zero() {
+            let place = self.enter_stream()?;
+            if let Some(answer) = place.ending().run_until_cancelled(read(page, time)).await {
+                return answer.map(uncached);
             }
-            reply => Err(unread(&reply)),
-        });
-        let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
-        Ok(uncached(response))
+        }
+        // At once, also where the gateway ends before the wait does.
+        let _permit = self.admit()?;
+        read(Page { wait: Duration::ZERO, ..page }, preferences.deadline).await.map(uncached)
     }
 
     /// All kinds, or `one`.
@@ -282,7 +314,8 @@ impl<N: Nodes> Api<N> {
                 None => Ok(answer::json_response([b"{\"kinds\":", json, b"}"].concat().into())),
                 Some(kind) => kind_of(json, kind),
             },
-            reply => Err(unread(&reply)),
+            Reply::Refused(refusal) => Err(Problem::refused(&refusal)),
+            _ => Err(Problem::new(Code::Unavailable, UNFITTING)),
         });
         let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
         Ok(uncached(response))
@@ -323,11 +356,25 @@ fn kind_of(json: &[u8], kind: &str) -> Result<Response<Body>, Problem> {
     Err(Problem::new(Code::UnknownKind, "no such kind is served"))
 }
 
-/// What a read got instead of its answer.
-fn unread(reply: &Reply<'_>) -> Problem {
+/// What a read got instead of its answer, with the token that includes what that rests on.
+fn unread(cluster: Option<ClusterId>, session: &Session, shard: ShardId, reply: &Reply<'_>) -> Problem {
     match reply {
-        Reply::Refused(refusal) => Problem::refused(refusal),
+        Reply::Refused(refusal) => {
+            let session = refusal.seen.and_then(|seen| session.after(cluster, shard, seen));
+            Problem::refused(refusal).with_session(session)
+        }
         _ => Problem::new(Code::Unavailable, UNFITTING),
+    }
+}
+
+/// The answer to a stale read says how far behind it may be, and so does a refusal.
+fn with_lag(answered: Result<Response<Body>, Problem>, lag: Option<HeaderValue>) -> Result<Response<Body>, Problem> {
+    match (answered, lag) {
+        (Ok(mut response), Some(lag)) => {
+            response.headers_mut().insert(BERTH_LAG, lag);
+            Ok(response)
+        }
+        (answered, lag) => answered.map_err(|problem| problem.with_lag(lag)),
     }
 }
 
@@ -356,11 +403,11 @@ fn uncached(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// What HEAD answers: the headers of GET, the length included.
+/// What HEAD answers: the headers of GET, the length included where there is one.
 fn strip_body(response: &mut Response<Body>) {
     let body = std::mem::take(response.body_mut());
-    let length = hyper::body::Body::size_hint(&body).lower();
-    if response.status() != StatusCode::NOT_MODIFIED {
+    let length = hyper::body::Body::size_hint(&body).exact();
+    if let Some(length) = length.filter(|_| response.status() != StatusCode::NOT_MODIFIED) {
         response.headers_mut().insert(names::CONTENT_LENGTH, length.into());
     }
 }

@@ -36,18 +36,19 @@ impl<N: Nodes> Api<N> {
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
+        let cluster = || self.forward.nodes().cluster();
         let deliver = |shard, reply: Reply<'_>| match reply {
             Reply::State { version, state, seen } => {
                 if if_match.is_some_and(|tags| !tags.match_version(version)) {
                     return Err(Problem::version_mismatch(version));
                 }
-                let session = session.after(self.forward.nodes().cluster(), shard, seen);
+                let session = session.after(cluster(), shard, seen);
                 if if_none_match.is_some_and(|tags| tags.match_version(version)) {
                     return Ok(answer::without_body(StatusCode::NOT_MODIFIED, version, session));
                 }
                 Ok(answer::entity(key, version, None, Some(state), session))
             }
-            reply => Err(unread(&reply)),
+            reply => Err(unread(cluster(), &session, shard, &reply)),
         };
         let read = self.forward.past(key, moment, consistency, traceparent, preferences.deadline, deliver);
         let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
@@ -66,7 +67,12 @@ fn parse(query: Option<&str>, now_micros: u64) -> Result<(Moment, Consistency), 
         }
         (None, at) => Moment::Time(parse_time(&at.unwrap_or_default(), now_micros)?),
     };
-    Ok((moment, query::parse_consistency(consistency.as_deref())?))
+    match query::parse_consistency(consistency.as_deref())? {
+        consistency @ (Consistency::Linearizable | Consistency::Strict) => Ok((moment, consistency)),
+        Consistency::Session { .. } | Consistency::Stale => {
+            Err(Problem::invalid("an earlier state is read at the owner: consistency must be linearizable or strict"))
+        }
+    }
 }
 
 /// Microseconds since 1970; a time before that is as good as 1970.

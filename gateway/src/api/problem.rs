@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use super::Body;
-use super::header::{BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
+use super::header::{BERTH_LAG, BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
 
 /// What a client is told instead of a result. Boxed, because it is the rare arm of many results.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ struct Content {
     /// A stored outcome of an earlier request with the same idempotency key.
     replayed: bool,
     session: Option<HeaderValue>,
+    lag: Option<HeaderValue>,
     idempotency_key: Option<HeaderValue>,
 }
 
@@ -124,6 +125,7 @@ impl Problem {
             current_version: None,
             replayed: false,
             session: None,
+            lag: None,
             idempotency_key: None,
         }))
     }
@@ -131,6 +133,12 @@ impl Problem {
     /// With the session token that includes what the refusal rests on.
     pub(crate) fn with_session(mut self, session: Option<HeaderValue>) -> Self {
         self.0.session = session;
+        self
+    }
+
+    /// With how far behind the refusal may be.
+    pub(crate) fn with_lag(mut self, lag: Option<HeaderValue>) -> Self {
+        self.0.lag = lag;
         self
     }
 
@@ -170,7 +178,9 @@ impl Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        for (name, value) in [(BERTH_SESSION, content.session), (IDEMPOTENCY_KEY, content.idempotency_key)] {
+        let optional =
+            [(BERTH_SESSION, content.session), (BERTH_LAG, content.lag), (IDEMPOTENCY_KEY, content.idempotency_key)];
+        for (name, value) in optional {
             if let Some(value) = value {
                 headers.insert(name, value);
             }

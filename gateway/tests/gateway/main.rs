@@ -6,6 +6,7 @@ mod encryption;
 mod failover;
 mod frost;
 mod hostile;
+mod live;
 mod names;
 mod process;
 mod twin;

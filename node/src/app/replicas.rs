@@ -151,6 +151,7 @@ impl Replicas {
         // From here on nothing is acknowledged to an owner any more, so what the log ends with now it ends with for good.
         self.parts.owners.forget(shard);
         self.parts.hosting.remove(shard);
+        hosted.shard.waiting().close();
         self.parts.groups.stop(shard, &*hosted.group).await;
         drop(hosted);
         let ours = self.parts.journal.log_state(shard).last;
@@ -174,6 +175,7 @@ impl Replicas {
         let (Some(_claim), Some(hosted)) = (self.claim(shard), self.hosted(shard)) else { return Ok(None) };
         self.parts.owners.forget(shard);
         self.parts.hosting.remove(shard);
+        hosted.shard.waiting().close();
         self.parts.groups.stop(shard, &*hosted.group).await;
         drop(hosted);
         let Parts { node, journal, store, .. } = &self.parts;

@@ -27,6 +27,8 @@ pub(super) struct ShardMachine<R> {
     blank: watch::Sender<Term>,
     node: NodeId,
     sole_voter: Arc<AtomicBool>,
+    /// Whether this node is a voter by the members that are applied.
+    voter: Arc<AtomicBool>,
     /// Says, when this is dropped, that nothing is applied any more.
     _ended: DropGuard,
     runtime: PhantomData<R>,
@@ -43,9 +45,10 @@ impl<R: Runtime> ShardMachine<R> {
         shard: Arc<Shard>,
         blank: watch::Sender<Term>,
         sole_voter: Arc<AtomicBool>,
+        voter: Arc<AtomicBool>,
         ended: DropGuard,
     ) -> io::Result<Self> {
-        let machine = Self { shard, blank, node, sole_voter, _ended: ended, runtime: PhantomData };
+        let machine = Self { shard, blank, node, sole_voter, voter, _ended: ended, runtime: PhantomData };
         let (_, membership) = applied_state::<R>(&machine.shard)?;
         machine.note_members(membership.membership());
         Ok(machine)
@@ -54,6 +57,7 @@ impl<R: Runtime> ShardMachine<R> {
     fn note_members(&self, membership: &super::Membership) {
         let alone = membership.get_joint_config().iter().all(|voters| voters.iter().eq([&self.node.0]));
         self.sole_voter.store(alone && membership.voter_ids().next().is_some(), Ordering::Release);
+        self.voter.store(membership.voter_ids().any(|voter| voter == self.node.0), Ordering::Release);
     }
 }
 

@@ -194,7 +194,7 @@ impl Side for Asking<'_> {
                         goodbye = true;
                         break;
                     }
-                    Frame::Request { .. } | Frame::Ping | Frame::Pong => {
+                    Frame::Request { .. } | Frame::GivenUp { .. } | Frame::Ping | Frame::Pong => {
                         misplaced = true;
                         break;
                     }

@@ -35,6 +35,8 @@
 //! | 5 push | server | payload |
 //! | 6 ping | both | none; answered with a pong |
 //! | 7 pong | both | none |
+//! | 8 goodbye | server | none. The last frame of one that shuts down: with what it has not answered it never began |
+//! | 9 given up | client | 8 correlation id. Nobody waits for this answer any more; what waits to be answered need not |
 //!
 //! A correlation id is the client's own business; the server gives it back. Deadlines travel as time left, because the
 //! clocks of two machines differ; time on the wire is not counted, so the server's deadline is never the earlier one.
