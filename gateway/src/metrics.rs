@@ -15,6 +15,8 @@ pub(crate) enum Route {
     State,
     Events,
     Kinds,
+    /// The description of the API, and the page that shows it.
+    Description,
     Other,
 }
 
@@ -30,7 +32,8 @@ pub(crate) enum CallResult {
     Unknown,
 }
 
-const ROUTES: [Route; 5] = [Route::Command, Route::State, Route::Events, Route::Kinds, Route::Other];
+const ROUTES: [Route; 6] =
+    [Route::Command, Route::State, Route::Events, Route::Kinds, Route::Description, Route::Other];
 const CALL_RESULTS: [(CallResult, &str); 7] = [
     (CallResult::Answered, "answered"),
     (CallResult::Refused, "refused"),
@@ -64,6 +67,7 @@ impl Route {
             Self::State => "GET /v1/entities/{kind}/{id}",
             Self::Events => "GET /v1/entities/{kind}/{id}/events",
             Self::Kinds => "GET /v1/kinds",
+            Self::Description => "GET /openapi.json",
             Self::Other => "other",
         }
     }
@@ -74,6 +78,7 @@ impl Route {
             Self::State => "state",
             Self::Events => "events",
             Self::Kinds => "kinds",
+            Self::Description => "description",
             Self::Other => "other",
         }
     }

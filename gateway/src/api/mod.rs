@@ -4,7 +4,9 @@
 mod answer;
 mod body;
 mod condition;
+mod docs;
 mod header;
+pub(crate) mod openapi;
 mod path;
 pub(crate) mod problem;
 mod query;
@@ -26,6 +28,7 @@ use serde_json::value::RawValue;
 use tracing::Instrument;
 
 use self::header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
+use self::openapi::OpenApi;
 use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
@@ -47,6 +50,7 @@ pub(crate) struct Api<N> {
     pub(crate) seams: Seams,
     pub(crate) tracing: Tracing,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) openapi: OpenApi,
 }
 
 /// Why node and gateway do not fit; the forwarder has let only fitting answers through.
@@ -102,12 +106,17 @@ impl<N: Nodes> Api<N> {
             Resource::Command(key, command) if reads && command == EVENTS => {
                 self.events(&key, parts, traceparent).await
             }
-            Resource::Command(key, command) if method == Method::POST => {
+            Resource::Command(key, command) if method == Method::POST && command != EVENTS => {
                 self.command(&key, &command, parts, body, traceparent).await
             }
             Resource::Entity(key) if reads => self.state(&key, parts, traceparent).await,
             Resource::Kinds if reads => self.kinds(None, parts).await,
             Resource::Kind(kind) if reads => self.kinds(Some(&kind), parts).await,
+            Resource::OpenApi if reads => self.openapi(parts).await,
+            Resource::Docs(file) if reads => {
+                query::none(parts.uri.query())?;
+                Ok(uncached(file.answer()))
+            }
             resource => Err(not_allowed(method, &resource)),
         }
     }
@@ -261,6 +270,16 @@ impl<N: Nodes> Api<N> {
         Ok(uncached(response))
     }
 
+    /// The description of this API.
+    async fn openapi(&self, parts: &Parts) -> Result<Response<Body>, Problem> {
+        query::none(parts.uri.query())?;
+        header::check_accept(&parts.headers)?;
+        refuse_conditions(&parts.headers)?;
+        let preferences = Preferences::parse(&parts.headers)?;
+        let _permit = self.admit()?;
+        Ok(uncached(self.openapi.answer(&self.forward, preferences.deadline).await?))
+    }
+
     fn admit(&self) -> Result<crate::admission::Permit, Problem> {
         let overloaded = "this gateway has too many requests in flight; nothing was applied";
         self.admission.enter().ok_or_else(|| Problem::new(Code::Overloaded, overloaded))
@@ -273,6 +292,7 @@ fn route(method: &Method, resource: &Resource<'_>) -> Route {
         Resource::Command(..) if method == Method::POST => Route::Command,
         Resource::Command(_, command) if command == EVENTS => Route::Events,
         Resource::Kinds | Resource::Kind(_) => Route::Kinds,
+        Resource::OpenApi | Resource::Docs(_) => Route::Description,
         Resource::Command(..) | Resource::Listing => Route::Other,
     }
 }

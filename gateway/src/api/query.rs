@@ -7,9 +7,9 @@ use super::problem::Problem;
 use crate::forward::Page;
 
 /// Events on a history page when the client does not say.
-const LIMIT_DEFAULT: u32 = 100;
+pub(crate) const LIMIT_DEFAULT: u32 = 100;
 /// Most events on a history page.
-const LIMIT_MAX: u32 = 1000;
+pub(crate) const LIMIT_MAX: u32 = 1000;
 
 /// The parameters of a history page: `after`, `limit` and `consistency`.
 pub(crate) fn page(query: Option<&str>) -> Result<Page, Problem> {

@@ -1,5 +1,7 @@
 //! The contract of the public port, asked through requests, with a script in the place of the nodes.
 
+mod description;
+
 use std::convert::Infallible;
 
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
@@ -117,6 +119,7 @@ fn api_with(in_flight_max: usize, script: Script) -> Api<Scripted> {
         seams,
         tracing: Tracing::OFF,
         metrics,
+        openapi: OpenApi::default(),
     }
 }
 
@@ -134,7 +137,15 @@ fn executed() -> Reply<'static> {
 }
 
 fn refused(code: Code) -> Refusal<'static> {
-    Refusal { code, detail: "said the node", reason: None, current_version: None, replayed: false, seen: None }
+    Refusal {
+        code,
+        detail: "said the node",
+        reason: None,
+        current_version: None,
+        replayed: false,
+        seen: None,
+        violations: Vec::new(),
+    }
 }
 
 /// Method, path, headers and body, and the status and code they are answered with.
@@ -395,7 +406,7 @@ async fn head_and_options_are_like_get_without_a_body() {
     for (path, allow) in [
         (ALICE, "GET, HEAD, OPTIONS"),
         (ADD, "OPTIONS, POST"),
-        ("/v1/entities/counter/alice/events", "GET, HEAD, OPTIONS, POST"),
+        ("/v1/entities/counter/alice/events", "GET, HEAD, OPTIONS"),
         ("/v1/kinds", "GET, HEAD, OPTIONS"),
     ] {
         let options = ask(&api, "OPTIONS", path, &[], "").await;

@@ -64,6 +64,12 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
+/// One more step of a JSON Pointer (RFC 6901, 3).
+pub(super) fn push_segment(pointer: &mut String, name: &str) {
+    pointer.push('/');
+    pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+}
+
 /// A text for people, cut at `bytes_max`: it may repeat what a client sent.
 pub(super) fn shorten(mut text: String, bytes_max: usize) -> String {
     if text.len() > bytes_max {

@@ -49,6 +49,7 @@ impl Answer {
             current_version: None,
             replayed: false,
             seen: None,
+            violations: Vec::new(),
         }));
     }
 
@@ -71,6 +72,7 @@ impl Answer {
             current_version: (outcome.status == Status::VersionMismatch).then_some(version),
             replayed,
             seen: Some(seen),
+            violations: Vec::new(),
         }));
     }
 }

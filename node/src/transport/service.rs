@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use berth_shared::ids::{ShardId, Version};
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Consistency, Event, Execute, Precondition, Refusal, Request, Response};
+use berth_shared::message::{self, Consistency, Event, Execute, Precondition, Refusal, Request, Response};
 use berth_shared::peer::{self, Class, Handler, Identity, Incoming, PushSender, Reply, Role};
 use berth_shared::problem::Code;
 use berth_shared::seam::{BootInstant, Seams};
@@ -24,6 +24,7 @@ use crate::cluster::plans::Plans;
 use crate::cluster::reconcile::Admission;
 use crate::entity::Registry;
 use crate::entity::erased::CommandError;
+use crate::entity::violations::Violation;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::raft::Groups;
@@ -126,7 +127,9 @@ impl Service {
         let command = match kind.decode(execute.command, execute.body) {
             Ok(command) => command,
             Err(CommandError::Unknown(detail)) => return refuse(reply, Code::UnknownCommand, &detail),
-            Err(CommandError::Invalid(detail)) => return refuse(reply, Code::InvalidRequest, &detail),
+            Err(CommandError::Invalid { detail, violations }) => {
+                return refuse_body(reply, Code::InvalidRequest, &detail, &violations);
+            }
             Err(CommandError::Failed(error)) => {
                 tracing::error!(kind = execute.kind, %error, "a kind failed to read a command");
                 return refuse(reply, Code::Internal, "the entity's code failed; nothing was written");
@@ -302,7 +305,21 @@ fn elsewhere(owners: &Owners, shard: ShardId) -> Option<ShardOwner> {
 }
 
 fn refuse(reply: Reply, code: Code, detail: &str) {
-    let refusal = Refusal { code, detail, reason: None, current_version: None, replayed: false, seen: None };
+    refuse_body(reply, code, detail, &[]);
+}
+
+/// Refuses a command for what is wrong in its body.
+fn refuse_body(reply: Reply, code: Code, detail: &str, violations: &[Violation]) {
+    let violations = violations.iter().map(|Violation { pointer, detail }| message::Violation { pointer, detail });
+    let refusal = Refusal {
+        code,
+        detail,
+        reason: None,
+        current_version: None,
+        replayed: false,
+        seen: None,
+        violations: violations.collect(),
+    };
     send(reply, &Response::Refused(refusal));
 }
 
