@@ -138,9 +138,14 @@ impl<E: Entity> Erased<E> {
         CommandError::Unknown(format!("the commands of kind {} are: {}", E::KIND, names.join(", ")))
     }
 
+    fn read(command: &str, arguments: &str) -> Result<Result<E::Command, variant::Error>, CommandError> {
+        let read = || variant::read::<E::Command>(command, arguments, UnitContent::Empty);
+        contain(E::KIND, "reading a command", read).map_err(CommandError::Failed)
+    }
+
     /// What the types have to say against a body, and where: all that its schema finds, or where they stopped.
     fn invalid(command: &str, arguments: &str, schema: &BodySchema, error: &variant::Error) -> CommandError {
-        let mut violations = if is_malformed(error) { Vec::new() } else { schema.violations(arguments) };
+        let mut violations = schema.violations(arguments);
         if violations.is_empty() && !is_malformed(error) {
             let stop = || variant::stop::<E::Command>(command, arguments, UnitContent::Empty);
             let stop = contain(E::KIND, "reading a command", stop).unwrap_or_default();
@@ -181,11 +186,15 @@ impl<E: Entity> Kind for Erased<E> {
         let unreadable =
             |error: json::Error| CommandError::Invalid { detail: error.to_string(), violations: Vec::new() };
         let arguments = json::arguments(body).map_err(unreadable)?;
-        let read = || variant::read::<E::Command>(command, arguments, UnitContent::Empty);
-        let read = match contain(E::KIND, "reading a command", read).map_err(CommandError::Failed)? {
+        let read = match Self::read(command, arguments)? {
             Ok(read) => read,
             Err(variant::Error::UnknownVariant) => return Err(self.unknown_command()),
-            Err(error) => return Err(Self::invalid(command, arguments, schema, &error)),
+            Err(error) if is_malformed(&error) => return Err(CommandError::invalid(&error.to_string(), Vec::new())),
+            Err(error) => match json::with_whole_numbers(arguments) {
+                None => return Err(Self::invalid(command, arguments, schema, &error)),
+                Some(arguments) => Self::read(command, &arguments)?
+                    .map_err(|error| Self::invalid(command, &arguments, schema, &error))?,
+            },
         };
         if schema.is_stricter_than_types {
             let violations = schema.violations(arguments);

@@ -83,7 +83,7 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     let mut pointer = String::new();
     for segment in path {
         match segment {
-            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Seq { index } => json::push_segment(&mut pointer, &index.to_string()),
             Segment::Map { key } => json::push_segment(&mut pointer, key),
             Segment::Enum { .. } | Segment::Unknown => break,
         }

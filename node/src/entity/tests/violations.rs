@@ -70,15 +70,29 @@ fn limits_of_integers_are_part_of_the_schema() {
     assert_eq!((&by["minimum"], &by["maximum"]), (&json!(i64::MIN), &json!(i64::MAX)));
 }
 
+/// JSON Schema knows no difference between 3 and 3.0.
+#[test]
+fn whole_numbers_may_have_a_fraction() {
+    let registry = Registry::built_in();
+    for body in [r#"{"by":3.0}"#, r#"{"by":-3e2}"#, r#"{"by":9007199254740993.0}"#] {
+        assert_eq!(violations(&registry, "counter", "add", body), [], "{body}");
+    }
+    let body = json!({ "sku": "tea", "quantity": 2.0, "unitPriceCents": 4.5 });
+    assert_eq!(pointers(&registry, "cart", "add-item", &body), ["/unitPriceCents"]);
+}
+
 /// What JSON Schema allows and the types do not is told with the place where they stopped.
 #[test]
 fn the_types_point_to_where_they_stop() {
     let registry = Registry::built_in();
-    let found = violations(&registry, "counter", "add", r#"{"by":1.0}"#);
-    assert_eq!((found.len(), found[0].0.as_str()), (1, "/by"));
-    assert!(found[0].1.contains("expected i64"), "{found:?}");
+    let found = violations(&registry, "counter", "add", r#"{"by":1.0,"by":2.0}"#);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].1.contains("duplicate field `by`"), "{found:?}");
     let found = violations(&registry, "document", "patch", r#"{"ops":[{"op":"remove","path":"b"}]}"#);
     assert_eq!((found.len(), found[0].0.as_str()), (1, "/ops/0"));
+    let description: Value = serde_json::from_slice(registry.get("document").unwrap().description()).unwrap();
+    let pointers = description["commands"]["patch"].to_string().matches("json-pointer").count();
+    assert_eq!(pointers, 8, "paths of six operations, and where two of them take a value from");
 }
 
 #[test]
