@@ -34,8 +34,9 @@ pub(crate) fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem>
         (Some(EntityTags::Any), None) => Ok(Precondition::Exists),
         (Some(EntityTags::Versions(versions)), None) => Ok(Precondition::Versions(versions)),
         (None, Some(EntityTags::Any)) => Ok(Precondition::Absent),
-        (None, Some(EntityTags::Versions(_))) => Err(Problem::invalid("If-None-Match of a command must be *")),
-        (Some(_), Some(_)) => Err(Problem::invalid("a command takes If-Match or If-None-Match, not both")),
+        (_, Some(EntityTags::Versions(_))) => Err(Problem::invalid("If-None-Match of a command must be *")),
+        // An entity that exists and does not: both have to hold (RFC 9110, 13.2.2), and no version can.
+        (Some(_), Some(EntityTags::Any)) => Ok(Precondition::Versions(Vec::new())),
     }
 }
 
@@ -105,6 +106,18 @@ mod tests {
             headers.append(header::IF_MATCH, HeaderValue::from_str(line).unwrap());
         }
         entity_tags(&headers, &header::IF_MATCH).map_err(|problem| problem.code())
+    }
+
+    #[test]
+    fn a_command_that_wants_an_entity_both_there_and_not_there_runs_at_no_version() {
+        for if_match in ["*", "\"1\""] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::IF_MATCH, HeaderValue::from_static(if_match));
+            headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+            assert_eq!(precondition(&headers).unwrap(), Precondition::Versions(Vec::new()));
+            headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("\"1\""));
+            assert_eq!(precondition(&headers).unwrap_err().code(), "invalid-request");
+        }
     }
 
     fn versions(versions: &[Version]) -> EntityTags {
