@@ -1,6 +1,7 @@
 // Shows the description of the API and sends calls. What comes from outside is only ever set as text, never as markup.
 "use strict";
 
+const PLACES = ["path", "query", "header", "cookie"];
 const METHODS = ["get", "post", "put", "patch", "delete"];
 // Of an answer that does not end, this much is shown.
 const SHOWN_CHARACTERS_MAX = 65536;
@@ -16,6 +17,11 @@ function element(name, attributes = {}, ...children) {
   }
   made.append(...children.filter((child) => child !== null && child !== undefined));
   return made;
+}
+
+// A description, with what stands between backticks as code.
+function prose(text) {
+  return (text || "").split("`").map((part, place) => (place % 2 ? element("code", {}, part) : part));
 }
 
 // Follows references within the document.
@@ -89,7 +95,7 @@ function fieldOf(parameter) {
   }
   const where = parameter.in === "path" ? "" : ` (${parameter.in})`;
   return element("label", {}, element("span", {}, parameter.name + where), field,
-    element("small", {}, parameter.description || ""));
+    element("small", {}, ...prose(parameter.description)));
 }
 
 // The request that a form stands for.
@@ -150,6 +156,7 @@ function schemaBlock(title, schema) {
 
 function fill(container, path, method, operation, shared) {
   const parameters = [...shared, ...(operation.parameters || [])].map(resolve);
+  parameters.sort((one, other) => PLACES.indexOf(one.in) - PLACES.indexOf(other.in));
   const form = element("form");
   const content = operation.requestBody && resolve(operation.requestBody).content["application/json"];
   const answers = Object.entries(operation.responses || {}).map(([status, answer]) => [status, resolve(answer)]);
@@ -157,7 +164,7 @@ function fill(container, path, method, operation, shared) {
   const accept = types.length > 1
     ? element("select", {}, ...types.map((type) => element("option", { value: type }, type))) : null;
   let body = null;
-  if (operation.description) container.append(element("p", {}, operation.description));
+  if (operation.description) container.append(element("p", {}, ...prose(operation.description)));
   form.append(element("h3", {}, "Request"), element("div", { class: "fields" }, ...parameters.map(fieldOf),
     accept && element("label", {}, "Accept (header)", accept)));
   if (content) {
@@ -184,7 +191,7 @@ function fill(container, path, method, operation, shared) {
   const list = element("dl");
   for (const [status, answer] of answers) {
     const schema = Object.values(answer.content || {})[0];
-    list.append(element("dt", {}, status), element("dd", {}, answer.description || "",
+    list.append(element("dt", {}, status), element("dd", {}, ...prose(answer.description),
       schema && status === "200" ? schemaBlock("Schema", schema.schema || {}) : ""));
   }
   container.append(list);
@@ -205,9 +212,9 @@ function operationBlock(path, method, operation, shared) {
 function show() {
   document.title = `${api.info.title}: the API`;
   byId("version").textContent = api.info.version;
-  byId("description").textContent = api.info.description || "";
+  byId("description").replaceChildren(...prose(api.info.description));
   const sections = new Map((api.tags || []).map((tag) => [tag.name,
-    element("section", {}, element("h2", {}, tag.name), element("p", {}, tag.description || ""))]));
+    element("section", {}, element("h2", {}, tag.name), element("p", {}, ...prose(tag.description)))]));
   for (const [path, item] of Object.entries(api.paths)) {
     for (const method of METHODS.filter((method) => item[method])) {
       const section = sections.get((item[method].tags || [])[0]);

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApiBuilder};
 
-use super::kind::Kind;
+use super::kind;
 use super::{contract, operation, parameter, response, schema};
 
 const TITLE: &str = "Berth";
@@ -25,7 +25,7 @@ pub(super) const DESCRIPTIONS: &str = "descriptions";
 
 /// The whole document, for the kinds in the nodes' own description of them.
 pub(super) fn compose(kinds: &[u8]) -> serde_json::Result<Bytes> {
-    let kinds: Vec<Kind> = serde_json::from_slice(kinds)?;
+    let kinds: Vec<kind::Description> = serde_json::from_slice(kinds)?;
     let mut schemas = schema::all();
     let mut paths = operation::all();
     let mut tags =

@@ -12,14 +12,14 @@ use super::operation::{command, delete, state};
 
 /// A kind as nodes describe it.
 #[derive(Deserialize)]
-pub(super) struct Kind {
+pub(super) struct Description {
     pub(super) kind: String,
     state: Value,
     commands: BTreeMap<String, Value>,
     reply: Value,
 }
 
-impl Kind {
+impl Description {
     pub(super) fn add_paths(&self, paths: Paths) -> Paths {
         let kind = &self.kind;
         let entity = format!("/v1/entities/{kind}/{{id}}");

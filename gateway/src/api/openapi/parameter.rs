@@ -4,8 +4,8 @@ use berth_shared::key::ID_BYTES_MAX;
 use berth_shared::session;
 use serde_json::{Value, json};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
-use utoipa::openapi::{Ref, Required, Schema};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
+use utoipa::openapi::{Object, Ref, Required, Schema};
 
 use super::super::header::{DEADLINE_DEFAULT, DEADLINE_SECONDS_MAX, IDEMPOTENCY_KEY_BYTES_MAX};
 use super::super::query::{LIMIT_DEFAULT, LIMIT_MAX};
@@ -16,7 +16,7 @@ pub(super) const NAME_PATTERN: &str = "^[a-z][a-z0-9-]{0,63}$";
 /// No control characters (Unicode's Cc), and neither `.` nor `..`.
 const ID_PATTERN: &str = r"^(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f]+$";
 /// `*` or a list of entity tags (RFC 9110, 13.1).
-const TAGS_PATTERN: &str = r#"^[ \t]*(\*|(W/)?"[^"]*"([ \t]*,[ \t]*(W/)?"[^"]*")*)[ \t]*$"#;
+const TAGS_PATTERN: &str = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#;
 
 /// One that is described once and referred to: in `components/parameters`, by this name.
 macro_rules! shared {
@@ -44,12 +44,12 @@ shared! {
         number(1).maximum(Some(LIMIT_MAX as usize)).default(Some(json!(LIMIT_DEFAULT))).build());
     if_match => "If-Match", in_header("If-Match",
         "Only at this version: its entity tag, a list of them, or `*` for any as long as the entity exists; else 412.",
-        text().pattern(Some(TAGS_PATTERN)).build(), Some(json!("\"3\"")));
+        entity_tags(), Some(json!("\"3\"")));
     if_none_match => "If-None-Match", in_header("If-None-Match",
         "304 if the version is one of these entity tags, which the client has already.",
-        text().pattern(Some(TAGS_PATTERN)).build(), None);
+        entity_tags(), None);
     if_absent => "If-Absent", in_header("If-None-Match",
-        "`*`: only if the entity does not exist or is deleted; else 412. Not together with `If-Match`.",
+        "`*`: only if the entity does not exist or is deleted; else 412.",
         text().enum_values(Some(["*"])).build(), None);
     idempotency_key => "Idempotency-Key", in_header("Idempotency-Key",
         "Runs the command once, however often it is sent with this key: the first outcome is kept for 24 hours. Without it \
@@ -77,7 +77,7 @@ pub(super) fn text() -> ObjectBuilder {
 }
 
 pub(super) fn number(minimum: usize) -> ObjectBuilder {
-    let format = SchemaFormat::KnownFormat(KnownFormat::Int64);
+    let format = SchemaFormat::Custom("uint64".into());
     ObjectBuilder::new().schema_type(Type::Integer).format(Some(format)).minimum(Some(minimum))
 }
 
@@ -110,6 +110,11 @@ fn of(place: ParameterIn, name: &str, description: impl Into<String>, schema: im
 
 fn name() -> ObjectBuilder {
     text().pattern(Some(NAME_PATTERN))
+}
+
+fn entity_tags() -> Object {
+    let format = SchemaFormat::Custom("entity-tags".into());
+    text().pattern(Some(TAGS_PATTERN)).format(Some(format)).build()
 }
 
 fn consistency_levels() -> Schema {

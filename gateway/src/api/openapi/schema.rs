@@ -53,8 +53,7 @@ struct Event {
     /// Of the entity after the event: 1, 2, 3 … without a gap.
     version: u64,
     /// The kind's name of it.
-    #[schemars(rename = "type")]
-    event_type: String,
+    r#type: String,
     /// RFC 3339 in UTC; strictly increasing.
     #[schemars(extend("format" = "date-time"))]
     time: String,
@@ -70,6 +69,7 @@ struct Kinds {
 
 /// A kind, with a JSON Schema (2020-12) for everything that it takes and gives.
 #[derive(JsonSchema)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the answer")]
 struct Kind {
     kind: String,
     state: JsonSchemaDocument,
