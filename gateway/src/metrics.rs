@@ -12,8 +12,10 @@ use crate::admission::Admission;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     Command,
+    Delete,
     State,
     Events,
+    Listing,
     Kinds,
     /// The description of the API, and the page that shows it.
     Description,
@@ -32,8 +34,16 @@ pub(crate) enum CallResult {
     Unknown,
 }
 
-const ROUTES: [Route; 6] =
-    [Route::Command, Route::State, Route::Events, Route::Kinds, Route::Description, Route::Other];
+const ROUTES: [Route; 8] = [
+    Route::Command,
+    Route::Delete,
+    Route::State,
+    Route::Events,
+    Route::Listing,
+    Route::Kinds,
+    Route::Description,
+    Route::Other,
+];
 const CALL_RESULTS: [(CallResult, &str); 7] = [
     (CallResult::Answered, "answered"),
     (CallResult::Refused, "refused"),
@@ -64,8 +74,10 @@ impl Route {
     pub(crate) fn span(self) -> &'static str {
         match self {
             Self::Command => "POST /v1/entities/{kind}/{id}/{command}",
+            Self::Delete => "DELETE /v1/entities/{kind}/{id}",
             Self::State => "GET /v1/entities/{kind}/{id}",
             Self::Events => "GET /v1/entities/{kind}/{id}/events",
+            Self::Listing => "GET /v1/entities/{kind}",
             Self::Kinds => "GET /v1/kinds",
             Self::Description => "GET /openapi.json",
             Self::Other => "other",
@@ -75,8 +87,10 @@ impl Route {
     fn label(self) -> &'static str {
         match self {
             Self::Command => "command",
+            Self::Delete => "delete",
             Self::State => "state",
             Self::Events => "events",
+            Self::Listing => "listing",
             Self::Kinds => "kinds",
             Self::Description => "description",
             Self::Other => "other",

@@ -46,10 +46,14 @@ impl Table {
         self.map.as_mut().is_some_and(|map| map.learn(owner))
     }
 
+    /// The owner of a shard, as far as it is known.
+    pub(crate) fn owner(&self, shard: ShardId) -> Option<&ShardOwner> {
+        self.map.as_ref()?.owner(shard)
+    }
+
     /// Whether `owner` would be no news.
     pub(crate) fn knows(&self, owner: &ShardOwner) -> bool {
-        let known = self.map.as_ref().and_then(|map| map.owner(owner.shard));
-        known.is_some_and(|known| (known.term, known.index) >= (owner.term, owner.index))
+        self.owner(owner.shard).is_some_and(|known| (known.term, known.index) >= (owner.term, owner.index))
     }
 
     /// How many shards there are, once a node has said so.

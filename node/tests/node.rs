@@ -11,7 +11,9 @@ use berth_node::cluster::membership::Chitchat;
 use berth_node::disk::{DirectoryDisk, Disk, SimulatedDisk};
 use berth_node::entity::Registry;
 use berth_shared::config::ByteSize;
-use berth_shared::message::{Precondition, Response};
+use berth_shared::ids::ShardId;
+use berth_shared::key::EntityKey;
+use berth_shared::message::{Consistency, List, Moment, Precondition, Request, Response};
 use berth_shared::peer::{CallError, NotSent};
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
@@ -70,6 +72,97 @@ async fn a_retry_returns_the_first_outcome_and_changes_nothing_also_after_a_rest
     node.shutdown().await.unwrap();
     let node = start(config(), disk, &seams).await;
     check_retries(&Caller::new(&seams, 64), &first, &deposit, &withdraw).await;
+    node.shutdown().await.unwrap();
+}
+
+/// Counters that the node lists, of all its shards.
+async fn listed(caller: &Caller, prefix: &str, limit: u32) -> (Vec<(String, u64)>, Option<String>) {
+    let shards = (0..64).map(ShardId).collect();
+    let list = List { shards, kind: "counter", prefix, after: "", limit, traceparent: "" };
+    let answer = caller.request(&Request::List(list)).await.unwrap();
+    let Response::Listed(listed) = decode(&answer) else { panic!("{:?}", decode(&answer)) };
+    assert_eq!((listed.not_owned.len(), listed.owners.len()), (0, 0));
+    let entities = listed.entities.iter().map(|entity| (entity.id.to_owned(), entity.version));
+    (entities.collect(), listed.more_after.map(str::to_owned))
+}
+
+async fn past(caller: &Caller, id: &str, moment: Moment) -> Result<(u64, String), Code> {
+    let (shard, consistency) = (EntityKey::new("counter", id).unwrap().shard(64), Consistency::Linearizable);
+    let past = Request::Past { shard, kind: "counter", id, moment, consistency, traceparent: "" };
+    let answer = caller.request(&past).await.unwrap();
+    match decode(&answer) {
+        Response::State { version, state, .. } => Ok((version, String::from_utf8(state.to_vec()).unwrap())),
+        other => Err(refused(&other)),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletions_earlier_states_and_listings_are_the_same_after_a_restart() {
+    let seams = Seams::simulated(8);
+    let disk = Arc::new(SimulatedDisk::new());
+    let node = start(config(), disk.clone(), &seams).await;
+    let caller = Caller::new(&seams, 64);
+    for (id, key) in [("a", "1"), ("b", "2"), ("c", "3"), ("ca", "4"), ("b", "5")] {
+        caller.execute(&Call::new("counter", id, "add", r#"{"by":5}"#, key)).await.unwrap();
+    }
+    let delete = Call::new("counter", "b", "", "", "6");
+    let none = Call { id: "nobody", ..delete.clone() };
+    assert_eq!(refused(&decode(&caller.delete(&none).await.unwrap())), Code::NotFound);
+    let answer = caller.delete(&delete).await.unwrap();
+    let Response::Executed(executed) = decode(&answer) else { panic!("{:?}", decode(&answer)) };
+    assert_eq!((executed.version, executed.reply, executed.replayed), (3, &b"null"[..], false));
+    seams.spawner.sleep(Duration::from_secs(60)).await;
+    // Nothing was written since, so that the shard's time has to pass it first.
+    let lately = seams.clock.wall_micros() - 2_000_000;
+
+    let check = async |caller: &Caller| {
+        let answer = caller.delete(&delete).await.unwrap();
+        let Response::Executed(executed) = decode(&answer) else { panic!("{:?}", decode(&answer)) };
+        assert_eq!((executed.version, executed.replayed), (3, true));
+        assert_eq!(refused(&decode(&caller.read("counter", "b").await.unwrap())), Code::Deleted);
+        let one = r#"{"value":5}"#.to_owned();
+        assert_eq!(past(caller, "b", Moment::Version(1)).await, Ok((1, one.clone())));
+        assert_eq!(past(caller, "b", Moment::Version(2)).await, Ok((2, r#"{"value":10}"#.to_owned())));
+        assert_eq!(past(caller, "b", Moment::Version(3)).await, Err(Code::Deleted));
+        assert_eq!(past(caller, "b", Moment::Version(4)).await, Err(Code::NotFound));
+        assert_eq!(past(caller, "b", Moment::Time(lately)).await, Err(Code::Deleted));
+        assert_eq!(past(caller, "a", Moment::Time(lately)).await, Ok((1, one)));
+        assert_eq!(past(caller, "nobody", Moment::Time(lately)).await, Err(Code::NotFound));
+        let later = Moment::Time(seams.clock.wall_micros() + 60_000_000);
+        assert_eq!(past(caller, "a", later).await, Err(Code::InvalidRequest));
+        let entities = [("a", 1), ("c", 1), ("ca", 1)].map(|(id, version)| (id.to_owned(), version));
+        assert_eq!(listed(caller, "", 10).await, (entities.to_vec(), None));
+        assert_eq!(listed(caller, "", 2).await, (entities[..2].to_vec(), Some("c".to_owned())));
+        assert_eq!(listed(caller, "c", 2).await, (entities[1..].to_vec(), None));
+    };
+    check(&caller).await;
+    node.shutdown().await.unwrap();
+    let node = start(config(), disk, &seams).await;
+    check(&Caller::new(&seams, 64)).await;
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_no_gateway_asks_for_is_refused() {
+    let seams = Seams::simulated(9);
+    let node = start(config(), Arc::new(SimulatedDisk::new()), &seams).await;
+    let caller = Caller::new(&seams, 64);
+    let long = "x".repeat(513);
+    let list = |shards: &[u16], kind, prefix| {
+        let shards = shards.iter().copied().map(ShardId).collect();
+        Request::List(List { shards, kind, prefix, after: "", limit: u32::MAX, traceparent: "" })
+    };
+    for (request, code) in [
+        (list(&[64], "counter", ""), Code::InvalidRequest),
+        (list(&[0; 65], "counter", ""), Code::InvalidRequest),
+        (list(&[0], "counter", "\n"), Code::InvalidRequest),
+        (list(&[0], "counter", &long), Code::InvalidRequest),
+        (list(&[0], "boat", ""), Code::UnknownKind),
+    ] {
+        assert_eq!(refused(&decode(&caller.request(&request).await.unwrap())), code, "{request:?}");
+    }
+    let none = caller.request(&list(&[], "counter", "")).await.unwrap();
+    assert!(matches!(decode(&none), Response::Listed(listed) if listed.entities.is_empty()));
     node.shutdown().await.unwrap();
 }
 

@@ -1,5 +1,6 @@
 //! The name of an entity, what a valid name is, and the shard it hashes to. Pure.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -89,10 +90,25 @@ pub fn check_id(id: &str) -> Result<(), Error> {
     if id == "." || id == ".." {
         return Err(Error::IdDots);
     }
-    if id.chars().any(char::is_control) {
+    check_prefix(id)
+}
+
+/// Whether ids may begin so. Every id may begin with nothing.
+pub fn check_prefix(prefix: &str) -> Result<(), Error> {
+    if prefix.len() > ID_BYTES_MAX {
+        return Err(Error::IdLength);
+    }
+    if prefix.chars().any(char::is_control) {
         return Err(Error::IdControl);
     }
     Ok(())
+}
+
+/// Ordered and hashed like its text.
+impl Borrow<str> for EntityKey {
+    fn borrow(&self) -> &str {
+        &self.text
+    }
 }
 
 impl Hash for EntityKey {
@@ -148,5 +164,10 @@ mod tests {
         assert_eq!(check_id("a\u{0}b"), Err(Error::IdControl));
         assert_eq!(check_id("a\u{85}b"), Err(Error::IdControl));
         assert_eq!(check_id("..."), Ok(()));
+        for prefix in ["", ".", "..", "ü/", &"x".repeat(512)] {
+            assert_eq!(check_prefix(prefix), Ok(()), "{prefix:?}");
+        }
+        assert_eq!(check_prefix(&"x".repeat(513)), Err(Error::IdLength));
+        assert_eq!(check_prefix("a\n"), Err(Error::IdControl));
     }
 }

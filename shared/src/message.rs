@@ -34,6 +34,36 @@ pub enum Request<'a> {
     /// Who leads the shards that this node has replicas of, as far as it knows; answered with [`Response::Owners`]. What a
     /// gateway asks when the owner that it knows does not answer.
     Owners,
+    /// Deletes an entity, by the way of a command, as [`Response::Executed`] or [`Response::Refused`] then tell. Command and
+    /// body are empty.
+    Delete(Execute<'a>),
+    /// An earlier state, at the owner; answered with [`Response::State`].
+    Past { shard: ShardId, kind: &'a str, id: &'a str, moment: Moment, consistency: Consistency, traceparent: &'a str },
+    /// Entities of a kind that exist now; answered with [`Response::Listed`].
+    List(List<'a>),
+}
+
+/// Which of an entity's states is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Moment {
+    /// The state after so many events.
+    Version(Version),
+    /// The state after all events up to this time, microseconds since 1970.
+    Time(u64),
+}
+
+/// The first entities, in the byte order of their ids, over `shards`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List<'a> {
+    pub shards: Vec<ShardId>,
+    pub kind: &'a str,
+    /// What their ids begin with.
+    pub prefix: &'a str,
+    /// They come after this one; empty for the first of all.
+    pub after: &'a str,
+    pub limit: u32,
+    /// W3C trace context, empty when there is none.
+    pub traceparent: &'a str,
 }
 
 /// What a read promises. Both see everything that was acknowledged before the read began.
@@ -123,6 +153,27 @@ pub enum Response<'a> {
     WrongOwner {
         owner: Option<ShardOwner>,
     },
+    Listed(Listed<'a>),
+}
+
+/// What a node says to [`List`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed<'a> {
+    /// Ascending by id; those of every shard that was asked for and is not among `not_owned`.
+    #[serde(borrow)]
+    pub entities: Vec<ListedEntity<'a>>,
+    /// There may be more, all of them after this id, up to which none is missing. It need not be one that is listed.
+    pub more_after: Option<&'a str>,
+    /// Shards that this node does not own, ascending; nothing of theirs is listed.
+    pub not_owned: Vec<ShardId>,
+    /// The owners of those, as far as this node knows them.
+    pub owners: Vec<ShardOwner>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedEntity<'a> {
+    pub id: &'a str,
+    pub version: Version,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

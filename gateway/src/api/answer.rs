@@ -18,6 +18,8 @@ const HEADERS_TYPICAL: usize = 8;
 const OVERHEAD_BYTES: usize = 160;
 /// What an event of a history page has besides its type and data.
 const EVENT_OVERHEAD_BYTES: usize = 100;
+/// What an entity of a listing has besides its id.
+const ENTITY_OVERHEAD_BYTES: usize = 32;
 
 /// `{"kind","id","version","reply"?,"state"?}` with the version as entity tag.
 pub(crate) fn entity(
@@ -45,11 +47,11 @@ pub(crate) fn entity(
     response
 }
 
-/// 304, for a client that has this version already.
-pub(crate) fn not_modified(version: Version, session: Option<HeaderValue>) -> Response<Body> {
+/// 304, for a client that has this version already, or 204, for one that has deleted the entity and so brought it there.
+pub(crate) fn without_body(status: StatusCode, version: Version, session: Option<HeaderValue>) -> Response<Body> {
     let tag = put_entity_tag(&mut BytesMut::with_capacity(24), version);
     let mut response = Response::new(Body::default());
-    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    *response.status_mut() = status;
     response.headers_mut().insert(header::ETAG, tag);
     put_session(response.headers_mut(), session);
     response
@@ -85,6 +87,31 @@ pub(crate) fn events(
     let mut response = json_response(out.freeze());
     put_session(response.headers_mut(), session);
     response
+}
+
+/// `{"kind","entities":[{"id","version"}],"next"}`
+pub(crate) fn listing(kind: &str, entities: &[(String, Version)], next: Option<&str>) -> Response<Body> {
+    let json = entities.iter().map(|(id, _)| id.len() + ENTITY_OVERHEAD_BYTES);
+    let mut out = BytesMut::with_capacity(OVERHEAD_BYTES + next.map_or(0, str::len) + json.sum::<usize>());
+    out.put_slice(b"{\"kind\":\"");
+    out.put_slice(kind.as_bytes());
+    out.put_slice(b"\",\"entities\":[");
+    for (position, (id, version)) in entities.iter().enumerate() {
+        out.put_slice(if position == 0 { b"{\"id\":\"" } else { b",{\"id\":\"" });
+        put_text(&mut out, id);
+        put_number(&mut out, "\",\"version\":", *version);
+        out.put_u8(b'}');
+    }
+    out.put_slice(b"],\"next\":");
+    match next {
+        Some(cursor) => {
+            out.put_u8(b'"');
+            put_text(&mut out, cursor);
+            out.put_slice(b"\"}");
+        }
+        None => out.put_slice(b"null}"),
+    }
+    json_response(out.freeze())
 }
 
 /// An answer of any JSON.

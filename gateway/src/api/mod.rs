@@ -4,9 +4,12 @@
 mod answer;
 mod body;
 mod condition;
+mod cursor;
 mod docs;
 mod header;
+mod listing;
 pub(crate) mod openapi;
+mod past;
 mod path;
 pub(crate) mod problem;
 mod query;
@@ -33,7 +36,7 @@ use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
 use crate::admission::Admission;
-use crate::forward::{Command, Forward, idempotency_key};
+use crate::forward::{Action, Command, Forward, idempotency_key};
 use crate::metrics::{Metrics, Route};
 use crate::nodes::Nodes;
 
@@ -107,8 +110,15 @@ impl<N: Nodes> Api<N> {
                 self.events(&key, parts, traceparent).await
             }
             Resource::Command(key, command) if method == Method::POST && command != EVENTS => {
-                self.command(&key, &command, parts, body, traceparent).await
+                self.command(&key, Action::Run(&command), parts, body, traceparent).await
             }
+            Resource::Entity(key) if method == Method::DELETE => {
+                self.command(&key, Action::Delete, parts, body, traceparent).await
+            }
+            Resource::Entity(key) if reads && past::is_asked_for(parts.uri.query()) => {
+                self.past(&key, parts, traceparent).await
+            }
+            Resource::Listing(kind) if reads => self.listing(&kind, parts, traceparent).await,
             Resource::Entity(key) if reads => self.state(&key, parts, traceparent).await,
             Resource::Kinds if reads => self.kinds(None, parts).await,
             Resource::Kind(kind) if reads => self.kinds(Some(&kind), parts).await,
@@ -117,14 +127,14 @@ impl<N: Nodes> Api<N> {
                 query::none(parts.uri.query())?;
                 Ok(uncached(file.answer()))
             }
-            resource => Err(not_allowed(method, &resource)),
+            resource => Err(not_allowed(&resource)),
         }
     }
 
     async fn command<B>(
         &self,
         key: &EntityKey,
-        command: &str,
+        action: Action<'_>,
         parts: &Parts,
         body: &mut B,
         traceparent: &str,
@@ -143,13 +153,13 @@ impl<N: Nodes> Api<N> {
         }
         // Before the body is read, so that bodies in memory are bounded too.
         let _permit = self.admit()?;
-        let body = self.arguments(body).await?;
+        let body = self.arguments(action, body).await?;
         let made_key = clients_key.is_none();
         let idempotency_key = clients_key
             .unwrap_or_else(|| idempotency_key::make(self.seams.clock.wall_micros(), self.seams.random.next_u128()));
         let command = Command {
             key,
-            name: command,
+            action,
             body: &body,
             precondition,
             // Checked, or made, to be visible ASCII.
@@ -162,7 +172,12 @@ impl<N: Nodes> Api<N> {
         let outcome = self.forward.execute(command, preferences.deadline, |shard, reply| match reply {
             Reply::Executed(executed) => {
                 let session = session.after(cluster(), shard, executed.seen);
-                let mut response = answer::entity(key, executed.version, Some(executed.reply), executed.state, session);
+                let mut response = match action {
+                    Action::Run(_) => {
+                        answer::entity(key, executed.version, Some(executed.reply), executed.state, session)
+                    }
+                    Action::Delete => answer::without_body(StatusCode::NO_CONTENT, executed.version, session),
+                };
                 if executed.replayed {
                     response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
                 }
@@ -196,17 +211,21 @@ impl<N: Nodes> Api<N> {
     }
 
     /// The arguments of a command. Whether they are the kind's, or JSON at all, is checked once, by the node's decoder.
-    async fn arguments<B>(&self, body: &mut B) -> Result<Bytes, Problem>
+    async fn arguments<B>(&self, action: Action<'_>, body: &mut B) -> Result<Bytes, Problem>
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
         let body = self.seams.spawner.timeout(self.body_timeout, body::collect(body)).await;
         let body = body.ok_or_else(Problem::request_timeout)??;
-        if body.is_empty() {
-            return Ok(Bytes::from_static(b"{}"));
+        match action {
+            Action::Delete if body.is_empty() => Ok(body),
+            Action::Delete => Err(Problem::invalid("a deletion has no body")),
+            Action::Run(_) if body.is_empty() => Ok(Bytes::from_static(b"{}")),
+            Action::Run(_) => {
+                body::check_depth(&body)?;
+                Ok(body)
+            }
         }
-        body::check_depth(&body)?;
-        Ok(body)
     }
 
     async fn state(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
@@ -224,7 +243,7 @@ impl<N: Nodes> Api<N> {
                 }
                 let session = session.after(self.forward.nodes().cluster(), shard, seen);
                 if if_none_match.is_some_and(|tags| tags.match_version(version)) {
-                    return Ok(answer::not_modified(version, session));
+                    return Ok(answer::without_body(StatusCode::NOT_MODIFIED, version, session));
                 }
                 Ok(answer::entity(key, version, None, Some(state), session))
             }
@@ -288,12 +307,14 @@ impl<N: Nodes> Api<N> {
 
 fn route(method: &Method, resource: &Resource<'_>) -> Route {
     match resource {
+        Resource::Entity(_) if method == Method::DELETE => Route::Delete,
         Resource::Entity(_) => Route::State,
+        Resource::Listing(_) => Route::Listing,
         Resource::Command(..) if method == Method::POST => Route::Command,
         Resource::Command(_, command) if command == EVENTS => Route::Events,
         Resource::Kinds | Resource::Kind(_) => Route::Kinds,
         Resource::OpenApi | Resource::Docs(_) => Route::Description,
-        Resource::Command(..) | Resource::Listing => Route::Other,
+        Resource::Command(..) => Route::Other,
     }
 }
 
@@ -330,13 +351,8 @@ fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-fn not_allowed(method: &Method, resource: &Resource<'_>) -> Problem {
-    let detail = match resource {
-        Resource::Listing => "listing the entities of a kind is not served yet",
-        Resource::Entity(_) if method == Method::DELETE => "deleting an entity is not served yet",
-        _ => "this method is not allowed here",
-    };
-    Problem::method_not_allowed(resource.allow(), detail)
+fn not_allowed(resource: &Resource<'_>) -> Problem {
+    Problem::method_not_allowed(resource.allow(), "this method is not allowed here")
 }
 
 fn options(resource: &Resource<'_>) -> Response<Body> {

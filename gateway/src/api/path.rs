@@ -12,7 +12,7 @@ use super::problem::Problem;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resource<'a> {
     /// `/v1/entities/{kind}`
-    Listing,
+    Listing(Cow<'a, str>),
     /// `/v1/entities/{kind}/{id}`
     Entity(EntityKey),
     /// `/v1/entities/{kind}/{id}/{command}`; `events` is the entity's history when it is read.
@@ -55,7 +55,7 @@ impl<'a> Resource<'a> {
         let mut segments = rest.splitn(4, '/');
         let kind = parse_kind(segments.next().unwrap_or_default())?;
         let Some(id) = segments.next() else {
-            return Ok(Self::Listing);
+            return Ok(Self::Listing(kind));
         };
         let command = segments.next();
         if segments.next().is_some() || command == Some("") {
@@ -71,10 +71,10 @@ impl<'a> Resource<'a> {
     /// The methods of this resource, as an `Allow` header lists them.
     pub(crate) fn allow(&self) -> &'static str {
         match self {
-            Self::Listing => "OPTIONS",
             Self::Command(_, command) if command == EVENTS => "GET, HEAD, OPTIONS",
             Self::Command(..) => "OPTIONS, POST",
-            Self::Entity(_) | Self::Kinds | Self::Kind(_) | Self::OpenApi | Self::Docs(_) => "GET, HEAD, OPTIONS",
+            Self::Entity(_) => "DELETE, GET, HEAD, OPTIONS",
+            Self::Listing(_) | Self::Kinds | Self::Kind(_) | Self::OpenApi | Self::Docs(_) => "GET, HEAD, OPTIONS",
         }
     }
 }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn each_path_names_one_resource() {
         let parse = |path: &'static str| Resource::parse(path).map_err(|problem| problem.code());
-        assert_eq!(parse("/v1/entities/cart"), Ok(Resource::Listing));
+        assert_eq!(parse("/v1/entities/cart"), Ok(Resource::Listing("cart".into())));
         assert_eq!(parse("/v1/entities/cart/a/add-item"), Ok(Resource::Command(key("cart", "a"), "add-item".into())));
         assert_eq!(parse("/v1/entities/c%61rt/a/%61dd"), Ok(Resource::Command(key("cart", "a"), "add".into())));
         assert_eq!(parse("/v1/kinds"), Ok(Resource::Kinds));

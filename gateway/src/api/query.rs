@@ -42,7 +42,7 @@ pub(crate) fn none(query: Option<&str>) -> Result<(), Problem> {
     parameters(query, []).map(|[]| ())
 }
 
-fn parse_consistency(consistency: Option<&str>) -> Result<Consistency, Problem> {
+pub(super) fn parse_consistency(consistency: Option<&str>) -> Result<Consistency, Problem> {
     match consistency {
         None | Some("linearizable") => Ok(Consistency::Linearizable),
         Some("strict") => Ok(Consistency::Strict),
@@ -55,7 +55,10 @@ fn parse_consistency(consistency: Option<&str>) -> Result<Consistency, Problem> 
 }
 
 /// The decoded values of the parameters `names`, each of which may be given once; any other parameter is an error.
-fn parameters<const N: usize>(query: Option<&str>, names: [&str; N]) -> Result<[Option<String>; N], Problem> {
+pub(super) fn parameters<const N: usize>(
+    query: Option<&str>,
+    names: [&str; N],
+) -> Result<[Option<String>; N], Problem> {
     let mut values = [const { None }; N];
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -72,14 +75,15 @@ fn parameters<const N: usize>(query: Option<&str>, names: [&str; N]) -> Result<[
 
 fn unknown(name: &str) -> Problem {
     match name {
-        "version" | "at" => Problem::invalid(format!("the parameter {name} (earlier states) is not served yet")),
         "wait" => Problem::invalid("the parameter wait (long polls) is not served yet"),
-        "consistency" | "after" | "limit" => Problem::invalid(format!("the parameter {name} does not apply here")),
+        "consistency" | "after" | "limit" | "version" | "at" | "prefix" | "cursor" => {
+            Problem::invalid(format!("the parameter {name} does not apply here"))
+        }
         _ => Problem::invalid("the query has a parameter that is not known"),
     }
 }
 
-fn number(text: &str) -> Option<u64> {
+pub(super) fn number(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
@@ -130,8 +134,7 @@ mod tests {
     #[test]
     fn what_is_not_served_is_refused_by_name() {
         for (query, named) in [
-            ("version=3", "version"),
-            ("at=2026-01-01T00:00:00Z", "at"),
+            ("prefix=a", "the parameter prefix does not apply here"),
             ("consistency=stale", "stale is not served yet; linearizable and strict are"),
             ("consistency=session", "session is not served yet"),
             ("consistency=Strict", "must be linearizable or strict"),

@@ -1,12 +1,15 @@
 //! The contract of the public port, asked through requests, with a script in the place of the nodes.
 
+mod deleting;
 mod description;
+mod listing;
+mod past;
 
 use std::convert::Infallible;
 
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
 use berth_shared::message::{
-    Consistency, Event, Execute, Executed, KeyOrigin, Precondition, Refusal, Request as Question, Seen,
+    Consistency, Event, Execute, Executed, KeyOrigin, Listed, Precondition, Refusal, Request as Question, Seen,
 };
 use berth_shared::peer;
 use berth_shared::seam::BootInstant;
@@ -29,12 +32,16 @@ const ADD: &str = "/v1/entities/counter/alice/add";
 
 /// What a node answers to the n-th question (from 1), in the place of all nodes.
 type Script = Box<dyn Fn(&Question<'_>, usize) -> Result<Bytes, CallError> + Send + Sync>;
+/// The same, with the address of the node that is asked.
+type AddressedScript = Box<dyn Fn(&str, &Question<'_>, usize) -> Result<Bytes, CallError> + Send + Sync>;
 
 struct Scripted {
     table: Mutex<Arc<Table>>,
-    script: Script,
+    script: AddressedScript,
     /// Address and payload of every call.
     asked: Mutex<Vec<(String, Bytes)>>,
+    /// Until when each was waited for.
+    deadlines: Mutex<Vec<BootInstant>>,
     /// How often the map was doubted.
     doubts: std::sync::atomic::AtomicUsize,
 }
@@ -87,16 +94,17 @@ impl Nodes for Scripted {
         &self,
         address: &str,
         payload: Bytes,
-        _deadline: BootInstant,
+        deadline: BootInstant,
         _given_up: impl Future<Output = ()> + Send,
     ) -> Result<Bytes, CallError> {
         let n = {
             let mut asked = self.asked.lock();
             asked.push((address.to_owned(), payload.clone()));
+            self.deadlines.lock().push(deadline);
             asked.len()
         };
         tokio::task::yield_now().await;
-        (self.script)(&peer::decode(&payload).unwrap(), n)
+        (self.script)(address, &peer::decode(&payload).unwrap(), n)
     }
 }
 
@@ -105,10 +113,17 @@ fn owner(shard: u16, node: u64, term: u64) -> ShardOwner {
 }
 
 fn api_with(in_flight_max: usize, script: Script) -> Api<Scripted> {
+    let owners = (0..64).map(|shard| owner(shard, 1, 1)).collect();
+    api_of(in_flight_max, owners, Box::new(move |_, question, n| script(question, n)))
+}
+
+/// A gateway that knows these owners of 64 shards.
+fn api_of(in_flight_max: usize, owners: Vec<ShardOwner>, script: AddressedScript) -> Api<Scripted> {
     let mut table = Table::default();
-    table.learn(64, (0..64).map(|shard| owner(shard, 1, 1)).collect()).unwrap();
+    table.learn(64, owners).unwrap();
     let (asked, doubts) = (Mutex::default(), std::sync::atomic::AtomicUsize::new(0));
-    let nodes = Arc::new(Scripted { table: Mutex::new(Arc::new(table)), script, asked, doubts });
+    let (table, deadlines) = (Mutex::new(Arc::new(table)), Mutex::default());
+    let nodes = Arc::new(Scripted { table, script, asked, deadlines, doubts });
     let seams = Seams::simulated(1);
     let admission = Admission::new(in_flight_max);
     let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission));
@@ -170,6 +185,14 @@ fn content(question: &Question<'_>, _n: usize) -> Result<Bytes, CallError> {
             reply(&Reply::Events { events: vec![event], next: Some(after + 1), seen: SEEN })
         }
         Question::Kinds => reply(&Reply::Kinds { json: br#"[{"kind":"cart"},{"kind":"counter","commands":{}}]"# }),
+        Question::Delete(_) => {
+            let seen = SEEN;
+            reply(&Reply::Executed(Executed { version: 4, reply: b"null", state: None, replayed: false, seen }))
+        }
+        Question::Past { .. } => reply(&Reply::State { version: 2, state: b"{\"value\":4}", seen: SEEN }),
+        Question::List(_) => {
+            reply(&Reply::Listed(Listed { entities: vec![], more_after: None, not_owned: vec![], owners: vec![] }))
+        }
         Question::Report | Question::Owners => unreachable!("nobody asks for this here"),
     }
 }
@@ -404,14 +427,16 @@ async fn head_and_options_are_like_get_without_a_body() {
     assert_eq!(head.header("etag"), get.header("etag"));
     assert_eq!(ask(&api, "HEAD", "/nowhere", &[], "").await.status, 404);
     for (path, allow) in [
-        (ALICE, "GET, HEAD, OPTIONS"),
+        (ALICE, "DELETE, GET, HEAD, OPTIONS"),
+        ("/v1/entities/counter", "GET, HEAD, OPTIONS"),
         (ADD, "OPTIONS, POST"),
         ("/v1/entities/counter/alice/events", "GET, HEAD, OPTIONS"),
         ("/v1/kinds", "GET, HEAD, OPTIONS"),
     ] {
         let options = ask(&api, "OPTIONS", path, &[], "").await;
         assert_eq!((options.status, options.header("allow"), options.body.len()), (204, Some(allow), 0), "{path}");
-        for method in ["PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "BREW"] {
+        let others = ["PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "BREW"].into_iter();
+        for method in others.filter(|method| !allow.contains(method)) {
             let answer = ask(&api, method, path, &[], "").await;
             assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method} {path}");
             assert_eq!(answer.code(), "method-not-allowed");
@@ -426,7 +451,7 @@ async fn what_is_malformed_or_not_served_is_refused_without_asking_a_node() {
     let deep = "[".repeat(65);
     let huge = " ".repeat(1024 * 1024 + 1);
     let wide = "x".repeat(9 * 1024);
-    let cases: [Case<'_>; 30] = [
+    let cases: [Case<'_>; 42] = [
         ("GET", "/", &[], "", 404, "not-found"),
         ("GET", "/v1/entities/counter/alice/add/more", &[], "", 404, "not-found"),
         ("GET", "/v1/entities/Counter/alice", &[], "", 404, "unknown-kind"),
@@ -434,11 +459,23 @@ async fn what_is_malformed_or_not_served_is_refused_without_asking_a_node() {
         ("GET", "/v1/entities/counter/%2e%2e", &[], "", 400, "invalid-request"),
         ("GET", "/v1/entities/counter/a%ff", &[], "", 400, "invalid-request"),
         ("POST", &long, &[], "", 400, "invalid-request"),
-        ("GET", "/v1/entities/counter", &[], "", 405, "method-not-allowed"),
-        ("DELETE", ALICE, &[], "", 405, "method-not-allowed"),
+        ("POST", "/v1/entities/counter", &[], "", 405, "method-not-allowed"),
+        ("DELETE", "/v1/entities/counter", &[], "", 405, "method-not-allowed"),
+        ("DELETE", ADD, &[], "", 405, "method-not-allowed"),
+        ("DELETE", ALICE, &[], "{}", 400, "invalid-request"),
+        ("DELETE", ALICE, &[("if-none-match", "\"1\"")], "", 400, "invalid-request"),
+        ("DELETE", ALICE, &[("idempotency-key", "a b")], "", 400, "invalid-request"),
+        ("DELETE", "/v1/entities/counter/alice?version=1", &[], "", 400, "invalid-request"),
+        ("DELETE", "/v1/entities/counter/%2e", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter?limit=0", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter?cursor=AQAAAABh", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter?prefix=%00", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter", &[("if-match", "*")], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter", &[("accept", "text/html")], "", 406, "not-acceptable"),
         ("POST", ALICE, &[], "", 405, "method-not-allowed"),
         ("GET", ADD, &[], "", 405, "method-not-allowed"),
-        ("GET", "/v1/entities/counter/alice?version=1", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice?version=x", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice?version=1&consistency=stale", &[], "", 400, "invalid-request"),
         ("GET", "/v1/entities/counter/alice?at=2026-01-01T00:00:00Z", &[], "", 400, "invalid-request"),
         ("GET", "/v1/entities/counter/alice?consistency=stale", &[], "", 400, "invalid-request"),
         ("GET", "/v1/entities/counter/alice/events?wait=5", &[], "", 400, "invalid-request"),

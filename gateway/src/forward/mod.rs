@@ -2,6 +2,7 @@
 //! tried again is decided in `verdict`; this is the shell that sends, waits and counts.
 
 pub(crate) mod idempotency_key;
+pub(crate) mod listing;
 mod verdict;
 
 use std::sync::Arc;
@@ -9,12 +10,13 @@ use std::time::Duration;
 
 use berth_shared::ids::{RequestId, ShardId, Version};
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Consistency, Execute, Precondition, Request, Response};
+use berth_shared::message::{Consistency, Execute, Moment, Precondition, Request, Response};
 use berth_shared::peer;
 use berth_shared::problem::Code;
 use berth_shared::seam::{BootInstant, Seams};
 use berth_shared::shard_map::ShardOwner;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::metrics::{CallResult, Metrics};
 use crate::nodes::{CallError, Nodes};
@@ -35,14 +37,24 @@ pub(crate) struct Forward<N> {
     seams: Seams,
     /// How long one attempt may take while there is time for another.
     attempt_timeout: Duration,
+    /// Listings that are put together at the same time.
+    listings: Semaphore,
     metrics: Arc<Metrics>,
+}
+
+/// What is done to an entity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action<'a> {
+    /// One of its kind's commands, by name.
+    Run(&'a str),
+    Delete,
 }
 
 /// A command on its way; see [`Execute`].
 #[derive(Debug)]
 pub(crate) struct Command<'a> {
     pub(crate) key: &'a EntityKey,
-    pub(crate) name: &'a str,
+    pub(crate) action: Action<'a>,
     pub(crate) body: &'a [u8],
     pub(crate) precondition: Precondition,
     pub(crate) idempotency_key: &'a str,
@@ -71,7 +83,7 @@ enum Target<'a> {
 
 impl<N: Nodes> Forward<N> {
     pub(crate) fn new(nodes: Arc<N>, seams: Seams, attempt_timeout: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { nodes, seams, attempt_timeout, metrics }
+        Self { nodes, seams, attempt_timeout, listings: Semaphore::new(listing::LISTINGS_MAX), metrics }
     }
 
     pub(crate) fn nodes(&self) -> &N {
@@ -90,7 +102,10 @@ impl<N: Nodes> Forward<N> {
             shard: ShardId(0),
             kind: command.key.kind(),
             id: command.key.id(),
-            command: command.name,
+            command: match command.action {
+                Action::Run(name) => name,
+                Action::Delete => "",
+            },
             body: command.body,
             precondition: command.precondition,
             principal: "",
@@ -108,7 +123,12 @@ impl<N: Nodes> Forward<N> {
             // attempt, if it is late, does not execute after it.
             execute.attempt = attempt + u32::from(command.key_given);
             // The clone is of a few references and, rarely, a list of versions.
-            peer::encode_with_capacity(&Request::Execute(execute.clone()), capacity).ok()
+            let execute = execute.clone();
+            let request = match command.action {
+                Action::Run(_) => Request::Execute(execute),
+                Action::Delete => Request::Delete(execute),
+            };
+            peer::encode_with_capacity(&request, capacity).ok()
         };
         let fits = |response: &Response<'_>| matches!(response, Response::Executed(_));
         self.attempt(Operation::Command, Target::Owner(command.key), time, encode, fits, deliver).await
@@ -127,6 +147,22 @@ impl<N: Nodes> Forward<N> {
         let encode = |shard, _| peer::encode(&Request::Read { shard, kind, id, consistency, traceparent }).ok();
         let fits = |response: &Response<'_>| matches!(response, Response::State { .. });
         self.attempt(Operation::Read, Target::Owner(key), time, encode, fits, deliver).await
+    }
+
+    /// Reads an earlier state within `time`; `deliver` gets [`Response::State`] or [`Response::Refused`].
+    pub(crate) async fn past<T>(
+        &self,
+        key: &EntityKey,
+        moment: Moment,
+        consistency: Consistency,
+        traceparent: &str,
+        time: Duration,
+        deliver: impl FnOnce(ShardId, Response<'_>) -> T,
+    ) -> Result<T, Code> {
+        let (kind, id) = (key.kind(), key.id());
+        let encode = |shard, _| peer::encode(&Request::Past { shard, kind, id, moment, consistency, traceparent }).ok();
+        let fits = |response: &Response<'_>| matches!(response, Response::State { .. });
+        self.attempt(Operation::LongRead, Target::Owner(key), time, encode, fits, deliver).await
     }
 
     /// Reads a page of the history within `time`; `deliver` gets [`Response::Events`] or [`Response::Refused`].
@@ -173,7 +209,7 @@ impl<N: Nodes> Forward<N> {
         let mut pauses = 0;
         while deadline.since(self.seams.clock.now()) >= ATTEMPT_TIME_MIN {
             attempts += 1;
-            let Call { shard, asked, result } = self.call(target, attempts, deadline, &mut encode).await;
+            let Call { shard, asked, result } = self.call(operation, target, attempts, deadline, &mut encode).await;
             let response = result.as_ref().ok().map(|frame| peer::decode::<Response<'_>>(frame).ok());
             let attempt = match (&response, &result) {
                 (Some(response), _) => self.classify(response.as_ref(), &fits),
@@ -202,6 +238,7 @@ impl<N: Nodes> Forward<N> {
     /// One call: who was asked, and the answer's frame.
     async fn call(
         &self,
+        operation: Operation,
         target: Target<'_>,
         attempt: u32,
         deadline: BootInstant,
@@ -218,22 +255,30 @@ impl<N: Nodes> Forward<N> {
             None => Err(Attempt::NoOwner),
             Some(address) => match encode(shard, attempt) {
                 None => Err(Attempt::NotExecuted),
-                Some(payload) => self.send(target, address, payload, deadline).await,
+                Some(payload) => self.send(target, address, payload, self.attempt_until(operation, deadline)).await,
             },
         };
         Call { shard, asked, result }
     }
 
-    /// Sends a request to `address` and waits for the answer; no longer than an attempt may take, and not after another node
-    /// has become the owner: the one that was asked may be silent for long.
+    /// Until when an attempt that begins now may last.
+    fn attempt_until(&self, operation: Operation, deadline: BootInstant) -> BootInstant {
+        match operation {
+            Operation::Command | Operation::Read => deadline.min(self.seams.clock.now() + self.attempt_timeout),
+            // Another attempt would begin all over again.
+            Operation::LongRead => deadline,
+        }
+    }
+
+    /// Sends a request to `address` and waits for the answer until `until`, and not after another node has become the owner:
+    /// the one that was asked may be silent for long.
     async fn send(
         &self,
         target: Target<'_>,
         address: &str,
         payload: Bytes,
-        deadline: BootInstant,
+        until: BootInstant,
     ) -> Result<Bytes, Attempt> {
-        let until = deadline.min(self.seams.clock.now() + self.attempt_timeout);
         let has_moved = |owner: Option<&ShardOwner>| owner.is_some_and(|owner| owner.address != address);
         let sent = match target {
             Target::Owner(key) => self.nodes.call(address, payload, until, self.nodes.until(key, has_moved)).await,

@@ -12,6 +12,8 @@ pub(crate) enum Operation {
     Command,
     /// May always be tried again.
     Read,
+    /// Likewise; it may take so long that trying again in between would never come to an end.
+    LongRead,
 }
 
 /// What came of one attempt.

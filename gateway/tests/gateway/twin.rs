@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use berth_gateway::{Config, Handle};
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
-use berth_shared::message::{Execute, Executed, Push, Refusal, Request, Response, Seen};
+use berth_shared::message::{Execute, Executed, Listed, Push, Refusal, Request, Response, Seen};
 use berth_shared::peer::{self, Class, Handler, Identity, Incoming, PushSender, Role};
 use berth_shared::problem::Code;
 use berth_shared::report::{Member, NodeReport, NodeState, ReplicaReport};
@@ -266,11 +266,13 @@ impl Handler for Script {
             Does::Abandon => drop(incoming),
             Does::Hang => self.hanging.lock().push(incoming),
             Does::Serve(replicated) => match peer::decode(&incoming.payload).unwrap() {
-                Request::Execute(execute) => incoming.reply.send(replicated.execute(&self.address, &execute)),
+                Request::Execute(execute) | Request::Delete(execute) => {
+                    incoming.reply.send(replicated.execute(&self.address, &execute));
+                }
                 _ => answer(incoming),
             },
             Does::ServeAndHang(replicated) => {
-                if let Request::Execute(execute) = peer::decode(&incoming.payload).unwrap() {
+                if let Request::Execute(execute) | Request::Delete(execute) = peer::decode(&incoming.payload).unwrap() {
                     replicated.execute(&self.address, &execute);
                 }
                 self.hanging.lock().push(incoming);
@@ -333,11 +335,14 @@ fn answer(incoming: Incoming) {
     let seen = Seen { incarnation: 1, index: 1 };
     let request: Request<'_> = peer::decode(&incoming.payload).unwrap();
     let response = match request {
-        Request::Execute(execute) => {
+        Request::Execute(execute) | Request::Delete(execute) => {
             let state = execute.wants_state.then_some(b"{}".as_slice());
             Response::Executed(Executed { version: 1, reply: execute.body, state, replayed: false, seen })
         }
-        Request::Read { .. } => Response::State { version: 1, state: b"{}", seen },
+        Request::Read { .. } | Request::Past { .. } => Response::State { version: 1, state: b"{}", seen },
+        Request::List(_) => {
+            Response::Listed(Listed { entities: vec![], more_after: None, not_owned: vec![], owners: vec![] })
+        }
         Request::Events { .. } => Response::Events { events: vec![], next: None, seen },
         Request::Kinds => Response::Kinds { json: br#"[{"kind":"counter"}]"# },
         Request::Report | Request::Owners => panic!("these are answered before"),

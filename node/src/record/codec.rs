@@ -130,13 +130,7 @@ fn decode_record(input: &mut Bytes) -> Result<Record, Error> {
     let kind = take_u8_sized(input, "a kind")?;
     let id_len = take(input, 2, "an id")?.get_u16_le() as usize;
     let id = take(input, id_len, "an id")?;
-    let status = match take(input, 1, "a status")?.get_u8() {
-        0 => Status::Accepted,
-        1 => Status::Rejected,
-        2 => Status::VersionMismatch,
-        3 => Status::TooLarge,
-        _ => return Err(Error::Field("a status")),
-    };
+    let status = Status::of_number(take(input, 1, "a status")?.get_u8()).ok_or(Error::Field("a status"))?;
     let reply = take_u32_sized(input, "a reply")?;
     let reason = take_u8_sized(input, "a reason")?;
     let event_count = take(input, 2, "an event count")?.get_u16_le();

@@ -100,6 +100,17 @@ pub enum Status {
     VersionMismatch = 2,
     /// State or reply would have become too large.
     TooLarge = 3,
+    /// There is nothing to delete, and never was.
+    NotFound = 4,
+}
+
+impl Status {
+    /// The status that is stored as `number`.
+    pub fn of_number(number: u8) -> Option<Self> {
+        [Self::Accepted, Self::Rejected, Self::VersionMismatch, Self::TooLarge, Self::NotFound]
+            .into_iter()
+            .find(|status| *status as u8 == number)
+    }
 }
 
 /// An event as its kind wrote it. Its version and time follow from its record.
@@ -108,6 +119,21 @@ pub struct EventBody {
     pub event_type: Bytes,
     /// JSON.
     pub data: Bytes,
+}
+
+/// The type of the event that deletes an entity: the state after it is the one before the first event. No kind can have it
+/// for one of its own.
+const TOMBSTONE: &[u8] = b"berth-deleted";
+
+impl EventBody {
+    pub fn tombstone() -> Self {
+        Self { event_type: Bytes::from_static(TOMBSTONE), data: Bytes::from_static(b"{}") }
+    }
+}
+
+/// Whether an event of this type deletes its entity.
+pub fn is_tombstone(event_type: &[u8]) -> bool {
+    event_type == TOMBSTONE
 }
 
 impl Batch {
@@ -154,6 +180,11 @@ impl Record {
     /// The entity's version after this record.
     pub fn version(&self) -> Version {
         self.base_version + self.events.len() as Version
+    }
+
+    /// Whether the entity is deleted after this record; one without events changes nothing.
+    pub fn deletes(&self) -> bool {
+        self.events.last().is_some_and(|event| is_tombstone(&event.event_type))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::record::{Outcome, RequestKey, Status};
 pub struct Command {
     pub key: EntityKey,
     pub kind: Arc<dyn Kind>,
-    pub command: erased::Command,
+    pub action: Action,
     pub precondition: Precondition,
     pub principal: String,
     pub request: RequestKey,
@@ -26,6 +26,18 @@ pub struct Command {
     /// Nobody waits for the answer after this.
     pub deadline: BootInstant,
     pub answer: Answer,
+}
+
+/// What a command asks for.
+#[derive(Debug)]
+pub enum Action {
+    /// One of the kind's own commands.
+    Run(erased::Command),
+    /// A tombstone, unless the entity is deleted already.
+    Delete,
+    /// That the shard's time passes this one, in microseconds since 1970: no event can have it or an earlier one then.
+    /// Nothing of the entity changes.
+    PassTime(u64),
 }
 
 /// Where the answer goes. Dropped without an answer, the other side learns that the outcome is unknown.
@@ -63,6 +75,7 @@ impl Answer {
             Status::Rejected => Code::Rejected,
             Status::VersionMismatch => Code::VersionMismatch,
             Status::TooLarge => Code::TooLarge,
+            Status::NotFound => Code::NotFound,
         };
         let reason = std::str::from_utf8(&outcome.reason).ok().filter(|reason| !reason.is_empty());
         self.send(Response::Refused(Refusal {

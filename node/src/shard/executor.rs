@@ -22,7 +22,7 @@ use berth_shared::telemetry::Histogram;
 
 use crate::record::{Batch, KeyOrigin, Record, Status};
 use crate::shard::Shard;
-use crate::shard::command::Command;
+use crate::shard::command::{Action, Command};
 use crate::shard::decide::{self, View, decide};
 use crate::shard::entities::Resident;
 use crate::shard::group::Group;
@@ -293,6 +293,9 @@ impl Executor {
             Err(detail) => return command.answer.refuse(Code::Unavailable, detail),
         };
         let time_micros = self.next_time();
+        if matches!(command.action, Action::PassTime(passed) if time_micros <= passed) {
+            return command.answer.refuse(Code::InvalidRequest, "the time is not in the past of the entity's shard");
+        }
         let verdict = match decide(&view, &command, time_micros) {
             Ok(verdict) => verdict,
             Err(error) => {
@@ -300,15 +303,18 @@ impl Executor {
                 return command.answer.refuse(Code::Internal, "the entity's code failed; nothing was written");
             }
         };
-        let decide::Verdict { outcome, events, state, json } = verdict;
-        let stored = !events.is_empty() || matches!(command.request.origin, KeyOrigin::Client) || command.attempt > 1;
+        let decide::Verdict { outcome, events, state, deleted, json } = verdict;
+        let stored = !events.is_empty()
+            || matches!(command.request.origin, KeyOrigin::Client)
+            || matches!(command.action, Action::PassTime(_))
+            || command.attempt > 1;
         let version = view.version + events.len() as Version;
         if !stored {
             let decided = Decided { command, outcome, version, json };
             return self.answer_without_record(term, decided);
         }
         let changed = !events.is_empty();
-        let next = View { version, deleted: view.deleted && !changed, state: state.clone(), json: Some(json.clone()) };
+        let next = View { version, deleted, state: state.clone(), json: Some(json.clone()) };
         self.speculation.record(batch, &command, changed.then_some(next));
         draft.bytes += outcome.reply.len() + events.iter().map(|event| event.data.len()).sum::<usize>();
         draft.state_bytes += if changed { json.len() } else { 0 };
@@ -354,7 +360,9 @@ impl Executor {
             return None;
         }
         let now_micros = self.next_time();
-        if let Some(detail) = refused_age(request.origin, now_micros) {
+        // One that only passes time is this node's own, and has no key that anybody could send again.
+        let is_own = matches!(command.action, Action::PassTime(_));
+        if let Some(detail) = refused_age(request.origin, now_micros).filter(|_| !is_own) {
             command.answer.refuse(Code::KeyExpired, detail);
             return None;
         }

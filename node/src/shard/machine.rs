@@ -13,7 +13,7 @@ use berth_shared::key::EntityKey;
 
 use crate::entity::Registry;
 use crate::entity::erased::State;
-use crate::record::{Batch, EventBody, Outcome, Record};
+use crate::record::{Batch, EventBody, Outcome, Record, is_tombstone};
 use crate::shard::entities::{Entities, Resident, Unsnapshotted};
 use crate::shard::window::{RowId, Window, expires_micros, lane_of};
 use crate::store::{
@@ -184,7 +184,7 @@ impl Machine {
         let Some(resident) = self.entities.touch(&record.key, tick) else { return };
         let mut next = Resident {
             version: record.version(),
-            deleted: false,
+            deleted: record.deletes(),
             state: None,
             json: None,
             folded_bytes: resident.json.as_ref().map_or(resident.folded_bytes, Bytes::len),
@@ -285,6 +285,10 @@ pub fn fold(
     let kind = registry.get(key.kind())?;
     let mut state = start;
     for event in events {
+        if is_tombstone(&event.event_type) {
+            state = kind.initial();
+            continue;
+        }
         let evolved = kind.evolve(state, &event);
         state =
             evolved.inspect_err(|error| tracing::error!(kind = key.kind(), %error, "an event is unreadable")).ok()?;

@@ -10,6 +10,7 @@ pub mod hand_off;
 pub mod history;
 pub mod hold;
 pub mod in_flight;
+pub mod listing;
 pub mod machine;
 pub mod reader;
 pub mod residency;
@@ -99,6 +100,11 @@ impl Shard {
         let machine = self.machine();
         let head = machine.head();
         Seen { incarnation: head.incarnation, index: head.applied.map_or(0, |applied| applied.index) }
+    }
+
+    /// The shard's time: no record that is still to be applied has this or an earlier one.
+    pub fn time_micros(&self) -> u64 {
+        self.machine().head().shard_time_micros
     }
 
     /// The entity, if it is in memory.

@@ -7,12 +7,14 @@ use bytes::Bytes;
 
 use berth_shared::ids::{Term, Version};
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Consistency, Seen};
+use berth_shared::message::{Consistency, Moment, Seen};
+use berth_shared::seam::BootInstant;
 
 use crate::entity::Registry;
 use crate::shard::Shard;
 use crate::shard::entities::Resident;
 use crate::shard::group::Group;
+use crate::shard::history::Past;
 use crate::store::{self, EventsPage};
 
 /// Reads one shard.
@@ -44,6 +46,8 @@ pub enum Error {
     Deleted,
     #[error("this node cannot read the entity's history")]
     Unreadable,
+    #[error("the history up to there is too long to be folded within the deadline")]
+    Late,
     #[error(transparent)]
     Store(#[from] store::Error),
 }
@@ -104,6 +108,35 @@ impl Reader {
         let seen = self.shard.seen();
         self.check(warrant)?;
         Ok((page.ok_or(Error::NotFound)?, seen))
+    }
+
+    /// An earlier state. Whoever asks for that at a time sees to it that the shard's time has passed it.
+    pub async fn past(
+        &self,
+        key: &EntityKey,
+        moment: Moment,
+        consistency: Consistency,
+        deadline: BootInstant,
+    ) -> Result<Current, Error> {
+        let warrant = match consistency {
+            Consistency::Linearizable => self.lease()?,
+            Consistency::Strict => self.quorum().await?,
+        };
+        let past = self.shard.past(key, moment, deadline).await?;
+        let seen = self.shard.seen();
+        self.check(warrant)?;
+        match past {
+            Past::State { version, json } => Ok(Current { version, state: json, seen }),
+            Past::NotYet => Err(Error::NotFound),
+            Past::Deleted => Err(Error::Deleted),
+            Past::Unreadable => Err(Error::Unreadable),
+            Past::Late => Err(Error::Late),
+        }
+    }
+
+    /// The term that this node owns the shard in, if it surely does now.
+    pub fn owned_in(&self) -> Option<Term> {
+        self.group.term().filter(|term| self.group.holds_lease(*term))
     }
 
     async fn load(&self, warrant: Warrant, key: &EntityKey) -> Result<Current, Error> {

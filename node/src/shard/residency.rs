@@ -17,12 +17,21 @@ pub struct Residency {
     shards: RwLock<Vec<Weak<Shard>>>,
     /// Reads of the store that run at the same time.
     pub(super) reads: Semaphore,
+    /// Earlier states that are folded at the same time.
+    pub(super) folds: Semaphore,
+    /// Listings that are put together at the same time.
+    pub(super) listings: Semaphore,
     /// One task at a time makes room.
     making_room: Mutex<()>,
 }
 
 /// Reads of the store at the same time, over all shards of the node; more wait.
 const READS_MAX: usize = 16;
+/// Earlier states folded at the same time, over all shards of the node; more wait. Each takes one read of the store after
+/// the other, so that most of those are left to others.
+const FOLDS_MAX: usize = 4;
+/// Listings put together at the same time, which read likewise; more wait.
+const LISTINGS_MAX: usize = 4;
 /// Residents passivated per look at which shard has the oldest.
 const PASSIVATED_AT_ONCE: usize = 16;
 
@@ -35,6 +44,8 @@ impl Residency {
             passivated: AtomicU64::new(0),
             shards: RwLock::default(),
             reads: Semaphore::new(READS_MAX),
+            folds: Semaphore::new(FOLDS_MAX),
+            listings: Semaphore::new(LISTINGS_MAX),
             making_room: Mutex::default(),
         })
     }

@@ -44,7 +44,8 @@ pub(super) struct Layer {
 #[derive(Debug, Default)]
 pub(super) struct ShardLayer {
     pub(super) head: ShardHead,
-    pub(super) entities: HashMap<EntityKey, PendingEntity>,
+    /// Ordered, so that those of a kind that begin alike are found without a look at the others.
+    pub(super) entities: BTreeMap<EntityKey, PendingEntity>,
     pub(super) outcomes: BTreeMap<(Lane, u64), OutcomeRow>,
     pub(super) expired: RowBounds,
 }

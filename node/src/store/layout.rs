@@ -298,13 +298,7 @@ pub(super) fn decode_outcome(key: &[u8], row: &[u8]) -> Result<OutcomeRow, RowEr
     let scope = Scope(fields.array("a scope")?);
     let fingerprint = Fingerprint(fields.array("a fingerprint")?);
     let expires_micros = fields.u64("an expiry")?;
-    let status = match fields.u8("a status")? {
-        0 => Status::Accepted,
-        1 => Status::Rejected,
-        2 => Status::VersionMismatch,
-        3 => Status::TooLarge,
-        _ => return Err(RowError::Field("a status")),
-    };
+    let status = Status::of_number(fields.u8("a status")?).ok_or(RowError::Field("a status"))?;
     let version = fields.u64("a version")?;
     let outcome = Outcome { status, reply: fields.u32_sized("a reply")?, reason: fields.u8_sized("a reason")? };
     fields.end()?;

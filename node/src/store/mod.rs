@@ -124,6 +124,7 @@ mod generation;
 mod generations;
 mod layer;
 mod layout;
+mod list;
 mod model;
 mod queue;
 mod read;
@@ -154,6 +155,7 @@ pub use config::{Config, FatalHandler, JournalFlushed};
 pub use error::Error;
 pub use layer::SequenceError;
 pub use layout::RowError;
+pub use list::{Span, Stretch};
 pub use model::{
     Changes, Checkpointed, EntityChange, EventsPage, HashMark, HashMarks, Lane, Membership, OutcomeIndexRow,
     OutcomeRow, RowBounds, ShardHead, Snapshot, StoredEntity, StoredEvent,

@@ -3,7 +3,9 @@
 pub mod backlog;
 mod from_nodes;
 pub mod hosting;
+mod listing;
 pub mod owners;
+mod past;
 pub mod peers;
 pub mod service;
 pub mod wire;

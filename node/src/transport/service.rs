@@ -31,11 +31,12 @@ use crate::raft::Groups;
 use crate::record::{Fingerprint, RequestKey, Scope};
 use crate::recovery::survey::Holding;
 use crate::report::Reporter;
-use crate::shard::command::{Answer, Command};
+use crate::shard::command::{Action, Answer, Command};
 use crate::shard::reader::{self, Current};
 use crate::transport::backlog::{Backlog, Room};
 use crate::transport::hosting::{Hosted, Hosting};
 use crate::transport::owners::Owners;
+use crate::transport::past::Asked;
 
 /// Events per page, whatever is asked for.
 const EVENTS_MAX: u32 = 1000;
@@ -83,7 +84,8 @@ impl Handler for Service {
         }
         let Incoming { payload, deadline, reply, .. } = incoming;
         match peer::decode::<Request<'_>>(&payload) {
-            Ok(Request::Execute(execute)) => self.execute(&execute, deadline, reply),
+            Ok(Request::Execute(execute)) => self.execute(&execute, false, deadline, reply),
+            Ok(Request::Delete(execute)) => self.execute(&execute, true, deadline, reply),
             Ok(Request::Read { shard, kind, id, consistency, traceparent }) => {
                 let span = self.span("read", traceparent);
                 span.in_scope(|| self.read(shard, kind, id, consistency, reply));
@@ -92,6 +94,15 @@ impl Handler for Service {
                 let span = self.span("events", traceparent);
                 let page = Page { after, limit: limit.clamp(1, EVENTS_MAX) as usize, consistency };
                 span.in_scope(|| self.events(shard, kind, id, page, reply));
+            }
+            Ok(Request::Past { shard, kind, id, moment, consistency, traceparent }) => {
+                let span = self.span("past", traceparent);
+                let asked = Asked { moment, consistency, deadline };
+                span.in_scope(|| self.past(shard, kind, id, asked, reply));
+            }
+            Ok(Request::List(list)) => {
+                let span = self.span("list", list.traceparent);
+                span.in_scope(|| self.list(&list, deadline, reply));
             }
             Ok(Request::Kinds) => send(reply, &Response::Kinds { json: &self.registry.descriptions() }),
             Ok(Request::Report) => send(reply, &Response::Report(Box::new(self.reporter.report()))),
@@ -114,7 +125,7 @@ impl Handler for Service {
 }
 
 impl Service {
-    fn execute(&self, execute: &Execute<'_>, deadline: BootInstant, reply: Reply) {
+    fn execute(&self, execute: &Execute<'_>, deletes: bool, deadline: BootInstant, reply: Reply) {
         let Some((key, hosted)) = self.locate(execute.shard, execute.kind, execute.id) else {
             return self.refuse_unlocated(execute.shard, execute.kind, execute.id, reply);
         };
@@ -124,8 +135,12 @@ impl Service {
         let Some(room) = self.backlog.enter(execute.body.len()) else {
             return refuse(reply, Code::Overloaded, "the node holds as many unanswered commands as it may");
         };
-        let command = match kind.decode(execute.command, execute.body) {
-            Ok(command) => command,
+        // No command has the empty name, so that the fingerprint of a deletion is that of no command either.
+        let decoded =
+            if deletes { Ok(Action::Delete) } else { kind.decode(execute.command, execute.body).map(Action::Run) };
+        let (name, body) = if deletes { ("", &b""[..]) } else { (execute.command, execute.body) };
+        let action = match decoded {
+            Ok(action) => action,
             Err(CommandError::Unknown(detail)) => return refuse(reply, Code::UnknownCommand, &detail),
             Err(CommandError::Invalid { detail, violations }) => {
                 return refuse_body(reply, Code::InvalidRequest, &detail, &violations);
@@ -140,13 +155,13 @@ impl Service {
         }
         let request = RequestKey {
             scope: Scope::new(execute.principal, &key, execute.idempotency_key),
-            fingerprint: Fingerprint::new(execute.command, execute.body, &encode_precondition(&execute.precondition)),
+            fingerprint: Fingerprint::new(name, body, &encode_precondition(&execute.precondition)),
             origin: execute.key_origin,
         };
         let command = Command {
             key,
             kind: kind.clone(),
-            command,
+            action,
             precondition: execute.precondition.clone(),
             principal: execute.principal.to_owned(),
             request,
@@ -241,7 +256,7 @@ impl Service {
     }
 
     /// The entity's key and its shard, if the request is sound and this node hosts the shard.
-    fn locate(&self, shard: ShardId, kind: &str, id: &str) -> Option<(EntityKey, Arc<Hosted>)> {
+    pub(super) fn locate(&self, shard: ShardId, kind: &str, id: &str) -> Option<(EntityKey, Arc<Hosted>)> {
         let key = EntityKey::new(kind, id).ok()?;
         if key.shard(self.hosting.shards()) != shard {
             return None;
@@ -249,7 +264,7 @@ impl Service {
         self.hosting.get(shard).map(|hosted| (key, hosted))
     }
 
-    fn refuse_unlocated(&self, shard: ShardId, kind: &str, id: &str, reply: Reply) {
+    pub(super) fn refuse_unlocated(&self, shard: ShardId, kind: &str, id: &str, reply: Reply) {
         match EntityKey::new(kind, id) {
             Err(error) => refuse(reply, Code::InvalidRequest, &error.to_string()),
             Ok(key) if key.shard(self.hosting.shards()) != shard => {
@@ -273,7 +288,7 @@ fn encode_precondition(precondition: &Precondition) -> Bytes {
     peer::encode(precondition).unwrap_or_default()
 }
 
-fn send_current(owners: &Owners, reply: Reply, shard: ShardId, answer: Result<Current, reader::Error>) {
+pub(super) fn send_current(owners: &Owners, reply: Reply, shard: ShardId, answer: Result<Current, reader::Error>) {
     match answer {
         Ok(current) => {
             let Current { version, state, seen } = current;
@@ -283,10 +298,10 @@ fn send_current(owners: &Owners, reply: Reply, shard: ShardId, answer: Result<Cu
     }
 }
 
-fn refuse_read(owners: &Owners, reply: Reply, shard: ShardId, error: &reader::Error) {
+pub(super) fn refuse_read(owners: &Owners, reply: Reply, shard: ShardId, error: &reader::Error) {
     let code = match error {
         reader::Error::NotOwner => return send(reply, &Response::WrongOwner { owner: elsewhere(owners, shard) }),
-        reader::Error::Unconfirmed => Code::Unavailable,
+        reader::Error::Unconfirmed | reader::Error::Late => Code::Unavailable,
         reader::Error::NotFound => Code::NotFound,
         reader::Error::Deleted => Code::Deleted,
         reader::Error::Unreadable => Code::Internal,
@@ -300,36 +315,46 @@ fn refuse_read(owners: &Owners, reply: Reply, shard: ShardId, error: &reader::Er
 
 /// The owner to send a request on to that this node has refused. Never this node itself, which may own the shard without a
 /// valid lease just now.
-fn elsewhere(owners: &Owners, shard: ShardId) -> Option<ShardOwner> {
+pub(super) fn elsewhere(owners: &Owners, shard: ShardId) -> Option<ShardOwner> {
     owners.owner(shard).filter(|owner| owner.node != owners.node())
 }
 
-fn refuse(reply: Reply, code: Code, detail: &str) {
-    refuse_body(reply, code, detail, &[]);
+pub(super) fn refuse(reply: Reply, code: Code, detail: &str) {
+    send(reply, &refusal(code, detail));
 }
 
 /// Refuses a command for what is wrong in its body.
 fn refuse_body(reply: Reply, code: Code, detail: &str, violations: &[Violation]) {
-    let violations = violations.iter().map(|Violation { pointer, detail }| message::Violation { pointer, detail });
-    let refusal = Refusal {
+    let mut response = refusal(code, detail);
+    if let Response::Refused(refusal) = &mut response {
+        let places = violations.iter().map(|Violation { pointer, detail }| message::Violation { pointer, detail });
+        refusal.violations.extend(places);
+    }
+    send(reply, &response);
+}
+
+pub(super) fn refusal(code: Code, detail: &str) -> Response<'_> {
+    Response::Refused(Refusal {
         code,
         detail,
         reason: None,
         current_version: None,
         replayed: false,
         seen: None,
-        violations: violations.collect(),
-    };
-    send(reply, &Response::Refused(refusal));
+        violations: Vec::new(),
+    })
 }
 
 /// Room for an answer's fields besides its bodies.
 const ANSWER_BYTES: usize = 64;
+/// Room for a listed entity's length and version.
+const LISTED_BYTES: usize = 12;
 
-fn send(reply: Reply, response: &Response<'_>) {
+pub(super) fn send(reply: Reply, response: &Response<'_>) {
     let bodies = match response {
         Response::Executed(executed) => executed.reply.len() + executed.state.map_or(0, <[u8]>::len),
         Response::State { state, .. } => state.len(),
+        Response::Listed(listed) => listed.entities.iter().map(|entity| entity.id.len() + LISTED_BYTES).sum(),
         _ => 256,
     };
     match peer::encode_with_capacity(response, ANSWER_BYTES + bodies) {

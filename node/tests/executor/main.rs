@@ -6,9 +6,12 @@ mod asking;
 #[path = "../support/scripted.rs"]
 mod scripted;
 
+mod deleting;
 mod holds;
 mod limits;
+mod listing;
 mod owners;
+mod past;
 mod pipelining;
 mod reads;
 mod refusals;

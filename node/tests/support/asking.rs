@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use berth_node::entity::erased::Kind;
 use berth_node::record::KeyOrigin;
+use berth_node::shard::command::Action;
 use berth_shared::message::{Precondition, Response};
 use berth_shared::problem::Code;
 use tokio::sync::oneshot;
@@ -52,6 +54,19 @@ impl<'a> Ask<'a> {
     /// Asks for a counter's value by a command that writes no event.
     pub(crate) fn no_op(id: &'a str) -> Self {
         Self::add(id, r#"{"by":0}"#)
+    }
+
+    /// Deletes an entity.
+    pub(crate) fn delete(kind: &'a str, id: &'a str) -> Self {
+        Self::new(kind, id, "", "")
+    }
+
+    /// What the executor is asked for.
+    pub(crate) fn action(&self, kind: &dyn Kind) -> Action {
+        match self.command {
+            "" => Action::Delete,
+            name => Action::Run(kind.decode(name, self.body.as_bytes()).unwrap()),
+        }
     }
 
     /// With a key that the client gave.

@@ -99,9 +99,17 @@ impl Caller {
     }
 
     pub async fn execute(&self, call: &Call<'_>) -> Result<Bytes, CallError> {
-        let shard = EntityKey::new(call.kind, call.id).unwrap().shard(self.shards);
-        self.request(&Request::Execute(Execute {
-            shard,
+        self.request(&Request::Execute(self.execution(call))).await
+    }
+
+    /// Deletes the entity; command and body of the call do not matter.
+    pub async fn delete(&self, call: &Call<'_>) -> Result<Bytes, CallError> {
+        self.request(&Request::Delete(self.execution(call))).await
+    }
+
+    fn execution<'a>(&self, call: &'a Call<'_>) -> Execute<'a> {
+        Execute {
+            shard: EntityKey::new(call.kind, call.id).unwrap().shard(self.shards),
             kind: call.kind,
             id: call.id,
             command: call.command,
@@ -114,8 +122,7 @@ impl Caller {
             attempt: call.attempt,
             wants_state: true,
             traceparent: "",
-        }))
-        .await
+        }
     }
 
     pub async fn read(&self, kind: &str, id: &str) -> Result<Bytes, CallError> {

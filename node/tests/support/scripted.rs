@@ -277,7 +277,7 @@ impl Stage {
         let origin = ask.origin.unwrap_or(if ask.key.is_some() { KeyOrigin::Client } else { made_now });
         let command = Command {
             kind: kind.clone(),
-            command: kind.decode(ask.command, ask.body.as_bytes()).unwrap(),
+            action: ask.action(kind.as_ref()),
             precondition: ask.precondition.clone(),
             principal: String::new(),
             request: RequestKey {

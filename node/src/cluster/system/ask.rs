@@ -16,7 +16,7 @@ use crate::cluster::bootstrap::InitRecord;
 use crate::cluster::plan::Plan;
 use crate::entity::{Entity, Registry};
 use crate::record::{Fingerprint, RequestKey, Scope};
-use crate::shard::command::{Answer, Command};
+use crate::shard::command::{Action, Answer, Command};
 use crate::shard::executor::Mailbox;
 use crate::shard::group::Group;
 
@@ -129,7 +129,7 @@ async fn ask(
             origin: KeyOrigin::Client,
         },
         key,
-        command: kind.decode(name, &body).map_err(|error| unwritable(error.to_string()))?,
+        action: Action::Run(kind.decode(name, &body).map_err(|error| unwritable(error.to_string()))?),
         kind,
         precondition: Precondition::None,
         principal: String::new(),

@@ -4,6 +4,7 @@ mod damage;
 mod deleting;
 mod flushing;
 mod installing;
+mod listing;
 mod model;
 mod reading;
 mod snapshots;

@@ -163,6 +163,22 @@ pub(super) fn check_shard(store: &Store, shard: ShardId, expected: &ModelShard) 
         same(key.as_str(), format!("{history:?}"), format!("{wanted:?}"))?;
     }
 
+    for (kind, prefix, after, rows_max) in [("counter", "", "", 1), ("counter", "a", "a", 2), ("cart", "", "a b", 9)] {
+        let span = Span { kind: kind.to_owned(), prefix: prefix.to_owned() };
+        let (mut listed, mut next) = (Vec::new(), Some(after.to_owned()));
+        while let Some(from) = next {
+            let stretch = store.list(&span, &[(shard, from)], rows_max).map_err(read)?.remove(0);
+            listed.extend(stretch.entities);
+            next = stretch.more_after;
+        }
+        let wanted = expected.entities.iter().filter(|(key, entity)| {
+            !entity.deleted && key.kind() == kind && key.id().starts_with(prefix) && key.id() > after
+        });
+        let wanted: Vec<_> =
+            wanted.map(|(key, entity)| (key.id().to_owned(), entity.events.len() as Version)).collect();
+        same("listing", format!("{listed:?}"), format!("{wanted:?}"))?;
+    }
+
     let rows = outcome_index_checked(store, shard).map_err(read)?;
     same("rows", format!("{rows:?}"), format!("{:?}", expected.outcomes.keys().collect::<Vec<_>>()))?;
     for (lane, row) in Lane::ALL.into_iter().flat_map(|lane| (0..12).map(move |row| (lane, row))) {
