@@ -3,16 +3,18 @@
 //! `gateway/openapi.json` anew.
 
 /// `DELETE` of an entity.
-pub(super) const DELETION: bool = false;
+pub(super) const DELETION: bool = true;
 /// Listing the entities of a kind.
-pub(super) const LISTING: bool = false;
+pub(super) const LISTING: bool = true;
 /// States as of an earlier version or time.
-pub(super) const TIME_TRAVEL: bool = false;
+pub(super) const TIME_TRAVEL: bool = true;
 /// Reads at any replica: `consistency=session` and `stale`.
 pub(super) const REPLICA_READS: bool = false;
 /// History pages that wait for the next event.
 pub(super) const LONG_POLLS: bool = false;
 /// Live history as server-sent events.
 pub(super) const LIVE_HISTORY: bool = false;
+/// `tracestate`, passed on with the trace.
+pub(super) const TRACE_STATE: bool = false;
 /// Credentials, and the refusals for want of them.
 pub(super) const AUTHENTICATION: bool = false;

@@ -64,7 +64,8 @@ fn tag(name: &str, description: &str) -> utoipa::openapi::Tag {
 
 fn components() -> ComponentsBuilder {
     let mut components = ComponentsBuilder::new();
-    for (name, parameter) in parameter::all() {
+    let is_served = |name: &str| contract::TRACE_STATE || name != "tracestate";
+    for (name, parameter) in parameter::all().into_iter().filter(|(name, _)| is_served(name)) {
         components = components.parameter(name, parameter);
     }
     for (name, response) in response::all() {

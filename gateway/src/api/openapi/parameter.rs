@@ -15,6 +15,8 @@ use super::contract;
 pub(super) const NAME_PATTERN: &str = "^[a-z][a-z0-9-]{0,63}$";
 /// No control characters (Unicode's Cc), and neither `.` nor `..`.
 const ID_PATTERN: &str = r"^(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f]+$";
+/// What an id may begin with.
+pub(super) const PREFIX_PATTERN: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 /// `*` or a list of entity tags (RFC 9110, 13.1).
 const TAGS_PATTERN: &str = r#"^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$"#;
 
@@ -68,8 +70,8 @@ shared! {
 }
 
 /// What every operation takes.
-pub(super) fn common() -> [Ref; 2] {
-    [traceparent(), tracestate()]
+pub(super) fn common() -> Vec<Ref> {
+    if contract::TRACE_STATE { vec![traceparent(), tracestate()] } else { vec![traceparent()] }
 }
 
 pub(super) fn text() -> ObjectBuilder {

@@ -112,6 +112,12 @@ pub(super) fn berth_session() -> (&'static str, Header) {
     ("Berth-Session", header("What the client has seen by now, to send along with its next request."))
 }
 
+/// How far behind the answer to `consistency=stale` may be.
+pub(super) fn berth_lag() -> Option<(&'static str, Header)> {
+    let described = header("Of a stale read: by how many milliseconds it may lag behind, or `unknown`.");
+    contract::REPLICA_READS.then_some(("Berth-Lag", described))
+}
+
 pub(super) fn idempotency_key() -> (&'static str, Header) {
     ("Idempotency-Key", header("The key that the gateway made, where the client gave none."))
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::document::compose;
 use super::response::REFUSALS;
+use crate::api::path::Resource;
 use crate::api::problem::status_and_code;
 
 fn lamp() -> Value {
@@ -82,6 +83,21 @@ fn operations_have_names_of_their_own() {
     names.sort_by_key(|name| name.as_str());
     names.dedup();
     assert_eq!((names.len(), all > 10), (all, true));
+}
+
+#[test]
+fn what_is_described_is_what_is_allowed() {
+    let document = document(&lamp());
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let mut methods: Vec<String> = item.as_object().unwrap().keys().map(|name| name.to_uppercase()).collect();
+        methods.push("OPTIONS".into());
+        if item.get("get").is_some() {
+            methods.push("HEAD".into());
+        }
+        methods.sort();
+        let named = path.replace("{kind}", "lamp").replace("{id}", "a").replace("{command}", "dim");
+        assert_eq!(methods.join(", "), Resource::parse(&named).unwrap().allow(), "{path}");
+    }
 }
 
 #[test]

@@ -30,7 +30,12 @@ pub(in super::super) fn of_kind(kind: &str) -> Option<Operation> {
 }
 
 fn operation() -> OperationBuilder {
-    let headers = [response::berth_session(), response::idempotency_key(), response::idempotency_replayed()];
+    let headers = [
+        response::entity_tag(),
+        response::berth_session(),
+        response::idempotency_key(),
+        response::idempotency_replayed(),
+    ];
     let deleted = ResponseBuilder::new().description("It is deleted, now or before.");
     let deleted = headers.into_iter().fold(deleted, |deleted, (name, header)| deleted.header(name, header));
     let operation = OperationBuilder::new()
@@ -40,9 +45,11 @@ fn operation() -> OperationBuilder {
         ))
         .parameter_ref(parameter::idempotency_key())
         .parameter_ref(parameter::if_match())
+        .parameter_ref(parameter::if_absent())
         .parameter_ref(parameter::berth_session())
         .parameter_ref(parameter::prefer_wait())
         .response("204", deleted);
     let operation = parameter::common().into_iter().fold(operation, OperationBuilder::parameter_ref);
-    response::refused(operation, &response::WRITE)
+    // A body is not taken, and may be refused for what it is before that.
+    response::refused(response::refused(operation, &response::WRITE), &response::BODY)
 }

@@ -5,7 +5,7 @@ use utoipa::openapi::path::OperationBuilder;
 use utoipa::openapi::schema::SchemaFormat;
 
 use super::super::document::{ENTITIES, Paths};
-use super::super::parameter::{self, in_query, text};
+use super::super::parameter::{self, PREFIX_PATTERN, in_query, text};
 use super::super::{contract, response};
 use super::get;
 
@@ -15,7 +15,7 @@ pub(super) fn add(paths: Paths) -> Paths {
     }
     let page = response::json("A page of ids in their byte order.", "Listing")
         .header("Link", response::header("`rel=\"next\"`: the next page, if there is one (RFC 8288)."));
-    let prefix = text().max_length(Some(ID_BYTES_MAX)).build();
+    let prefix = text().max_length(Some(ID_BYTES_MAX)).pattern(Some(PREFIX_PATTERN)).build();
     let cursor = text().format(Some(SchemaFormat::Custom("berth-cursor".into()))).build();
     let operation = OperationBuilder::new()
         .tag(ENTITIES)
@@ -27,7 +27,8 @@ pub(super) fn add(paths: Paths) -> Paths {
         .parameter_ref(parameter::kind())
         .parameter(in_query("prefix", "Only ids that begin with this.", prefix))
         .parameter_ref(parameter::limit())
-        .parameter(in_query("cursor", "The `next` of the page before.", cursor))
+        .parameter(in_query("cursor", "The `next` of the page before, which was of the same kind and prefix.", cursor))
+        .parameter_ref(parameter::berth_session())
         .parameter_ref(parameter::prefer_wait())
         .response("200", page);
     let operation = parameter::common().into_iter().fold(operation, OperationBuilder::parameter_ref);

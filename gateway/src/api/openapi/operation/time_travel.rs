@@ -11,14 +11,18 @@ pub(super) fn add(operation: OperationBuilder) -> OperationBuilder {
     if !contract::TIME_TRAVEL {
         return operation;
     }
-    let version = number(1).maximum(Some(usize::MAX)).build();
+    let version = number(0).maximum(Some(usize::MAX)).build();
     let at =
         text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))).examples([json!("2026-01-01T00:00:00Z")]);
-    operation.parameter(in_query("version", "The state at this version. Not together with `at`.", version)).parameter(
-        in_query(
+    operation
+        .parameter(in_query(
+            "version",
+            "The state at this version; 404 where it is not reached yet. Not together with `at`.",
+            version,
+        ))
+        .parameter(in_query(
             "at",
             "The state as of this time (RFC 3339), which must be more than a second ago. Not together with `version`.",
             at.build(),
-        ),
-    )
+        ))
 }
