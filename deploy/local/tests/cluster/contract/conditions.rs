@@ -51,7 +51,16 @@ pub(crate) fn headers() -> Vec<Line> {
         ("POST", add, [("prefer", "wait=0")], "" => 400 "invalid-request", []),
         ("GET", entity, [("prefer", "wait=31")], "" => 400 "invalid-request", []),
         ("GET", entity, [("prefer", "wait=30")], "" => 200 "", []),
+        // What the gateway gives without being asked: a key, under which the command is one, and a token.
+        ("POST", add, [], "" => 200 "", [("/version", "14"), ("idempotency-key", "=key"), ("berth-session", "=session")]),
+        ("POST", add, [("idempotency-key", "{key}")], "" => 200 "", [("/version", "14"), ("idempotency-replayed", "true")]),
+        ("POST", add, [("idempotency-key", "{key}"), JSON], r#"{"by":2}"# => 422 "key-reused", []),
         // Berth-Session
+        ("GET", entity, [("berth-session", "{session}")], "" => 200 "", [("/version", "14"), ("berth-session", "*")]),
+        ("GET", "/v1/entities/counter/headers/events", [("berth-session", "{session}")], "" => 200 "", [("/events/13/version", "14"), ("berth-session", "*")]),
+        ("POST", add, [("berth-session", "{session}")], "" => 200 "", [("/version", "15"), ("berth-session", "*")]),
+        ("GET", entity, [("berth-session", "{session}x")], "" => 400 "invalid-request", []),
+        ("POST", add, [("berth-session", "{session}x")], "" => 400 "invalid-request", []),
         ("GET", entity, [("berth-session", "not a token")], "" => 400 "invalid-request", []),
         // traceparent: the answer is part of the trace.
         ("GET", "/nowhere", [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")], "" => 404 "not-found", [("/traceId", r#""0af7651916cd43dd8448eb211c80319c""#)]),

@@ -12,6 +12,7 @@ pub(crate) fn errors() -> Vec<Line> {
     let deep = |depth: usize| format!("{{\"value\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
     let large = |bytes: usize| format!("{{\"value\":\"{}\"}}", "x".repeat(bytes - 12));
     let put = "/v1/entities/document/errors/put";
+    let member = |name: &str, bytes: usize| format!("{{\"{name}\":\"{}\"}}", "x".repeat(bytes));
     lines![
         // 400
         ("POST", add, [JSON], "{" => 400 "invalid-request", [("/errors", "-")]),
@@ -59,6 +60,9 @@ pub(crate) fn errors() -> Vec<Line> {
         // 413, 431
         ("POST", put, [JSON], large(1024 * 1024 - 24) => 200 "", []),
         ("POST", put, [JSON], large(1024 * 1024 + 1) => 413 "too-large", []),
+        ("POST", "/v1/entities/document/large/put", [JSON], format!("{{\"value\":{}}}", member("a", 1024 * 1024 - 100)) => 200 "", [("/version", "1")]),
+        ("POST", "/v1/entities/document/large/merge", [JSON], format!("{{\"patch\":{}}}", member("b", 200)) => 413 "too-large", []),
+        ("GET", "/v1/entities/document/large/events?after=1", [], "" => 200 "", [("/events", "[]")]),
         ("GET", entity, [("x-long", &"x".repeat(8 * 1024))], "" => 431 "too-large", []),
         // 422 rejected: the kind's own reason, and nothing is written
         ("POST", "/v1/entities/account/errors/withdraw", [JSON], r#"{"amountCents":1}"# => 422 "rejected", [("/reason", r#""not-open""#)]),
