@@ -18,6 +18,7 @@ use crate::admin::{self, Admin};
 use crate::admission::Admission;
 use crate::api::Api;
 use crate::api::streams::Streams;
+use crate::api::openapi::OpenApi;
 use crate::config::Config;
 use crate::forward::Forward;
 use crate::metrics::{Metrics, REFUSALS};
@@ -92,6 +93,7 @@ pub async fn start(
         seams: seams.clone(),
         tracing,
         metrics: metrics.clone(),
+        openapi: OpenApi::default(),
     });
     let answer = move |request: Request<Incoming>| {
         let api = api.clone();

@@ -21,6 +21,8 @@ pub(crate) enum Route {
     Events,
     Listing,
     Kinds,
+    /// The description of the API, and the page that shows it.
+    Description,
     Other,
 }
 
@@ -36,8 +38,16 @@ pub(crate) enum CallResult {
     Unknown,
 }
 
-const ROUTES: [Route; 7] =
-    [Route::Command, Route::Delete, Route::State, Route::Events, Route::Listing, Route::Kinds, Route::Other];
+const ROUTES: [Route; 8] = [
+    Route::Command,
+    Route::Delete,
+    Route::State,
+    Route::Events,
+    Route::Listing,
+    Route::Kinds,
+    Route::Description,
+    Route::Other,
+];
 const CALL_RESULTS: [(CallResult, &str); 7] = [
     (CallResult::Answered, "answered"),
     (CallResult::Refused, "refused"),
@@ -75,6 +85,7 @@ impl Route {
             Self::Events => "GET /v1/entities/{kind}/{id}/events",
             Self::Listing => "GET /v1/entities/{kind}",
             Self::Kinds => "GET /v1/kinds",
+            Self::Description => "GET /openapi.json",
             Self::Other => "other",
         }
     }
@@ -87,6 +98,7 @@ impl Route {
             Self::Events => "events",
             Self::Listing => "listing",
             Self::Kinds => "kinds",
+            Self::Description => "description",
             Self::Other => "other",
         }
     }

@@ -235,6 +235,17 @@ pub struct Refusal<'a> {
     pub replayed: bool,
     /// Set where the refusal is an outcome decided by the entity, and so rests on what the shard has applied.
     pub seen: Option<Seen>,
+    /// Where the body of a command breaks its schema.
+    pub violations: Vec<Violation<'a>>,
+}
+
+/// A place in the body of a command, and what is wrong there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Violation<'a> {
+    /// A JSON Pointer (RFC 6901) into the body.
+    pub pointer: &'a str,
+    /// For people.
+    pub detail: &'a str,
 }
 
 /// What a node tells a connected gateway unasked.

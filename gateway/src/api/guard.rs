@@ -12,8 +12,9 @@ use super::problem::Problem;
 
 /// Who asks. Without a resource, only who it is is asked: they are then told what is wrong with the path.
 pub(super) fn check(guard: &Guard, parts: &Parts, resource: Option<&Resource<'_>>) -> Result<Principal, Problem> {
-    // Browsers ask before they show a credential, and are told nothing but methods.
-    if parts.method == Method::OPTIONS {
+    // Browsers ask before they show a credential, and are told nothing but methods. They cannot show one for a page, and what is on it
+    // is not of this cluster.
+    if parts.method == Method::OPTIONS || matches!(resource, Some(Resource::Docs(_))) {
         return Ok(Principal::nobody());
     }
     let headers = parts.headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
@@ -46,7 +47,7 @@ pub(super) fn check_host(parts: &Parts) -> Result<(), Problem> {
 /// The kind that a resource is of; all together have none.
 fn kind_of<'a>(resource: &'a Resource<'_>) -> Option<&'a str> {
     match resource {
-        Resource::Kinds => None,
+        Resource::Kinds | Resource::OpenApi | Resource::Docs(_) => None,
         Resource::Entity(key) | Resource::Command(key, _) => Some(key.kind()),
         Resource::Listing(kind) | Resource::Kind(kind) => Some(kind),
     }

@@ -21,10 +21,10 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Most bytes of a request's path, query and headers.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
 /// A request's deadline when it names none.
-const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
+pub(crate) const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
 /// The latest deadline that a request may name.
-const DEADLINE_SECONDS_MAX: u64 = 30;
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+pub(crate) const DEADLINE_SECONDS_MAX: u64 = 30;
+pub(crate) const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// The separators of a header line: a colon, a space and the end of the line.
 const LINE_OVERHEAD_BYTES: usize = 4;
 

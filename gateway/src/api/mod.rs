@@ -5,10 +5,12 @@ mod answer;
 mod body;
 mod condition;
 mod cursor;
+mod docs;
 mod guard;
 mod header;
 mod listing;
 mod live;
+pub(crate) mod openapi;
 mod outgoing;
 mod past;
 mod path;
@@ -38,6 +40,7 @@ use tracing::Instrument;
 pub(crate) use self::outgoing::Body;
 
 use self::header::{BERTH_LAG, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
+use self::openapi::OpenApi;
 use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
@@ -60,6 +63,7 @@ pub(crate) struct Api<N> {
     pub(crate) seams: Seams,
     pub(crate) tracing: Tracing,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) openapi: OpenApi,
 }
 
 /// Why node and gateway do not fit; the forwarder has let only fitting answers through.
@@ -118,7 +122,7 @@ impl<N: Nodes> Api<N> {
             Resource::Command(key, command) if reads && command == EVENTS => {
                 self.events(&key, parts, traceparent).await
             }
-            Resource::Command(key, command) if method == Method::POST => {
+            Resource::Command(key, command) if method == Method::POST && command != EVENTS => {
                 self.command(&key, Action::Run(&command), parts, body, principal, traceparent).await
             }
             Resource::Entity(key) if method == Method::DELETE => {
@@ -131,6 +135,11 @@ impl<N: Nodes> Api<N> {
             Resource::Entity(key) if reads => self.state(&key, parts, traceparent).await,
             Resource::Kinds if reads => self.kinds(None, parts).await,
             Resource::Kind(kind) if reads => self.kinds(Some(&kind), parts).await,
+            Resource::OpenApi if reads => self.openapi(parts).await,
+            Resource::Docs(file) if reads => {
+                query::none(parts.uri.query())?;
+                Ok(uncached(file.answer()))
+            }
             resource => Err(not_allowed(&resource)),
         }
     }
@@ -321,6 +330,16 @@ impl<N: Nodes> Api<N> {
         Ok(uncached(response))
     }
 
+    /// The description of this API.
+    async fn openapi(&self, parts: &Parts) -> Result<Response<Body>, Problem> {
+        query::none(parts.uri.query())?;
+        header::check_accept(&parts.headers)?;
+        refuse_conditions(&parts.headers)?;
+        let preferences = Preferences::parse(&parts.headers)?;
+        let _permit = self.admit()?;
+        Ok(uncached(self.openapi.answer(&self.forward, preferences.deadline).await?))
+    }
+
     fn admit(&self) -> Result<crate::admission::Permit, Problem> {
         let overloaded = "this gateway has too many requests in flight; nothing was applied";
         self.admission.enter().ok_or_else(|| Problem::new(Code::Overloaded, overloaded))
@@ -335,6 +354,7 @@ fn route(method: &Method, resource: &Resource<'_>) -> Route {
         Resource::Command(..) if method == Method::POST => Route::Command,
         Resource::Command(_, command) if command == EVENTS => Route::Events,
         Resource::Kinds | Resource::Kind(_) => Route::Kinds,
+        Resource::OpenApi | Resource::Docs(_) => Route::Description,
         Resource::Command(..) => Route::Other,
     }
 }

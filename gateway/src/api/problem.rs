@@ -9,6 +9,7 @@ use berth_shared::message::Refusal;
 use berth_shared::problem::Code;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Body;
@@ -25,6 +26,8 @@ struct Content {
     /// The kind's own code of a rejection.
     reason: Option<Box<str>>,
     current_version: Option<Version>,
+    /// What is wrong in a command's body, and where.
+    errors: Vec<Violation>,
     /// A stored outcome of an earlier request with the same idempotency key.
     replayed: bool,
     session: Option<HeaderValue>,
@@ -100,6 +103,11 @@ impl Problem {
         problem.0.reason = refusal.reason.map(Box::from);
         problem.0.current_version = refusal.current_version;
         problem.0.replayed = refusal.replayed;
+        let errors = refusal
+            .violations
+            .iter()
+            .map(|violation| Violation { pointer: violation.pointer.to_owned(), detail: violation.detail.to_owned() });
+        problem.0.errors = errors.collect();
         problem
     }
 
@@ -123,6 +131,7 @@ impl Problem {
             detail: detail.into(),
             reason: None,
             current_version: None,
+            errors: Vec::new(),
             replayed: false,
             session: None,
             lag: None,
@@ -171,6 +180,7 @@ impl Problem {
             trace_id: format!("{trace_id:032x}"),
             current_version: content.current_version,
             reason: content.reason.as_deref(),
+            errors: &content.errors,
         };
         // A document of text and numbers always serializes; an empty body would still carry the right status.
         let body = serde_json::to_vec(&document).unwrap_or_default();
@@ -236,6 +246,12 @@ impl Kind {
     }
 }
 
+/// How a code that nodes know appears in HTTP, for those who describe it.
+#[cfg(test)]
+pub(crate) fn status_and_code(code: Code) -> (StatusCode, &'static str) {
+    (shared_status_and_title(code).0, code.as_str())
+}
+
 fn shared_status_and_title(code: Code) -> (StatusCode, &'static str) {
     match code {
         Code::InvalidRequest | Code::KeyExpired => (StatusCode::BAD_REQUEST, "Invalid request"),
@@ -255,22 +271,45 @@ fn shared_status_and_title(code: Code) -> (StatusCode, &'static str) {
     }
 }
 
-#[derive(Serialize)]
+/// Why a request was refused (RFC 9457).
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Document<'a> {
+#[schemars(rename = "Problem")]
+pub(crate) struct Document<'a> {
+    /// `urn:berth:problem:` and the code.
     #[serde(rename = "type")]
     problem_type: String,
+    /// The same for every problem with this code.
     title: &'a str,
+    /// The HTTP status.
     status: u16,
+    /// What was wrong with this request, for people.
     detail: &'a str,
     /// The path of the request.
     instance: &'a str,
+    /// What programs go by.
     code: &'a str,
+    /// Of the trace that the request belongs to (W3C trace context).
+    #[schemars(regex(pattern = "^[0-9a-f]{32}$"))]
     trace_id: String,
+    /// With `version-mismatch`: the entity's version.
     #[serde(skip_serializing_if = "Option::is_none")]
     current_version: Option<Version>,
+    /// With `rejected`: the kind's own code.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    /// With `invalid-request`: what in the body breaks the command's schema, at most 16 places.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [Violation],
+}
+
+/// A place in the body, and what is wrong there.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Violation {
+    /// A JSON Pointer (RFC 6901); empty for the body itself.
+    pointer: String,
+    /// For people.
+    detail: String,
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use super::problem::Problem;
 use crate::forward::Page;
 
 /// Events on a history page when the client does not say.
-const LIMIT_DEFAULT: u32 = 100;
+pub(crate) const LIMIT_DEFAULT: u32 = 100;
 /// Most events on a history page.
-const LIMIT_MAX: u32 = 1000;
+pub(crate) const LIMIT_MAX: u32 = 1000;
 /// Bytes of events on a history page, past which it is cut.
 const PAGE_BYTES_MAX: u32 = 1024 * 1024;
 /// Longest wait for the next event.
-const WAIT_SECONDS_MAX: u64 = 30;
+pub(crate) const WAIT_SECONDS_MAX: u64 = 30;
 
 /// The parameters of a history page: `after`, `limit`, `wait` and `consistency`.
 pub(crate) fn page(query: Option<&str>) -> Result<Page, Problem> {

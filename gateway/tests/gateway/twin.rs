@@ -268,8 +268,15 @@ impl Handler for Script {
             }
             Does::Refuse(code) => {
                 let detail = "said the twin";
-                let refusal =
-                    Refusal { code, detail, reason: None, current_version: None, replayed: false, seen: None };
+                let refusal = Refusal {
+                    code,
+                    detail,
+                    reason: None,
+                    current_version: None,
+                    replayed: false,
+                    seen: None,
+                    violations: vec![],
+                };
                 incoming.reply.send(peer::encode(&Response::Refused(refusal)).unwrap());
             }
             Does::Tell(last) => tell(incoming, last),

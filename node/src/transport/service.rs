@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use berth_shared::ids::ShardId;
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Consistency, Execute, Precondition, Refusal, Request, Response};
+use berth_shared::message::{self, Consistency, Execute, Precondition, Refusal, Request, Response};
 use berth_shared::peer::{self, Class, Handler, Identity, Incoming, PushSender, Reply, Role};
 use berth_shared::problem::Code;
 use berth_shared::seam::{BootInstant, Seams};
@@ -26,6 +26,7 @@ use crate::cluster::plans::Plans;
 use crate::cluster::reconcile::Admission;
 use crate::entity::Registry;
 use crate::entity::erased::CommandError;
+use crate::entity::violations::Violation;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::raft::Groups;
@@ -157,7 +158,9 @@ impl Service {
         let action = match decoded {
             Ok(action) => action,
             Err(CommandError::Unknown(detail)) => return refuse(reply, Code::UnknownCommand, &detail),
-            Err(CommandError::Invalid(detail)) => return refuse(reply, Code::InvalidRequest, &detail),
+            Err(CommandError::Invalid { detail, violations }) => {
+                return refuse_body(reply, Code::InvalidRequest, &detail, &violations);
+            }
             Err(CommandError::Failed(error)) => {
                 tracing::error!(kind = execute.kind, %error, "a kind failed to read a command");
                 return refuse(reply, Code::Internal, "the entity's code failed; nothing was written");
@@ -329,8 +332,26 @@ pub(super) fn refuse(reply: Reply, code: Code, detail: &str) {
     send(reply, &refusal(code, detail));
 }
 
+/// Refuses a command for what is wrong in its body.
+fn refuse_body(reply: Reply, code: Code, detail: &str, violations: &[Violation]) {
+    let mut response = refusal(code, detail);
+    if let Response::Refused(refusal) = &mut response {
+        let places = violations.iter().map(|Violation { pointer, detail }| message::Violation { pointer, detail });
+        refusal.violations.extend(places);
+    }
+    send(reply, &response);
+}
+
 pub(super) fn refusal(code: Code, detail: &str) -> Response<'_> {
-    Response::Refused(Refusal { code, detail, reason: None, current_version: None, replayed: false, seen: None })
+    Response::Refused(Refusal {
+        code,
+        detail,
+        reason: None,
+        current_version: None,
+        replayed: false,
+        seen: None,
+        violations: Vec::new(),
+    })
 }
 
 /// Room for an answer's fields besides its bodies.
