@@ -202,9 +202,17 @@ class Cluster:
     def add_node(self):
         """One more node, with an empty disk and an address that none had before. It is not started yet."""
         self.last_number += 1
-        seeds = [node.peer for node in self.nodes if node.is_running() and not node.is_leaving]
-        self.nodes.append(self.node(self.last_number, seeds[: self.shape.nodes]))
+        self.nodes.append(self.node(self.last_number, self.seeds_now()))
         return self.nodes[-1]
+
+    def seeds_now(self):
+        """Some that can be asked for the cluster, as a name of all pods lists them."""
+        return [node.peer for node in self.nodes if node.is_running() and not node.is_leaving][: self.shape.nodes]
+
+    def start_empty(self, node):
+        """A node whose disk is gone, at its old address. Those that it began with may be gone too."""
+        node.settings |= cluster_settings(self.shape, self.seeds_now())
+        node.start()
 
     def forget(self, node):
         """A node that is gone for good; its log is looked at in the end."""
