@@ -180,7 +180,7 @@ impl<N: Nodes> Api<N> {
             // Checked, or made, to be visible ASCII.
             idempotency_key: idempotency_key.to_str().unwrap_or_default(),
             key_given: !made_key,
-            wants_state: !preferences.minimal,
+            wants_state: !preferences.minimal && matches!(action, Action::Run(_)),
             traceparent,
         };
         let cluster = || self.forward.nodes().cluster();
