@@ -98,6 +98,27 @@ async fn long_polls_are_no_requests_in_flight() {
     assert_eq!(metric(&seams, "berth_gateway_streams").await, Some(0.0));
 }
 
+/// Its connection would be held up by what it does not read.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_nothing_loses_its_connection() {
+    let seams = Seams::simulated(3);
+    let (node, _gateway) = node_and_gateway(&seams, Config::default()).await;
+    node.does(Does::Tell(100_000));
+    let mut stream = open_stream(&seams).await;
+    seams.spawner.sleep(Duration::from_secs(25)).await;
+    assert_eq!(metric(&seams, "berth_gateway_http_connections").await, Some(1.0));
+    let fetched = node.asked();
+    assert!(fetched < 20, "{fetched} pages were fetched");
+    seams.spawner.sleep(Duration::from_secs(10)).await;
+    assert_eq!(metric(&seams, "berth_gateway_http_connections").await, Some(0.0));
+    assert_eq!(metric(&seams, "berth_gateway_streams_cut_total").await, Some(1.0));
+    assert_eq!(node.asked(), fetched);
+    let mut text = Vec::new();
+    // Whatever there is to read ends without the end of the answer.
+    let _ = stream.read_to_end(&mut text).await;
+    assert!(!text.ends_with(b"0\r\n\r\n"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_live_history_survives_the_time_out_of_idle_connections_and_ends_with_the_gateway() {
     let seams = Seams::simulated(4);
