@@ -335,7 +335,7 @@ async fn what_was_told_of_a_time_stays_so_at_an_owner_whose_clock_is_behind() {
         behind.store(if place == owner { 0 } else { 25_000_000 }, Ordering::Relaxed);
     }
     let asked_micros = cluster.seams.clock.wall_micros() - 2_000_000;
-    let asked = format!("{path}?at={}", jiff::Timestamp::from_microsecond(asked_micros as i64).unwrap());
+    let asked = format!("{path}?at={}", jiff::Timestamp::from_microsecond(asked_micros.cast_signed()).unwrap());
     let told = cluster.get(&asked).await;
     assert_eq!((told.status, &told.json()["version"]), (200, &json!(1)));
 
