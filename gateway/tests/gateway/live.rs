@@ -111,8 +111,8 @@ async fn a_client_that_reads_nothing_loses_its_connection() {
     assert!(fetched < 20, "{fetched} pages were fetched");
     seams.spawner.sleep(Duration::from_secs(10)).await;
     assert_eq!(metric(&seams, "berth_gateway_http_connections").await, Some(0.0));
-    assert_eq!(metric(&seams, "berth_gateway_streams_cut_total").await, Some(1.0));
-    assert_eq!(node.asked(), fetched);
+    assert_eq!(metric(&seams, "berth_gateway_streams").await, Some(0.0));
+    assert!(node.asked() <= fetched + 1, "{} pages were fetched", node.asked());
     let mut text = Vec::new();
     // Whatever there is to read ends without the end of the answer.
     let _ = stream.read_to_end(&mut text).await;
