@@ -128,8 +128,9 @@ impl Problem {
     pub(crate) fn leaves_unknown(&self) -> bool {
         match &self.code {
             Code::UnknownOutcome => true,
-            // Whoever is on the way promises nothing.
-            Code::Other(_) => self.status >= 500,
+            // Only Berth's own code promises that nothing was applied, whatever the status. A proxy that gives up on a gateway says
+            // the same 503 as one that never reached it. What is left are redirects and refusals before anything is passed on.
+            Code::Other(_) => self.status >= 500 || matches!(self.status, 408 | 409 | 425 | 429),
             _ => false,
         }
     }

@@ -157,6 +157,36 @@ async fn not_applied_is_said_only_when_no_attempt_can_have_been() {
     assert_eq!(error.idempotency_key(), Some(script.header(1, "idempotency-key").as_str()));
 }
 
+/// A proxy says the same whether the gateway had the command already or not.
+#[tokio::test(start_paused = true)]
+async fn a_status_promises_that_nothing_was_applied_only_with_the_code_of_a_gateway() {
+    const ENVOY: &str =
+        "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
+    let of_a_proxy = |status, form| match form {
+        0 => answer(status, &[("content-type", "text/plain"), ("server", "envoy")], ENVOY),
+        1 => answer(status, &[("content-type", "application/json")], r#"{"code":"unavailable"}"#),
+        2 => problem(status, r#"{"type":"about:blank","title":"Service Unavailable"}"#),
+        _ => problem(status, r#"{"code":"of-somebody-else"}"#),
+    };
+    let execute = |script: &Scripted| {
+        script.build(Client::builder("http://a").attempts_max(2)).entity("counter", "x").execute("add", ())
+    };
+    for (status, code) in [(503, "unavailable"), (429, "overloaded"), (409, "in-progress")] {
+        for form in 0..4 {
+            let script = Scripted::new(move |_, _| of_a_proxy(status, form));
+            let error = execute(&script).await.unwrap_err();
+            assert_eq!(error.idempotency_key(), Some(script.header(1, "idempotency-key").as_str()), "{status} {form}");
+            // What the gateway says then holds for the second attempt alone.
+            let script = Scripted::new(move |n, _| if n == 1 { of_a_proxy(status, form) } else { unavailable() });
+            assert!(execute(&script).await.unwrap_err().idempotency_key().is_some(), "{status} {form}");
+        }
+        let body: &'static str = format!("{{\"code\":\"{code}\"}}").leak();
+        let script = Scripted::new(move |_, _| problem(status, body));
+        let error = execute(&script).await.unwrap_err();
+        assert_eq!((error.idempotency_key(), error.code().map(Code::as_str)), (None, Some(code)));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_asked_is_not_sent() {
     let script = Scripted::new(|_, _| done());
