@@ -29,7 +29,7 @@ use berth_shared::key::EntityKey;
 use berth_shared::message::Response as Reply;
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
-use berth_shared::telemetry::{Role, Tracing};
+use berth_shared::telemetry::{Role, TraceContext, Tracing};
 use bytes::Bytes;
 use http::header::{self as names, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -78,13 +78,16 @@ impl<N: Nodes> Api<N> {
         let (parts, mut body) = request.into_parts();
         let resource = Resource::parse(parts.uri.path());
         let route = resource.as_ref().map_or(Route::Other, |resource| route(&parts.method, resource));
-        let received = header::traceparent(&parts.headers);
+        let state = header::tracestate(&parts.headers);
+        let received = header::trace_context(&parts.headers, &state);
         let trace = self.tracing.request(route.span(), Role::Server, received, &*self.seams.random);
+        let traceparent = trace.traceparent.text();
+        let passed_on = TraceContext::text_with(&traceparent, received.map_or("", |received| received.state));
         let served = async {
             header::check_size(&parts.uri, &parts.headers)?;
             guard::check_host(&parts)?;
             let principal = guard::check(&self.guard, &parts, resource.as_ref().ok())?;
-            self.serve(resource?, &parts, &mut body, &principal, trace.traceparent.text().as_str()).await
+            self.serve(resource?, &parts, &mut body, &principal, &passed_on).await
         };
         let mut response = match served.instrument(trace.span).await {
             Ok(response) => response,

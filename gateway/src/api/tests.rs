@@ -218,9 +218,13 @@ fn content(question: &Question<'_>, _n: usize) -> Result<Bytes, CallError> {
             reply(&Reply::Executed(Executed { version: 4, reply: b"null", state: None, replayed: false, seen }))
         }
         Question::Past { .. } => reply(&Reply::State { version: 2, state: b"{\"value\":4}", seen: SEEN }),
-        Question::List(_) => {
-            reply(&Reply::Listed(Listed { entities: vec![], more_after: None, not_owned: vec![], owners: vec![] }))
-        }
+        Question::List(_) => reply(&Reply::Listed(Listed {
+            entities: vec![],
+            more_after: None,
+            not_owned: vec![],
+            owners: vec![],
+            seen: vec![],
+        })),
         Question::Report | Question::Owners => unreachable!("nobody asks for this here"),
     }
 }

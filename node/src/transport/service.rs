@@ -12,7 +12,7 @@ use berth_shared::peer::{self, Class, Handler, Identity, Incoming, PushSender, R
 use berth_shared::problem::Code;
 use berth_shared::seam::{BootInstant, Seams};
 use berth_shared::shard_map::ShardOwner;
-use berth_shared::telemetry::{self, Traceparent, Tracing};
+use berth_shared::telemetry::{self, TraceContext, Tracing};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -217,7 +217,7 @@ impl Service {
         if !self.tracing.exports() {
             return Span::none();
         }
-        let received = Traceparent::parse(traceparent);
+        let received = TraceContext::parse(traceparent);
         self.tracing.request(name, telemetry::Role::Server, received, &*self.seams.random).span
     }
 

@@ -8,7 +8,6 @@ use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{ContentBuilder, Header, Ref, Schema};
 
-use super::contract;
 use super::parameter::{number, text};
 
 /// One way to be refused.
@@ -64,8 +63,7 @@ pub(super) const BODY: [u16; 3] = [408, 413, 415];
 
 /// Adds what any request may be refused with, and `more`.
 pub(super) fn refused(operation: OperationBuilder, more: &[u16]) -> OperationBuilder {
-    let served = |status: &&u16| contract::AUTHENTICATION || !matches!(status, 401 | 403);
-    ANY.iter().filter(served).chain(more).fold(operation, |operation, status| {
+    ANY.iter().chain(more).fold(operation, |operation, status| {
         operation.response(status.to_string(), Ref::from_response_name(name(*status)))
     })
 }
@@ -113,9 +111,8 @@ pub(super) fn berth_session() -> (&'static str, Header) {
 }
 
 /// How far behind the answer to `consistency=stale` may be.
-pub(super) fn berth_lag() -> Option<(&'static str, Header)> {
-    let described = header("Of a stale read: by how many milliseconds it may lag behind, or `unknown`.");
-    contract::REPLICA_READS.then_some(("Berth-Lag", described))
+pub(super) fn berth_lag() -> (&'static str, Header) {
+    ("Berth-Lag", header("Of a stale read: by how many milliseconds it may lag behind, or `unknown`."))
 }
 
 pub(super) fn idempotency_key() -> (&'static str, Header) {
