@@ -5,6 +5,7 @@
 pub mod cause;
 pub mod cluster_view;
 pub mod config;
+pub mod entity_places;
 pub mod ids;
 pub mod key;
 pub mod message;

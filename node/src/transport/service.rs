@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use berth_shared::entity_places::{EntityPlace, EntityPlaces};
 use berth_shared::ids::{ShardId, Version};
 use berth_shared::key::EntityKey;
 use berth_shared::message::{Consistency, Event, Execute, Precondition, Refusal, Request, Response};
@@ -51,6 +52,8 @@ pub struct Service {
     pub journal: Journal,
     /// Bounds the memory of commands that are not answered yet.
     pub backlog: Backlog,
+    /// Bounds the commands of one entity that are not answered yet.
+    pub places: EntityPlaces,
     pub reporter: Arc<Reporter>,
     /// The groups that other nodes have messages for.
     pub groups: Groups,
@@ -87,11 +90,11 @@ impl Handler for Service {
             Ok(Request::Delete(execute)) => self.execute(&execute, true, deadline, reply),
             Ok(Request::Read { shard, kind, id, consistency, traceparent }) => {
                 let span = self.span("read", traceparent);
-                span.in_scope(|| self.read(shard, kind, id, consistency, reply));
+                span.in_scope(|| self.read(shard, kind, id, consistency, deadline, reply));
             }
             Ok(Request::Events { shard, kind, id, after, limit, consistency, traceparent }) => {
                 let span = self.span("events", traceparent);
-                let page = Page { after, limit: limit.clamp(1, EVENTS_MAX) as usize, consistency };
+                let page = Page { after, limit: limit.clamp(1, EVENTS_MAX) as usize, consistency, deadline };
                 span.in_scope(|| self.events(shard, kind, id, page, reply));
             }
             Ok(Request::Past { shard, kind, id, moment, consistency, traceparent }) => {
@@ -134,6 +137,9 @@ impl Service {
         let Some(room) = self.backlog.enter(execute.body.len()) else {
             return refuse(reply, Code::Overloaded, "the node holds as many unanswered commands as it may");
         };
+        let Some(place) = self.places.enter(&key) else {
+            return refuse(reply, Code::Overloaded, "too many commands wait for this entity");
+        };
         // No command has the empty name, so that the fingerprint of a deletion is that of no command either.
         let decoded =
             if deletes { Ok(Action::Delete) } else { kind.decode(execute.command, execute.body).map(Action::Run) };
@@ -166,7 +172,7 @@ impl Service {
             attempt: execute.attempt,
             wants_state: execute.wants_state,
             deadline,
-            answer: self.answer(execute.shard, execute.traceparent, room, reply),
+            answer: self.answer(execute.shard, execute.traceparent, (room, place), reply),
         };
         match hosted.mailbox.try_send(command) {
             Ok(()) => self.metrics.commands.increment(),
@@ -178,8 +184,9 @@ impl Service {
         }
     }
 
-    /// Sends the answer back, inside a span of its own when traces are exported.
-    fn answer(&self, shard: ShardId, traceparent: &str, room: Room, reply: Reply) -> Answer {
+    /// Sends the answer back, inside a span of its own when traces are exported. What the command has taken is given back
+    /// with it, or when the command is dropped.
+    fn answer(&self, shard: ShardId, traceparent: &str, taken: (Room, EntityPlace), reply: Reply) -> Answer {
         let (span, owners) = (self.span("execute", traceparent), self.owners.clone());
         Answer::new(move |response| {
             span.in_scope(|| match response {
@@ -189,7 +196,7 @@ impl Service {
                 }
                 response => send(reply, &response),
             });
-            drop(room);
+            drop(taken);
         })
     }
 
@@ -202,7 +209,15 @@ impl Service {
         self.tracing.request(name, telemetry::Role::Server, received, &*self.seams.random).span
     }
 
-    fn read(&self, shard: ShardId, kind: &str, id: &str, consistency: Consistency, reply: Reply) {
+    fn read(
+        &self,
+        shard: ShardId,
+        kind: &str,
+        id: &str,
+        consistency: Consistency,
+        deadline: BootInstant,
+        reply: Reply,
+    ) {
         let Some((key, hosted)) = self.locate(shard, kind, id) else {
             return self.refuse_unlocated(shard, kind, id, reply);
         };
@@ -223,7 +238,7 @@ impl Service {
             };
             send_current(&owners, reply, shard, answer);
         };
-        self.seams.spawner.spawn(read.in_current_span());
+        self.spawn_until(deadline, read);
     }
 
     fn events(&self, shard: ShardId, kind: &str, id: &str, page: Page, reply: Reply) {
@@ -249,7 +264,14 @@ impl Service {
                 }
             }
         };
-        self.seams.spawner.spawn(read.in_current_span());
+        self.spawn_until(page.deadline, read);
+    }
+
+    /// Runs a read in a task of its own, until nobody waits for it any more: what still waits for its turn then is not begun.
+    fn spawn_until(&self, deadline: BootInstant, read: impl Future<Output = ()> + Send + 'static) {
+        let Seams { clock, spawner, .. } = &self.seams;
+        let (left, spawner) = (deadline.since(clock.now()), *spawner);
+        spawner.spawn(async move { spawner.timeout(left, read).await }.in_current_span());
     }
 
     /// The entity's key and its shard, if the request is sound and this node hosts the shard.
@@ -278,6 +300,7 @@ struct Page {
     after: Version,
     limit: usize,
     consistency: Consistency,
+    deadline: BootInstant,
 }
 
 fn encode_precondition(precondition: &Precondition) -> Bytes {
