@@ -11,9 +11,10 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use crate::admin::{self, Admin};
-use crate::admission::Admission;
+use crate::admission::{self, Admission};
 use crate::api::Api;
 use crate::config::Config;
+use crate::edge::Edge;
 use crate::forward::Forward;
 use crate::metrics::Metrics;
 use crate::nodes::{self, Connections};
@@ -56,7 +57,7 @@ pub async fn start(
     let public = listen(&config.listen, &seams).await?;
     let admin = listen(&config.admin_listen, &seams).await?;
 
-    let admission = Admission::new(config.in_flight_max);
+    let admission = Admission::new(admission_config(&config));
     let metrics = Arc::new(Metrics::new(metrics, &admission));
     let connections = Connections::start(nodes_config(&config), seams.clone(), metrics.clone());
     let readiness = Readiness::new(connections.routable());
@@ -64,16 +65,18 @@ pub async fn start(
 
     let attempt_timeout = config.attempt_timeout.0;
     let api = Arc::new(Api {
-        forward: Forward::new(connections.clone(), seams.clone(), attempt_timeout, metrics.clone()),
+        forward: Forward::new(connections.clone(), seams.clone(), attempt_timeout, metrics.clone(), admission.clone()),
         admission,
+        rates: config.rate_limit.rates(),
         body_timeout: config.body_timeout.0,
         seams: seams.clone(),
         tracing,
         metrics: metrics.clone(),
     });
+    let edge = Arc::new(Edge::new(&config.cors_origins));
     let answer = move |request: Request<Incoming>| {
-        let api = api.clone();
-        async move { api.answer(request).await }
+        let (edge, api) = (edge.clone(), api.clone());
+        async move { edge.answer(request, |request| api.answer(request)).await }
     };
     let admin_registry = metrics.registry().clone();
     let router = admin::router(Admin {
@@ -136,6 +139,15 @@ impl Handle {
 async fn listen(address: &str, seams: &Seams) -> Result<Box<dyn berth_shared::seam::network::Listener>, Error> {
     let listener = seams.network.listen(address).await;
     listener.map_err(|source| Error::Listen { address: address.to_owned(), source })
+}
+
+fn admission_config(config: &Config) -> admission::Config {
+    admission::Config {
+        in_flight_min: config.in_flight_min,
+        in_flight_max: config.in_flight_max,
+        in_flight_per_entity_max: config.in_flight_per_entity_max,
+        latency_target: config.latency_target.0,
+    }
 }
 
 fn nodes_config(config: &Config) -> nodes::Config {

@@ -5,7 +5,7 @@ mod answer;
 mod body;
 mod condition;
 mod cursor;
-mod header;
+pub(crate) mod header;
 mod listing;
 mod past;
 mod path;
@@ -32,7 +32,8 @@ use self::header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Pr
 use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
-use crate::admission::Admission;
+use crate::admission::rate::{Quota, Rates};
+use crate::admission::{Admission, Full, Permit};
 use crate::forward::{Action, Command, Forward, idempotency_key};
 use crate::metrics::{Metrics, Route};
 use crate::nodes::Nodes;
@@ -45,12 +46,17 @@ pub(crate) type Body = http_body_util::Full<Bytes>;
 pub(crate) struct Api<N> {
     pub(crate) forward: Forward<N>,
     pub(crate) admission: Admission,
+    /// What each caller may do, where that is bounded.
+    pub(crate) rates: Option<Rates>,
     /// How long a body may take to arrive.
     pub(crate) body_timeout: Duration,
     pub(crate) seams: Seams,
     pub(crate) tracing: Tracing,
     pub(crate) metrics: Arc<Metrics>,
 }
+
+/// The caller of every request: nobody is asked for a credential.
+const ANONYMOUS: &str = "";
 
 /// Why node and gateway do not fit; the forwarder has let only fitting answers through.
 const UNFITTING: &str = "a node gave an answer that does not fit the question";
@@ -66,14 +72,20 @@ impl<N: Nodes> Api<N> {
         let route = resource.as_ref().map_or(Route::Other, |resource| route(&parts.method, resource));
         let received = header::traceparent(&parts.headers);
         let trace = self.tracing.request(route.span(), Role::Server, received, &*self.seams.random);
+        let mut quota = None;
         let served = async {
             header::check_size(&parts.uri, &parts.headers)?;
+            quota = self.rates.as_ref().map(|rates| rates.spend(ANONYMOUS, started));
+            quota.and_then(Quota::exceeded).map_or(Ok(()), |seconds| Err(Problem::quota_exceeded(seconds)))?;
             self.serve(resource?, &parts, &mut body, trace.traceparent.text().as_str()).await
         };
         let mut response = match served.instrument(trace.span).await {
             Ok(response) => response,
             Err(problem) => problem.into_response(parts.uri.path(), trace.traceparent.trace_id()),
         };
+        if let (Some(rates), Some(quota)) = (&self.rates, quota) {
+            rates.show(quota, response.headers_mut());
+        }
         if parts.method == Method::HEAD {
             strip_body(&mut response);
         }
@@ -133,6 +145,7 @@ impl<N: Nodes> Api<N> {
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
+        let began = self.seams.clock.now();
         query::none(parts.uri.query())?;
         header::check_accept(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
@@ -143,8 +156,8 @@ impl<N: Nodes> Api<N> {
             header::check_content(&parts.headers)?;
         }
         // Before the body is read, so that bodies in memory are bounded too.
-        let _permit = self.admit()?;
-        let body = self.arguments(action, body).await?;
+        let _permit = self.admit_for(key)?;
+        let body = self.arguments(action, body, preferences.deadline).await?;
         let made_key = clients_key.is_none();
         let idempotency_key = clients_key
             .unwrap_or_else(|| idempotency_key::make(self.seams.clock.wall_micros(), self.seams.random.next_u128()));
@@ -160,7 +173,9 @@ impl<N: Nodes> Api<N> {
             traceparent,
         };
         let cluster = || self.forward.nodes().cluster();
-        let outcome = self.forward.execute(command, preferences.deadline, |shard, reply| match reply {
+        // The client's patience does not begin anew when its body has arrived.
+        let left = preferences.deadline.saturating_sub(self.seams.clock.now().since(began));
+        let outcome = self.forward.execute(command, left, |shard, reply| match reply {
             Reply::Executed(executed) => {
                 let session = session.after(cluster(), shard, executed.seen);
                 let mut response = match action {
@@ -202,11 +217,11 @@ impl<N: Nodes> Api<N> {
     }
 
     /// The arguments of a command. Whether they are the kind's, or JSON at all, is checked once, by the node's decoder.
-    async fn arguments<B>(&self, action: Action<'_>, body: &mut B) -> Result<Bytes, Problem>
+    async fn arguments<B>(&self, action: Action<'_>, body: &mut B, left: Duration) -> Result<Bytes, Problem>
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
-        let body = self.seams.spawner.timeout(self.body_timeout, body::collect(body)).await;
+        let body = self.seams.spawner.timeout(self.body_timeout.min(left), body::collect(body)).await;
         let body = body.ok_or_else(Problem::request_timeout)??;
         match action {
             Action::Delete if body.is_empty() => Ok(body),
@@ -226,7 +241,7 @@ impl<N: Nodes> Api<N> {
         let if_match = condition::entity_tags(&parts.headers, &names::IF_MATCH)?;
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
-        let _permit = self.admit()?;
+        let _permit = self.admit_for(key)?;
         let read = self.forward.read(key, consistency, traceparent, preferences.deadline, |shard, reply| match reply {
             Reply::State { version, state, seen } => {
                 if if_match.is_some_and(|tags| !tags.match_version(version)) {
@@ -250,7 +265,7 @@ impl<N: Nodes> Api<N> {
         refuse_conditions(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         let session = Session::parse(&parts.headers)?;
-        let _permit = self.admit()?;
+        let _permit = self.admit_for(key)?;
         let read = self.forward.events(key, page, traceparent, preferences.deadline, |shard, reply| match reply {
             Reply::Events { events, next, seen } => {
                 let session = session.after(self.forward.nodes().cluster(), shard, seen);
@@ -280,9 +295,17 @@ impl<N: Nodes> Api<N> {
         Ok(uncached(response))
     }
 
-    fn admit(&self) -> Result<crate::admission::Permit, Problem> {
-        let overloaded = "this gateway has too many requests in flight; nothing was applied";
-        self.admission.enter().ok_or_else(|| Problem::new(Code::Overloaded, overloaded))
+    fn admit(&self) -> Result<Permit, Problem> {
+        self.admission.enter().map_err(|full| self.refuse_full(full))
+    }
+
+    fn admit_for(&self, key: &EntityKey) -> Result<Permit, Problem> {
+        self.admission.enter_for(key).map_err(|full| self.refuse_full(full))
+    }
+
+    fn refuse_full(&self, full: Full) -> Problem {
+        self.metrics.count_full(full);
+        Problem::full(full)
     }
 }
 

@@ -35,7 +35,7 @@ impl<N: Nodes> Api<N> {
         let if_match = condition::entity_tags(&parts.headers, &names::IF_MATCH)?;
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
-        let _permit = self.admit()?;
+        let _permit = self.admit_for(key)?;
         let deliver = |shard, reply: Reply<'_>| match reply {
             Reply::State { version, state, seen } => {
                 if if_match.is_some_and(|tags| !tags.match_version(version)) {

@@ -1,5 +1,6 @@
 //! The contract of the public port, asked through requests, with a script in the place of the nodes.
 
+mod admission;
 mod deleting;
 mod listing;
 mod past;
@@ -21,6 +22,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::admission::Config as Bounds;
 use crate::nodes::CallError;
 use crate::router::Table;
 
@@ -43,6 +45,9 @@ struct Scripted {
     deadlines: Mutex<Vec<BootInstant>>,
     /// How often the map was doubted.
     doubts: std::sync::atomic::AtomicUsize,
+    /// How long every call takes, unless it is given up before.
+    takes: Mutex<Duration>,
+    seams: Seams,
 }
 
 impl Scripted {
@@ -103,6 +108,14 @@ impl Nodes for Scripted {
             asked.len()
         };
         tokio::task::yield_now().await;
+        let takes = *self.takes.lock();
+        let left = deadline.since(self.seams.clock.now());
+        if !takes.is_zero() {
+            self.seams.spawner.sleep(takes.min(left)).await;
+        }
+        if takes > left {
+            return Err(CallError::MaybeExecuted);
+        }
         (self.script)(address, &peer::decode(&payload).unwrap(), n)
     }
 }
@@ -122,13 +135,20 @@ fn api_of(in_flight_max: usize, owners: Vec<ShardOwner>, script: AddressedScript
     table.learn(64, owners).unwrap();
     let (asked, doubts) = (Mutex::default(), std::sync::atomic::AtomicUsize::new(0));
     let (table, deadlines) = (Mutex::new(Arc::new(table)), Mutex::default());
-    let nodes = Arc::new(Scripted { table, script, asked, deadlines, doubts });
     let seams = Seams::simulated(1);
-    let admission = Admission::new(in_flight_max);
+    let takes = Mutex::default();
+    let nodes = Arc::new(Scripted { table, script, asked, deadlines, doubts, takes, seams: seams.clone() });
+    let admission = Admission::new(Bounds {
+        in_flight_min: 1,
+        in_flight_max,
+        in_flight_per_entity_max: in_flight_max,
+        latency_target: Duration::from_millis(500),
+    });
     let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission));
     Api {
-        forward: Forward::new(nodes, seams.clone(), Duration::from_secs(2), metrics.clone()),
+        forward: Forward::new(nodes, seams.clone(), Duration::from_secs(2), metrics.clone(), admission.clone()),
         admission,
+        rates: None,
         body_timeout: Duration::from_secs(10),
         seams,
         tracing: Tracing::OFF,

@@ -2,6 +2,7 @@
 //! tried again is decided in `verdict`; this is the shell that sends, waits and counts.
 
 pub(crate) mod idempotency_key;
+mod latency;
 pub(crate) mod listing;
 mod verdict;
 
@@ -18,6 +19,7 @@ use berth_shared::shard_map::ShardOwner;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use crate::admission::Admission;
 use crate::metrics::{CallResult, Metrics};
 use crate::nodes::{CallError, Nodes};
 use verdict::{Attempt, History, Operation, Verdict};
@@ -40,6 +42,8 @@ pub(crate) struct Forward<N> {
     /// Listings that are put together at the same time.
     listings: Semaphore,
     metrics: Arc<Metrics>,
+    /// Told how quickly nodes answer.
+    admission: Admission,
 }
 
 /// What is done to an entity.
@@ -82,8 +86,15 @@ enum Target<'a> {
 }
 
 impl<N: Nodes> Forward<N> {
-    pub(crate) fn new(nodes: Arc<N>, seams: Seams, attempt_timeout: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { nodes, seams, attempt_timeout, listings: Semaphore::new(listing::LISTINGS_MAX), metrics }
+    pub(crate) fn new(
+        nodes: Arc<N>,
+        seams: Seams,
+        attempt_timeout: Duration,
+        metrics: Arc<Metrics>,
+        admission: Admission,
+    ) -> Self {
+        let listings = Semaphore::new(listing::LISTINGS_MAX);
+        Self { nodes, seams, attempt_timeout, listings, metrics, admission }
     }
 
     pub(crate) fn nodes(&self) -> &N {
@@ -209,6 +220,8 @@ impl<N: Nodes> Forward<N> {
         let mut pauses = 0;
         while deadline.since(self.seams.clock.now()) >= ATTEMPT_TIME_MIN {
             attempts += 1;
+            let began = self.seams.clock.now();
+            let until = self.attempt_until(operation, deadline);
             let Call { shard, asked, result } = self.call(operation, target, attempts, deadline, &mut encode).await;
             let response = result.as_ref().ok().map(|frame| peer::decode::<Response<'_>>(frame).ok());
             let attempt = match (&response, &result) {
@@ -217,6 +230,7 @@ impl<N: Nodes> Forward<N> {
                 (None, Ok(_)) => Attempt::MaybeExecuted,
             };
             self.metrics.count_call(call_result(attempt));
+            self.observe(operation, attempt, began, until);
             let owner = self.owner(target);
             let moved = owner.as_ref().is_some_and(|owner| Some(&owner.address) != asked.as_ref());
             match (history.judge(attempt, moved), response.flatten()) {
@@ -233,6 +247,17 @@ impl<N: Nodes> Forward<N> {
             }
         }
         Err(history.expired())
+    }
+
+    /// Tells the admission how long an attempt took that began at `began`, if that says something of how busy nodes are.
+    fn observe(&self, operation: Operation, attempt: Attempt, began: BootInstant, until: BootInstant) {
+        let now = self.seams.clock.now();
+        match latency::is_answer(operation, attempt) {
+            Some(true) => self.admission.observe(now, now.since(began), true),
+            // What is cut short because its owner is gone must not look like congestion.
+            Some(false) if now >= until => self.admission.observe(now, now.since(began), false),
+            Some(false) | None => {}
+        }
     }
 
     /// One call: who was asked, and the answer's frame.
