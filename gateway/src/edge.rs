@@ -13,7 +13,7 @@ use tower_http::compression::predicate::{And, NotForContentType, Predicate, Size
 use tower_http::compression::{CompressionBody, CompressionLayer};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::api::header::{BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED};
+use crate::api::header::{BERTH_LAG, BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED};
 
 /// Every page may call.
 pub(crate) const ANY_ORIGIN: &str = "*";
@@ -36,15 +36,18 @@ const REQUEST_HEADERS: [HeaderName; 11] = [
     HeaderName::from_static("tracestate"),
 ];
 /// Headers of the contract that a page may see, besides those that it sees of everybody.
-const ANSWER_HEADERS: [HeaderName; 10] = [
+const ANSWER_HEADERS: [HeaderName; 13] = [
+    header::ALLOW,
     header::ETAG,
     header::LOCATION,
     header::RETRY_AFTER,
     BERTH_SESSION,
+    BERTH_LAG,
     PREFERENCE_APPLIED,
     IDEMPOTENCY_REPLAYED,
     IDEMPOTENCY_KEY,
     header::LINK,
+    header::WWW_AUTHENTICATE,
     HeaderName::from_static("ratelimit"),
     HeaderName::from_static("ratelimit-policy"),
 ];
@@ -54,7 +57,8 @@ pub(crate) type Body<B> = Either<CompressionBody<B>, B>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Edge {
-    cors: CorsLayer,
+    /// Absent where no page may call: browsers are told nothing then, which is a no.
+    cors: Option<CorsLayer>,
     /// Whether answers differ by who asks.
     varies_by_origin: bool,
     compression: CompressionLayer<And<SizeAbove, NotForContentType>>,
@@ -79,7 +83,8 @@ impl Edge {
             .quality(CompressionLevel::Fastest)
             // Events must arrive when they happen, and not when a block is full.
             .compress_when(SizeAbove::new(COMPRESSED_BYTES_MIN).and(NotForContentType::SSE));
-        Self { cors, varies_by_origin: !is_any && !origins.is_empty(), compression }
+        let allows_any = !origins.is_empty();
+        Self { cors: allows_any.then_some(cors), varies_by_origin: allows_any && !is_any, compression }
     }
 
     pub(crate) async fn answer<A, F, I, B>(&self, request: Request<I>, mut answer: A) -> Response<Body<B>>
@@ -93,7 +98,7 @@ impl Edge {
             let answered = answer(request);
             async move { Ok::<_, Infallible>(answered.await) }
         });
-        let service = util::option_layer(crosses.then(|| self.cors.clone())).layer(service);
+        let service = util::option_layer(self.cors.clone().filter(|_| crosses)).layer(service);
         // Only for those who take what it makes: it turns the answer of a command that was executed into a refusal for those
         // who take nothing that it knows, and lets us say nothing before the command.
         let mut response = if takes_gzip {
@@ -171,7 +176,9 @@ mod tests {
         let answer = ask(&edge, "GET", &[("origin", PAGE)], "application/json", 3).await;
         assert_eq!(header(&answer, "access-control-allow-origin"), Some(PAGE));
         let exposed = header(&answer, "access-control-expose-headers").unwrap();
-        for name in ["etag", "location", "retry-after", "berth-session", "preference-applied", "idempotency-replayed"] {
+        let contract = "allow,etag,location,retry-after,link,www-authenticate,berth-session,berth-lag,preference-applied,\
+            idempotency-replayed,idempotency-key,ratelimit,ratelimit-policy";
+        for name in contract.split(',') {
             assert!(exposed.split(',').any(|exposed| exposed == name), "{name} is not in {exposed}");
         }
         assert!(header(&answer, "vary").unwrap().contains("origin"));
@@ -192,18 +199,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn without_origins_nothing_is_added_whoever_asks() {
+        let edge = edge(&[]);
+        for method in ["GET", "OPTIONS"] {
+            let asks = [("origin", PAGE), ("access-control-request-method", "POST")];
+            let answer = ask(&edge, method, &asks, "application/json", 3).await;
+            let names: Vec<_> = answer.headers().keys().map(HeaderName::as_str).collect();
+            assert_eq!(names, ["content-type", "etag"], "{method}: it is passed on, and left as it is");
+        }
+    }
+
+    #[tokio::test]
     async fn a_browser_may_ask_first_and_others_may_ask_for_methods() {
         let edge = edge(&[PAGE]);
         let asks = [
             ("origin", PAGE),
             ("access-control-request-method", "DELETE"),
-            ("access-control-request-headers", "idempotency-key,if-match"),
+            ("access-control-request-headers", "authorization,idempotency-key"),
         ];
         let answer = ask(&edge, "OPTIONS", &asks, "application/json", 3).await;
         assert_eq!((answer.status().as_u16(), header(&answer, "etag")), (200, None), "it is not passed on");
         assert!(header(&answer, "access-control-allow-methods").unwrap().contains("DELETE"));
         let allowed = header(&answer, "access-control-allow-headers").unwrap();
-        assert!(allowed.contains("idempotency-key") && allowed.contains("if-match"), "{allowed}");
+        for name in ["authorization", "idempotency-key", "if-match", "berth-session", "prefer", "last-event-id"] {
+            assert!(allowed.split(',').any(|allowed| allowed == name), "{name} is not in {allowed}");
+        }
         for headers in [&[][..], &[("origin", PAGE)]] {
             let answer = ask(&edge, "OPTIONS", headers, "application/json", 3).await;
             assert_eq!(header(&answer, "etag"), Some("\"3\""), "it is passed on");

@@ -7,6 +7,10 @@ use berth_shared::telemetry::{self, Counter, Gauge, Histogram, LATENCY_SECONDS};
 use http::StatusCode;
 
 use crate::admission::{Admission, Full};
+use crate::api::streams::Streams;
+
+/// Requests refused for their credential or its roles, by port and reason.
+pub(crate) const REFUSALS: &str = "berth_gateway_auth_refusals_total";
 
 /// What kind of request it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub(crate) enum Route {
     Events,
     Listing,
     Kinds,
+    /// The description of the API, and the page that shows it.
+    Description,
     Other,
 }
 
@@ -32,8 +38,16 @@ pub(crate) enum CallResult {
     Unknown,
 }
 
-const ROUTES: [Route; 7] =
-    [Route::Command, Route::Delete, Route::State, Route::Events, Route::Listing, Route::Kinds, Route::Other];
+const ROUTES: [Route; 8] = [
+    Route::Command,
+    Route::Delete,
+    Route::State,
+    Route::Events,
+    Route::Listing,
+    Route::Kinds,
+    Route::Description,
+    Route::Other,
+];
 const CALL_RESULTS: [(CallResult, &str); 7] = [
     (CallResult::Answered, "answered"),
     (CallResult::Refused, "refused"),
@@ -60,6 +74,8 @@ pub(crate) struct Metrics {
     pub(crate) map_changes: Counter,
     pub(crate) map_refusals: Counter,
     pub(crate) connections: Gauge,
+    /// Live histories whose readers were too slow.
+    pub(crate) streams_cut: Counter,
 }
 
 impl Route {
@@ -72,6 +88,7 @@ impl Route {
             Self::Events => "GET /v1/entities/{kind}/{id}/events",
             Self::Listing => "GET /v1/entities/{kind}",
             Self::Kinds => "GET /v1/kinds",
+            Self::Description => "GET /openapi.json",
             Self::Other => "other",
         }
     }
@@ -84,13 +101,14 @@ impl Route {
             Self::Events => "events",
             Self::Listing => "listing",
             Self::Kinds => "kinds",
+            Self::Description => "description",
             Self::Other => "other",
         }
     }
 }
 
 impl Metrics {
-    pub(crate) fn new(registry: telemetry::Metrics, admission: &Admission) -> Self {
+    pub(crate) fn new(registry: telemetry::Metrics, admission: &Admission, streams: &Streams) -> Self {
         let duration = |route: Route| {
             let help = "Time from a request's headers to its answer.";
             registry.histogram("berth_gateway_request_seconds", help, &LATENCY_SECONDS, &[("route", route.label())])
@@ -107,6 +125,9 @@ impl Metrics {
         registry.observed_gauge("berth_gateway_in_flight", "Requests being served.", &[], in_flight);
         let help = "Requests that may be served at once just now.";
         registry.observed_gauge("berth_gateway_in_flight_limit", help, &[], move || limit.limit() as f64);
+        let streams = streams.clone();
+        let help = "Live histories and long polls.";
+        registry.observed_gauge("berth_gateway_streams", help, &[], move || streams.taken() as f64);
         Self {
             requests: [const { [const { OnceLock::new() }; STATUSES.len()] }; ROUTES.len()],
             durations: ROUTES.map(duration),
@@ -119,6 +140,11 @@ impl Metrics {
                 &[],
             ),
             connections: registry.gauge("berth_gateway_http_connections", "Connections of clients.", &[]),
+            streams_cut: registry.counter(
+                "berth_gateway_streams_cut_total",
+                "Live histories that were cut off because nothing was read for too long.",
+                &[],
+            ),
             registry,
         }
     }

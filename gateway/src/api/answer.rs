@@ -145,19 +145,19 @@ fn put_name(out: &mut BytesMut, key: &EntityKey) {
     out.put_u8(b'"');
 }
 
-fn put_number(out: &mut BytesMut, before: &str, number: u64) {
+pub(super) fn put_number(out: &mut BytesMut, before: &str, number: u64) {
     out.put_slice(before.as_bytes());
     // Writing into a growing buffer does not fail.
     let _ = write!(out, "{number}");
 }
 
 /// JSON from a node; one that left it empty meant nothing.
-fn put_json(out: &mut BytesMut, json: &[u8]) {
+pub(super) fn put_json(out: &mut BytesMut, json: &[u8]) {
     out.put_slice(if json.is_empty() { b"null" } else { json });
 }
 
 /// The inside of a JSON string (RFC 8259, 7).
-fn put_text(out: &mut BytesMut, text: &str) {
+pub(super) fn put_text(out: &mut BytesMut, text: &str) {
     let mut rest = text.as_bytes();
     while let Some(position) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)) {
         out.put_slice(&rest[..position]);
@@ -172,7 +172,7 @@ fn put_text(out: &mut BytesMut, text: &str) {
 }
 
 /// RFC 3339 in UTC, with as many digits as microseconds need.
-fn put_time(out: &mut BytesMut, micros: u64) {
+pub(super) fn put_time(out: &mut BytesMut, micros: u64) {
     let micros = i64::try_from(micros).unwrap_or(i64::MAX);
     let time = jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::MAX);
     let _ = write!(out, "{time}");

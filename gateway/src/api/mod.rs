@@ -5,21 +5,30 @@ mod answer;
 mod body;
 mod condition;
 mod cursor;
+mod docs;
+mod guard;
 pub(crate) mod header;
 mod listing;
+mod live;
+pub(crate) mod openapi;
+mod outgoing;
 mod past;
 mod path;
 pub(crate) mod problem;
 mod query;
+mod replica;
 mod session;
+pub(crate) mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_shared::auth::{Guard, Principal};
+use berth_shared::ids::{ClusterId, ShardId};
 use berth_shared::key::EntityKey;
 use berth_shared::message::Response as Reply;
 use berth_shared::problem::Code;
-use berth_shared::seam::Seams;
+use berth_shared::seam::{BootInstant, Seams};
 use berth_shared::telemetry::{Role, Tracing};
 use bytes::Bytes;
 use http::header::{self as names, HeaderMap, HeaderValue};
@@ -28,35 +37,40 @@ use http::{Method, Request, Response, StatusCode};
 use serde_json::value::RawValue;
 use tracing::Instrument;
 
-use self::header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
+pub(crate) use self::outgoing::Body;
+
+use self::header::{BERTH_LAG, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
+use self::openapi::OpenApi;
 use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
+use self::streams::Streams;
 use crate::admission::rate::{Quota, Rates};
 use crate::admission::{Admission, Full, Permit};
-use crate::forward::{Action, Command, Forward, idempotency_key};
+use crate::forward::{Action, Command, Forward, Page, idempotency_key};
 use crate::metrics::{Metrics, Route};
 use crate::nodes::Nodes;
-
-/// An answer's body is known in whole.
-pub(crate) type Body = http_body_util::Full<Bytes>;
 
 /// Answers the requests of the public port. Cheap to share; it holds no state of any client.
 #[derive(Debug)]
 pub(crate) struct Api<N> {
-    pub(crate) forward: Forward<N>,
+    pub(crate) forward: Arc<Forward<N>>,
     pub(crate) admission: Admission,
-    /// What each caller may do, where that is bounded.
+    /// How many requests each caller may make, where that is bounded.
     pub(crate) rates: Option<Rates>,
+    pub(crate) guard: Guard,
+    /// Of requests that wait for what is yet to happen.
+    pub(crate) streams: Streams,
     /// How long a body may take to arrive.
     pub(crate) body_timeout: Duration,
     pub(crate) seams: Seams,
     pub(crate) tracing: Tracing,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) openapi: OpenApi,
 }
 
-/// The caller of every request: nobody is asked for a credential.
-const ANONYMOUS: &str = "";
+/// Who is not known, by name.
+const NOBODY: &str = "";
 
 /// Why node and gateway do not fit; the forwarder has let only fitting answers through.
 const UNFITTING: &str = "a node gave an answer that does not fit the question";
@@ -74,10 +88,10 @@ impl<N: Nodes> Api<N> {
         let trace = self.tracing.request(route.span(), Role::Server, received, &*self.seams.random);
         let mut quota = None;
         let served = async {
-            header::check_size(&parts.uri, &parts.headers)?;
-            quota = self.rates.as_ref().map(|rates| rates.spend(ANONYMOUS, started));
-            quota.and_then(Quota::exceeded).map_or(Ok(()), |seconds| Err(Problem::quota_exceeded(seconds)))?;
-            self.serve(resource?, &parts, &mut body, trace.traceparent.text().as_str()).await
+            let (principal, spent) = self.let_in(&parts, resource.as_ref().ok(), started);
+            quota = spent;
+            let principal = principal?;
+            self.serve(resource?, &parts, &mut body, &principal, trace.traceparent.text().as_str()).await
         };
         let mut response = match served.instrument(trace.span).await {
             Ok(response) => response,
@@ -98,11 +112,37 @@ impl<N: Nodes> Api<N> {
         response
     }
 
+    /// Who may go on with this request, and what is left of their quota after it. Who is refused before it is known who they
+    /// are spends what all have who show no credential: otherwise bad requests, and guesses at credentials, would be free.
+    /// OPTIONS is: proxies ask for it to see whether a gateway is there, whatever others have spent.
+    fn let_in(
+        &self,
+        parts: &Parts,
+        resource: Option<&Resource<'_>>,
+        now: BootInstant,
+    ) -> (Result<Principal, Problem>, Option<Quota>) {
+        let asked = header::check_size(&parts.uri, &parts.headers)
+            .and_then(|()| guard::check_host(parts))
+            .and_then(|()| guard::authenticate(&self.guard, parts, resource));
+        let caller = asked.as_ref().map_or(NOBODY, |principal| &*principal.name);
+        let rates = self.rates.as_ref().filter(|_| parts.method != Method::OPTIONS);
+        let quota = rates.map(|rates| rates.spend(caller, now));
+        let let_in = match quota.and_then(Quota::exceeded) {
+            Some(seconds) => Err(Problem::quota_exceeded(seconds)),
+            None => asked.and_then(|principal| {
+                guard::authorize(&self.guard, &principal, parts, resource)?;
+                Ok(principal)
+            }),
+        };
+        (let_in, quota)
+    }
+
     async fn serve<B>(
         &self,
         resource: Resource<'_>,
         parts: &Parts,
         body: &mut B,
+        principal: &Principal,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -117,11 +157,11 @@ impl<N: Nodes> Api<N> {
             Resource::Command(key, command) if reads && command == EVENTS => {
                 self.events(&key, parts, traceparent).await
             }
-            Resource::Command(key, command) if method == Method::POST => {
-                self.command(&key, Action::Run(&command), parts, body, traceparent).await
+            Resource::Command(key, command) if method == Method::POST && command != EVENTS => {
+                self.command(&key, Action::Run(&command), parts, body, principal, traceparent).await
             }
             Resource::Entity(key) if method == Method::DELETE => {
-                self.command(&key, Action::Delete, parts, body, traceparent).await
+                self.command(&key, Action::Delete, parts, body, principal, traceparent).await
             }
             Resource::Entity(key) if reads && past::is_asked_for(parts.uri.query()) => {
                 self.past(&key, parts, traceparent).await
@@ -130,6 +170,11 @@ impl<N: Nodes> Api<N> {
             Resource::Entity(key) if reads => self.state(&key, parts, traceparent).await,
             Resource::Kinds if reads => self.kinds(None, parts).await,
             Resource::Kind(kind) if reads => self.kinds(Some(&kind), parts).await,
+            Resource::OpenApi if reads => self.openapi(parts).await,
+            Resource::Docs(file) if reads => {
+                query::none(parts.uri.query())?;
+                Ok(uncached(file.answer()))
+            }
             resource => Err(not_allowed(&resource)),
         }
     }
@@ -140,6 +185,7 @@ impl<N: Nodes> Api<N> {
         action: Action<'_>,
         parts: &Parts,
         body: &mut B,
+        principal: &Principal,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -164,12 +210,13 @@ impl<N: Nodes> Api<N> {
         let command = Command {
             key,
             action,
+            principal: &principal.name,
             body: &body,
             precondition,
             // Checked, or made, to be visible ASCII.
             idempotency_key: idempotency_key.to_str().unwrap_or_default(),
             key_given: !made_key,
-            wants_state: !preferences.minimal,
+            wants_state: !preferences.minimal && matches!(action, Action::Run(_)),
             traceparent,
         };
         let cluster = || self.forward.nodes().cluster();
@@ -242,39 +289,64 @@ impl<N: Nodes> Api<N> {
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit_for(key)?;
-        let read = self.forward.read(key, consistency, traceparent, preferences.deadline, |shard, reply| match reply {
+        let consistency = self.consistency(key, consistency, &session);
+        let cluster = || self.forward.nodes().cluster();
+        let answered = |shard, reply: Reply<'_>| match reply {
             Reply::State { version, state, seen } => {
                 if if_match.is_some_and(|tags| !tags.match_version(version)) {
                     return Err(Problem::version_mismatch(version));
                 }
-                let session = session.after(self.forward.nodes().cluster(), shard, seen);
+                let session = session.after(cluster(), shard, seen);
                 if if_none_match.is_some_and(|tags| tags.match_version(version)) {
                     return Ok(answer::without_body(StatusCode::NOT_MODIFIED, version, session));
                 }
                 Ok(answer::entity(key, version, None, Some(state), session))
             }
-            reply => Err(unread(&reply)),
+            reply => Err(unread(cluster(), &session, shard, &reply)),
+        };
+        let read = self.forward.read(key, consistency, traceparent, preferences.deadline, |shard, reply| {
+            let (reply, lag) = replica::unwrapped(reply);
+            with_lag(answered(shard, reply), lag)
         });
         let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
         Ok(uncached(response))
     }
 
     async fn events(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
+        if header::wants_stream(&parts.headers)? {
+            return self.live(key, parts, traceparent).await;
+        }
         let page = query::page(parts.uri.query())?;
         header::check_accept(&parts.headers)?;
         refuse_conditions(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         let session = Session::parse(&parts.headers)?;
-        let _permit = self.admit_for(key)?;
-        let read = self.forward.events(key, page, traceparent, preferences.deadline, |shard, reply| match reply {
-            Reply::Events { events, next, seen } => {
-                let session = session.after(self.forward.nodes().cluster(), shard, seen);
-                Ok(answer::events(key, &events, next, session))
+        let consistency = self.consistency(key, page.consistency, &session);
+        let (wait, time) = preferences.with_wait(page.wait);
+        let page = Page { consistency, wait, ..page };
+        let cluster = || self.forward.nodes().cluster();
+        let read = async |page, time| {
+            let read = self.forward.events(key, page, traceparent, time, |shard, reply| {
+                let (reply, lag) = replica::unwrapped(reply);
+                let answered = match reply {
+                    Reply::Events { events, next, seen } => {
+                        Ok(answer::events(key, &events, next, session.after(cluster(), shard, seen)))
+                    }
+                    reply => Err(unread(cluster(), &session, shard, &reply)),
+                };
+                with_lag(answered, lag)
+            });
+            read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))
+        };
+        if !page.wait.is_zero() {
+            let place = self.enter_stream()?;
+            if let Some(answer) = place.ending().run_until_cancelled(read(page, time)).await {
+                return answer.map(uncached);
             }
-            reply => Err(unread(&reply)),
-        });
-        let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
-        Ok(uncached(response))
+        }
+        // At once, also where the gateway ends before the wait does.
+        let _permit = self.admit_for(key)?;
+        read(Page { wait: Duration::ZERO, ..page }, preferences.deadline).await.map(uncached)
     }
 
     /// All kinds, or `one`.
@@ -289,10 +361,21 @@ impl<N: Nodes> Api<N> {
                 None => Ok(answer::json_response([b"{\"kinds\":", json, b"}"].concat().into())),
                 Some(kind) => kind_of(json, kind),
             },
-            reply => Err(unread(&reply)),
+            Reply::Refused(refusal) => Err(Problem::refused(&refusal)),
+            _ => Err(Problem::new(Code::Unavailable, UNFITTING)),
         });
         let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
         Ok(uncached(response))
+    }
+
+    /// The description of this API.
+    async fn openapi(&self, parts: &Parts) -> Result<Response<Body>, Problem> {
+        query::none(parts.uri.query())?;
+        header::check_accept(&parts.headers)?;
+        refuse_conditions(&parts.headers)?;
+        let preferences = Preferences::parse(&parts.headers)?;
+        let _permit = self.admit()?;
+        Ok(uncached(self.openapi.answer(&self.forward, preferences.deadline).await?))
     }
 
     fn admit(&self) -> Result<Permit, Problem> {
@@ -317,6 +400,7 @@ fn route(method: &Method, resource: &Resource<'_>) -> Route {
         Resource::Command(..) if method == Method::POST => Route::Command,
         Resource::Command(_, command) if command == EVENTS => Route::Events,
         Resource::Kinds | Resource::Kind(_) => Route::Kinds,
+        Resource::OpenApi | Resource::Docs(_) => Route::Description,
         Resource::Command(..) => Route::Other,
     }
 }
@@ -338,11 +422,25 @@ fn kind_of(json: &[u8], kind: &str) -> Result<Response<Body>, Problem> {
     Err(Problem::new(Code::UnknownKind, "no such kind is served"))
 }
 
-/// What a read got instead of its answer.
-fn unread(reply: &Reply<'_>) -> Problem {
+/// What a read got instead of its answer, with the token that includes what that rests on.
+fn unread(cluster: Option<ClusterId>, session: &Session, shard: ShardId, reply: &Reply<'_>) -> Problem {
     match reply {
-        Reply::Refused(refusal) => Problem::refused(refusal),
+        Reply::Refused(refusal) => {
+            let session = refusal.seen.and_then(|seen| session.after(cluster, shard, seen));
+            Problem::refused(refusal).with_session(session)
+        }
         _ => Problem::new(Code::Unavailable, UNFITTING),
+    }
+}
+
+/// The answer to a stale read says how far behind it may be, and so does a refusal.
+fn with_lag(answered: Result<Response<Body>, Problem>, lag: Option<HeaderValue>) -> Result<Response<Body>, Problem> {
+    match (answered, lag) {
+        (Ok(mut response), Some(lag)) => {
+            response.headers_mut().insert(BERTH_LAG, lag);
+            Ok(response)
+        }
+        (answered, lag) => answered.map_err(|problem| problem.with_lag(lag)),
     }
 }
 
@@ -371,11 +469,11 @@ fn uncached(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// What HEAD answers: the headers of GET, the length included.
+/// What HEAD answers: the headers of GET, the length included where there is one.
 fn strip_body(response: &mut Response<Body>) {
     let body = std::mem::take(response.body_mut());
-    let length = hyper::body::Body::size_hint(&body).lower();
-    if response.status() != StatusCode::NOT_MODIFIED {
+    let length = hyper::body::Body::size_hint(&body).exact();
+    if let Some(length) = length.filter(|_| response.status() != StatusCode::NOT_MODIFIED) {
         response.headers_mut().insert(names::CONTENT_LENGTH, length.into());
     }
 }

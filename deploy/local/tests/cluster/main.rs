@@ -2,6 +2,8 @@
 //! kill -9, and what keeps it from starting. Ports are free ones, so that tests can run next to each other.
 
 mod client;
+mod contract;
+mod openapi;
 mod program;
 mod writers;
 

@@ -7,6 +7,7 @@ use futures_util::stream;
 
 use super::*;
 use crate::admission::rate;
+use berth_shared::auth::{self, ApiKey, Mode};
 
 const MANY: usize = 40;
 
@@ -68,6 +69,80 @@ async fn what_takes_long_by_its_nature_or_is_cut_short_is_no_congestion() {
     assert!(cut.admission.limit() < MANY);
 }
 
+/// What waits for what is yet to happen, and what is cut short so that another can be asked.
+#[tokio::test(start_paused = true)]
+async fn waits_and_what_a_replica_leaves_to_the_owner_are_no_congestion() {
+    let shard = EntityKey::new("counter", "alice").unwrap().shard(64);
+    let token = Token::single(CLUSTER, shard, SEEN).encode();
+    let session = [("berth-session", token.as_str())];
+    let live = [("accept", "text/event-stream")];
+    let by_replicas_only = |address: &str, question: &Question<'_>, n: usize| match address {
+        "node-1:1" => content(question, n),
+        _ => Err(CallError::MaybeExecuted),
+    };
+    // Those that take no place find all places taken, so that there is something to be congested.
+    for (millis, query, headers, held, cut_short) in [
+        (900, "/events?wait=5", &[][..], MANY, false),
+        (900, "/events", &live, MANY, false),
+        (900, "?consistency=session", &session, 0, false),
+        (3000, "?consistency=stale", &[], 0, true),
+    ] {
+        let owners = (0..64).map(|shard| owner(shard, 1, 1)).collect();
+        let api = match cut_short {
+            true => api_of(MANY, owners, Box::new(by_replicas_only)),
+            false => api_with(MANY, Box::new(content)),
+        };
+        let _held: Vec<_> = (0..held).map(|_| api.admission.enter().unwrap()).collect();
+        for _ in 0..10 {
+            *api.forward.nodes().takes.lock() = Duration::from_millis(millis);
+            let asking = (0..MANY).map(|_| {
+                let path = format!("{ALICE}{query}");
+                let api = &api;
+                async move { ask(api, "GET", &path, headers, "").await.status }
+            });
+            let asking = join_all(asking);
+            let quicker = async {
+                // The replica's part of the time is over; the owner is quick.
+                api.seams.spawner.sleep(Duration::from_millis(1900)).await;
+                *api.forward.nodes().takes.lock() = Duration::ZERO;
+            };
+            let (statuses, ()) = tokio::join!(asking, quicker);
+            assert!(statuses.iter().all(|status| *status == 200), "{query}: {statuses:?}");
+        }
+        assert_eq!(api.admission.limit(), MANY, "{query}");
+    }
+    // The same at the owner is.
+    let api = api_with(MANY, Box::new(content));
+    takes(&api, 900);
+    for _ in 0..10 {
+        refused_of(&api, "?consistency=linearizable").await;
+    }
+    assert!(api.admission.limit() < MANY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entity_has_only_so_many_places_wherever_it_is_read_and_streams_take_none() {
+    let mut api = api_with(MANY, Box::new(content));
+    let latency_target = Duration::from_millis(500);
+    api.admission =
+        Admission::new(Bounds { in_flight_min: 1, in_flight_max: MANY, in_flight_per_entity_max: 2, latency_target });
+    takes(&api, 100);
+    let api = &api;
+    let reads = async |query: &str, headers: &[(&str, &str)]| {
+        let path = format!("{ALICE}{query}");
+        let asking = (0..4).map(|_| ask(api, "GET", &path, headers, ""));
+        let answers = join_all(asking).await;
+        answers.iter().filter(|answer| answer.status == 200).count()
+    };
+    for query in
+        ["", "?consistency=session", "?consistency=stale", "?version=1", "/events", "/events?consistency=stale"]
+    {
+        assert_eq!(reads(query, &[]).await, 2, "{query}");
+    }
+    assert_eq!(reads("/events?wait=1", &[]).await, 4);
+    assert_eq!(reads("/events", &[("accept", "text/event-stream")]).await, 4);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hot_entity_is_429_while_others_are_served() {
     let mut api = api_with(MANY, Box::new(content));
@@ -107,6 +182,73 @@ async fn every_answer_tells_what_the_caller_has_left_and_one_too_many_is_429() {
     assert_eq!(api.forward.nodes().asked(), 3, "what is refused is not passed on");
     api.seams.spawner.sleep(Duration::from_secs(20)).await;
     assert_eq!(ask(&api, "GET", ALICE, &[], "").await.status, 200);
+}
+
+/// Of callers with these keys, each of whom may do `requests` in a minute.
+async fn guarded(requests: u32) -> Api<Scripted> {
+    let mut api = api(content);
+    let key = |name: &str, hash: &str, role: &str| ApiKey {
+        name: name.to_owned(),
+        hash: format!("sha256:{hash}"),
+        roles: vec![role.to_owned()],
+    };
+    let keys = vec![
+        key("reader", "ec4408df15da46b328f6f3246fa723d0aa6cb0f0a0dd9c4626080ab1b02aa3b2", "read"),
+        key("writer", "3aec1946afb01344ae0065f3b123820a2144e455c13e5816dbd439e6634f7f26", "write"),
+    ];
+    let config = auth::Config { mode: Mode::ApiKeys, keys, ..auth::Config::default() };
+    let metrics = telemetry::Metrics::new(&[]).unwrap();
+    api.guard = Guard::start(&config, &metrics, crate::metrics::REFUSALS, "public", &api.seams).await.unwrap();
+    let callers_max = NonZeroUsize::new(8).unwrap();
+    api.rates = Some(Rates::new(rate::Config { requests, window: Duration::from_secs(60), callers_max }));
+    api
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_credential_has_a_quota_of_its_own_and_refusals_spend_it() {
+    let api = guarded(2).await;
+    let (reader, writer) = (("authorization", "Bearer reader-key"), ("authorization", "Bearer writer-key"));
+    for (method, path, credential, status, left) in [
+        ("GET", ALICE, reader, 200, "r=1;"),
+        ("POST", ADD, reader, 403, "r=0;"),
+        ("GET", ALICE, reader, 429, "r=0;"),
+        ("POST", ADD, reader, 429, "r=0;"),
+        ("POST", ADD, writer, 200, "r=1;"),
+        ("GET", "/nothing", writer, 404, "r=0;"),
+        ("POST", ADD, writer, 429, "r=0;"),
+    ] {
+        let answer = ask(&api, method, path, &[credential], "").await;
+        let quota = answer.header("ratelimit").unwrap();
+        assert!(answer.status == status && quota.contains(left), "{method} {path}: {} {quota}", answer.status);
+        assert_eq!((answer.status == 429).then_some("30"), answer.header("retry-after"), "{method} {path}");
+    }
+    assert_eq!(api.forward.nodes().asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_known_spends_what_all_of_them_share_and_nothing_of_anybody_else() {
+    let api = guarded(3).await;
+    let long = "x".repeat(9000);
+    let wrong = ("authorization", "Bearer guess");
+    for (headers, status, left) in [
+        (&[][..], 401, "r=2;"),
+        (&[wrong], 401, "r=1;"),
+        (&[("x-long", long.as_str()), ("authorization", "Bearer reader-key")], 431, "r=0;"),
+        (&[wrong], 429, "r=0;"),
+        (&[], 429, "r=0;"),
+        (&[("authorization", "Bearer reader-key")], 200, "r=2;"),
+    ] {
+        let answer = ask(&api, "GET", ALICE, headers, "").await;
+        let quota = answer.header("ratelimit").unwrap();
+        assert!(answer.status == status && quota.contains(left), "{headers:?}: {} {quota}", answer.status);
+    }
+    assert_eq!(ask(&api, "GET", "/docs", &[], "").await.status, 429, "whoever may see it without a credential");
+    // Proxies ask for this to see whether there is a gateway.
+    for _ in 0..10 {
+        let there = ask(&api, "OPTIONS", "/v1/kinds", &[], "").await;
+        assert_eq!((there.status, there.header("ratelimit")), (204, None));
+    }
+    assert_eq!(api.forward.nodes().asked(), 1);
 }
 
 /// A command whose body takes so long to arrive.
