@@ -14,7 +14,9 @@ const TITLE: &str = "Berth";
 const DESCRIPTION: &str = "Event-sourced entities, each addressed by kind and id. A command runs at the node that owns \
 the entity and is answered once its events are on the disks of a majority. Every answer carries the entity's version, as \
 `ETag` and in the body. 429, 503 and 409 promise that the request was not applied; 504 says that this is not known, and \
-names the `Idempotency-Key` to ask again with.";
+names the `Idempotency-Key` to ask again with. Where requests are limited by credential, every answer tells in `RateLimit` \
+and `RateLimit-Policy` what is left. Pages in browsers may call where their origin is configured (CORS), and see all headers \
+that are described here. Answers over 1 KiB may be compressed, live histories never; the `ETag` is the same.";
 /// The name of the security scheme.
 const BEARER: &str = "bearer";
 

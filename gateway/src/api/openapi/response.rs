@@ -96,10 +96,24 @@ fn headers_of(status: u16) -> Vec<(&'static str, Header)> {
     match status {
         405 => vec![("Allow", header("The methods that are served here."))],
         409 | 412 | 413 | 422 => vec![idempotency_replayed(), idempotency_key(), berth_session()],
-        429 | 503 => vec![("Retry-After", Header::new(number(0).build()))],
+        429 => [retry_after()].into_iter().chain(rate_limit()).collect(),
+        503 => vec![retry_after()],
         504 => vec![idempotency_key()],
         _ => Vec::new(),
     }
+}
+
+fn retry_after() -> (&'static str, Header) {
+    ("Retry-After", Header::new(number(0).build()))
+}
+
+/// What a caller has left, where that is bounded.
+fn rate_limit() -> [(&'static str, Header); 2] {
+    let limit = "Where requests are limited by credential: how many may be made at once (`r`), and in how many seconds it \
+        will be one more (`t`), as in `\"caller\";r=41;t=1`. Then it is on every answer.";
+    let policy =
+        "How many requests each credential may make (`q`) in how many seconds (`w`), as in `\"caller\";q=100;w=10`.";
+    [("RateLimit", header(limit)), ("RateLimit-Policy", header(policy))]
 }
 
 pub(super) fn entity_tag() -> (&'static str, Header) {
