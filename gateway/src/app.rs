@@ -7,14 +7,17 @@ use berth_shared::peer;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::{self, Tracing};
 use http::Request;
+use http_body_util::Either;
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use crate::admin::{self, Admin};
 use crate::admission::Admission;
 use crate::api::Api;
+use crate::api::streams::Streams;
 use crate::config::Config;
 use crate::forward::Forward;
+use crate::grpc::{self, Grpc};
 use crate::metrics::Metrics;
 use crate::nodes::{self, Connections};
 use crate::readiness::Readiness;
@@ -36,6 +39,8 @@ const SILENCE_MAX: Duration = Duration::from_millis(1500);
 pub enum Error {
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: std::io::Error },
+    #[error("the description of the gRPC services is broken: {0}")]
+    Grpc(#[from] grpc::Error),
 }
 
 /// A running gateway. Dropped, it ends without waiting for requests in flight.
@@ -44,6 +49,7 @@ pub struct Handle {
     public: server::Handle,
     admin: server::Handle,
     readiness: Readiness,
+    streams: Streams,
 }
 
 /// Starts a gateway, which serves from now on. `metrics` takes in its numbers, and its admin port shows all that is in there.
@@ -57,7 +63,8 @@ pub async fn start(
     let admin = listen(&config.admin_listen, &seams).await?;
 
     let admission = Admission::new(config.in_flight_max);
-    let metrics = Arc::new(Metrics::new(metrics, &admission));
+    let streams = Streams::new(config.streams_max);
+    let metrics = Arc::new(Metrics::new(metrics, &admission, &streams));
     let connections = Connections::start(nodes_config(&config), seams.clone(), metrics.clone());
     let readiness = Readiness::new(connections.routable());
     observe(&connections, &metrics);
@@ -66,14 +73,22 @@ pub async fn start(
     let api = Arc::new(Api {
         forward: Forward::new(connections.clone(), seams.clone(), attempt_timeout, metrics.clone()),
         admission,
+        streams: streams.clone(),
         body_timeout: config.body_timeout.0,
         seams: seams.clone(),
         tracing,
         metrics: metrics.clone(),
     });
+    let grpc = Arc::new(Grpc::new(api.clone(), readiness.clone())?);
     let answer = move |request: Request<Incoming>| {
-        let api = api.clone();
-        async move { api.answer(request).await }
+        let (api, grpc) = (api.clone(), grpc.clone());
+        async move {
+            if grpc::is_asked(&request) {
+                grpc.answer(request).await.map(Either::Right)
+            } else {
+                api.answer(request).await.map(Either::Left)
+            }
+        }
     };
     let admin_registry = metrics.registry().clone();
     let router = admin::router(Admin {
@@ -99,7 +114,7 @@ pub async fn start(
     let admin = server::serve(admin, admin_limits, &seams, telemetry::Gauge::default(), answer_admin)
         .map_err(listen_error(config.admin_listen))?;
     tracing::info!(public = public.address(), admin = admin.address(), "the gateway is serving");
-    Ok(Handle { public, admin, readiness })
+    Ok(Handle { public, admin, readiness, streams })
 }
 
 impl Handle {
@@ -124,9 +139,11 @@ impl Handle {
         self.readiness.ready().await;
     }
 
-    /// Stops accepting, lets requests in flight finish within the drain time-out, and ends.
+    /// Stops accepting, ends what waits for what is yet to happen, lets the other requests in flight finish within the drain
+    /// time-out, and ends.
     pub async fn shutdown(self) {
         self.readiness.leave();
+        self.streams.end();
         self.public.shutdown().await;
         self.admin.shutdown().await;
         tracing::info!("the gateway has ended");

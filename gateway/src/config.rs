@@ -26,6 +26,8 @@ pub struct Config {
     pub in_flight_max: usize,
     /// Most requests being served at once by one node; one more is answered 429.
     pub in_flight_per_node_max: usize,
+    /// Most live histories and long polls at once; one more is answered 429.
+    pub streams_max: usize,
     /// Most connections of clients at once; one more waits to be accepted.
     pub connections_max: usize,
     /// How long a request's headers may take to arrive, and how long a connection may stay idle between requests.
@@ -51,6 +53,7 @@ impl Default for Config {
             nodes_max: 256,
             in_flight_max: 4096,
             in_flight_per_node_max: 2048,
+            streams_max: 4096,
             connections_max: 16_384,
             header_timeout: HumanDuration::from_secs(30),
             body_timeout: HumanDuration::from_secs(10),
@@ -83,6 +86,7 @@ impl Validate for Config {
         config::within("nodes_max", self.nodes_max, self.nodes.len()..=4096)?;
         config::within("in_flight_max", self.in_flight_max, 1..=1_000_000)?;
         config::within("in_flight_per_node_max", self.in_flight_per_node_max, 1..=1_000_000)?;
+        config::within("streams_max", self.streams_max, 1..=1_000_000)?;
         config::within("connections_max", self.connections_max, 1..=1_000_000)?;
         let (shortest, longest) = (HumanDuration::from_millis(100), HumanDuration::from_secs(600));
         for (key, duration) in [

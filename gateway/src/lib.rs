@@ -1,8 +1,8 @@
 //! Berth's gateway: takes HTTP requests, routes each to the node that owns its entity, and answers. It is stateless: the
 //! shard map is learnt from nodes. A request passes the rooms in this order:
 //!
-//! `server` (connections) → `api` (paths, headers, answers) → `admission` (bounds) → `forward` (attempts and their
-//! verdicts) → `router` (key → shard → owner) → `nodes` (peer connections).
+//! `server` (connections) → `api`, or `grpc` in its place (what is asked, and how the answer looks) → `admission` (bounds) →
+//! `forward` (attempts and their verdicts) → `router` (key → shard → owner) → `nodes` (peer connections).
 
 mod admin;
 mod admission;
@@ -10,6 +10,7 @@ mod api;
 mod app;
 mod config;
 mod forward;
+pub mod grpc;
 mod metrics;
 mod nodes;
 mod readiness;

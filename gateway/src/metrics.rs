@@ -7,6 +7,7 @@ use berth_shared::telemetry::{self, Counter, Gauge, Histogram, LATENCY_SECONDS};
 use http::StatusCode;
 
 use crate::admission::Admission;
+use crate::api::streams::Streams;
 
 /// What kind of request it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ impl Route {
 }
 
 impl Metrics {
-    pub(crate) fn new(registry: telemetry::Metrics, admission: &Admission) -> Self {
+    pub(crate) fn new(registry: telemetry::Metrics, admission: &Admission, streams: &Streams) -> Self {
         let duration = |route: Route| {
             let help = "Time from a request's headers to its answer.";
             registry.histogram("berth_gateway_request_seconds", help, &LATENCY_SECONDS, &[("route", route.label())])
@@ -98,6 +99,9 @@ impl Metrics {
         let admission = admission.clone();
         let in_flight = move || admission.taken() as f64;
         registry.observed_gauge("berth_gateway_in_flight", "Requests being served.", &[], in_flight);
+        let streams = streams.clone();
+        let help = "Live histories and long polls.";
+        registry.observed_gauge("berth_gateway_streams", help, &[], move || streams.taken() as f64);
         Self {
             requests: [const { [const { OnceLock::new() }; STATUSES.len()] }; ROUTES.len()],
             durations: ROUTES.map(duration),

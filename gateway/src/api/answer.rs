@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::Body;
+use super::asked::Found;
 use super::header::BERTH_SESSION;
 
 /// Headers of an answer: those here, and as many from the rest of the way.
@@ -45,6 +46,14 @@ pub(crate) fn entity(
     response.headers_mut().insert(header::ETAG, tag);
     put_session(response.headers_mut(), session);
     response
+}
+
+/// A state that was read, or 304 for a client that has it.
+pub(crate) fn found(key: &EntityKey, found: Found<'_>) -> Response<Body> {
+    match found.state {
+        None => without_body(StatusCode::NOT_MODIFIED, found.version, found.session),
+        state => entity(key, found.version, None, state, found.session),
+    }
 }
 
 /// 304, for a client that has this version already, or 204, for one that has deleted the entity and so brought it there.

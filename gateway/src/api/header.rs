@@ -17,9 +17,9 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Most bytes of a request's path, query and headers.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
 /// A request's deadline when it names none.
-const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
+pub(crate) const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
 /// The latest deadline that a request may name.
-const DEADLINE_SECONDS_MAX: u64 = 30;
+pub(crate) const DEADLINE_SECONDS_MAX: u64 = 30;
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// The separators of a header line: a colon, a space and the end of the line.
 const LINE_OVERHEAD_BYTES: usize = 4;
@@ -73,11 +73,23 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<HeaderValue>
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    let visible = value.as_bytes().iter().all(u8::is_ascii_graphic);
-    if values.next().is_some() || value.is_empty() || value.len() > IDEMPOTENCY_KEY_BYTES_MAX || !visible {
-        return Err(Problem::invalid("Idempotency-Key must be one value of 1 to 255 visible ASCII characters"));
+    if values.next().is_some() {
+        return Err(invalid_key());
     }
-    Ok(Some(value.clone()))
+    check_idempotency_key(value.clone()).map(Some)
+}
+
+/// One that a client gave.
+pub(crate) fn check_idempotency_key(value: HeaderValue) -> Result<HeaderValue, Problem> {
+    let visible = value.as_bytes().iter().all(u8::is_ascii_graphic);
+    if value.is_empty() || value.len() > IDEMPOTENCY_KEY_BYTES_MAX || !visible {
+        return Err(invalid_key());
+    }
+    Ok(value)
+}
+
+pub(crate) fn invalid_key() -> Problem {
+    Problem::invalid("Idempotency-Key must be one value of 1 to 255 visible ASCII characters")
 }
 
 /// The trace that the request belongs to; malformed headers are as good as none.

@@ -2,16 +2,18 @@
 //! Routing of these few paths is written by hand on the raw path, because ids may contain encoded slashes.
 
 mod answer;
-mod body;
-mod condition;
+pub(crate) mod asked;
+pub(crate) mod body;
+pub(crate) mod condition;
 mod cursor;
-mod header;
+pub(crate) mod header;
 mod listing;
-mod past;
-mod path;
+pub(crate) mod past;
+pub(crate) mod path;
 pub(crate) mod problem;
-mod query;
-mod session;
+pub(crate) mod query;
+pub(crate) mod session;
+pub(crate) mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,12 +30,15 @@ use http::{Method, Request, Response, StatusCode};
 use serde_json::value::RawValue;
 use tracing::Instrument;
 
+use self::asked::{AskedCommand, AskedHistory, AskedState};
+use self::body::BODY_BYTES_MAX;
 use self::header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
 use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
+use self::streams::Streams;
 use crate::admission::Admission;
-use crate::forward::{Action, Command, Forward, idempotency_key};
+use crate::forward::{Action, Forward};
 use crate::metrics::{Metrics, Route};
 use crate::nodes::Nodes;
 
@@ -45,6 +50,8 @@ pub(crate) type Body = http_body_util::Full<Bytes>;
 pub(crate) struct Api<N> {
     pub(crate) forward: Forward<N>,
     pub(crate) admission: Admission,
+    /// Of requests that wait for what is yet to happen.
+    pub(crate) streams: Streams,
     /// How long a body may take to arrive.
     pub(crate) body_timeout: Duration,
     pub(crate) seams: Seams,
@@ -144,79 +151,38 @@ impl<N: Nodes> Api<N> {
         }
         // Before the body is read, so that bodies in memory are bounded too.
         let _permit = self.admit()?;
-        let body = self.arguments(action, body).await?;
-        let made_key = clients_key.is_none();
-        let idempotency_key = clients_key
-            .unwrap_or_else(|| idempotency_key::make(self.seams.clock.wall_micros(), self.seams.random.next_u128()));
-        let command = Command {
+        let body = self.seams.spawner.timeout(self.body_timeout, body::collect(body, BODY_BYTES_MAX)).await;
+        let body = asked::arguments(action, body.ok_or_else(Problem::request_timeout)??)?;
+        let asked = AskedCommand {
             key,
             action,
             body: &body,
             precondition,
-            // Checked, or made, to be visible ASCII.
-            idempotency_key: idempotency_key.to_str().unwrap_or_default(),
-            key_given: !made_key,
+            session: &session,
+            idempotency_key: clients_key,
             wants_state: !preferences.minimal,
+            time: preferences.deadline,
             traceparent,
         };
-        let cluster = || self.forward.nodes().cluster();
-        let outcome = self.forward.execute(command, preferences.deadline, |shard, reply| match reply {
-            Reply::Executed(executed) => {
-                let session = session.after(cluster(), shard, executed.seen);
-                let mut response = match action {
-                    Action::Run(_) => {
-                        answer::entity(key, executed.version, Some(executed.reply), executed.state, session)
-                    }
-                    Action::Delete => answer::without_body(StatusCode::NO_CONTENT, executed.version, session),
-                };
-                if executed.replayed {
-                    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-                }
-                Ok(response)
+        let ran = self.execute(asked, |executed, session| {
+            let mut response = match action {
+                Action::Run(_) => answer::entity(key, executed.version, Some(executed.reply), executed.state, session),
+                Action::Delete => answer::without_body(StatusCode::NO_CONTENT, executed.version, session),
+            };
+            if executed.replayed {
+                response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
             }
-            Reply::Refused(refusal) if made_key && refusal.code == Code::KeyExpired => {
-                tracing::error!("a node finds the key that was just made too old or too new: the clocks disagree");
-                Err(Problem::new(Code::Unavailable, "the clocks of the cluster disagree; this request was not applied"))
-            }
-            Reply::Refused(refusal) => {
-                let session = refusal.seen.and_then(|seen| session.after(cluster(), shard, seen));
-                Err(Problem::refused(&refusal).with_session(session))
-            }
-            _ => Err(Problem::new(Code::UnknownOutcome, UNFITTING)),
+            response
         });
-        match outcome.await.unwrap_or_else(|code| Err(Problem::given_up(code))) {
-            Ok(mut response) => {
-                if preferences.minimal {
-                    response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("return=minimal"));
-                }
-                if made_key {
-                    response.headers_mut().insert(IDEMPOTENCY_KEY, idempotency_key);
-                }
-                Ok(response)
-            }
-            Err(problem) if made_key || problem.is_unknown_outcome() => {
-                Err(problem.with_idempotency_key(idempotency_key))
-            }
-            Err(problem) => Err(problem),
+        let ran = ran.await?;
+        let mut response = ran.answer;
+        if preferences.minimal {
+            response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("return=minimal"));
         }
-    }
-
-    /// The arguments of a command. Whether they are the kind's, or JSON at all, is checked once, by the node's decoder.
-    async fn arguments<B>(&self, action: Action<'_>, body: &mut B) -> Result<Bytes, Problem>
-    where
-        B: hyper::body::Body<Data = Bytes> + Unpin,
-    {
-        let body = self.seams.spawner.timeout(self.body_timeout, body::collect(body)).await;
-        let body = body.ok_or_else(Problem::request_timeout)??;
-        match action {
-            Action::Delete if body.is_empty() => Ok(body),
-            Action::Delete => Err(Problem::invalid("a deletion has no body")),
-            Action::Run(_) if body.is_empty() => Ok(Bytes::from_static(b"{}")),
-            Action::Run(_) => {
-                body::check_depth(&body)?;
-                Ok(body)
-            }
+        if ran.is_key_made {
+            response.headers_mut().insert(IDEMPOTENCY_KEY, ran.idempotency_key);
         }
+        Ok(response)
     }
 
     async fn state(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
@@ -227,21 +193,17 @@ impl<N: Nodes> Api<N> {
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
-        let read = self.forward.read(key, consistency, traceparent, preferences.deadline, |shard, reply| match reply {
-            Reply::State { version, state, seen } => {
-                if if_match.is_some_and(|tags| !tags.match_version(version)) {
-                    return Err(Problem::version_mismatch(version));
-                }
-                let session = session.after(self.forward.nodes().cluster(), shard, seen);
-                if if_none_match.is_some_and(|tags| tags.match_version(version)) {
-                    return Ok(answer::without_body(StatusCode::NOT_MODIFIED, version, session));
-                }
-                Ok(answer::entity(key, version, None, Some(state), session))
-            }
-            reply => Err(unread(&reply)),
-        });
-        let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
-        Ok(uncached(response))
+        let asked = AskedState {
+            key,
+            moment: None,
+            consistency,
+            if_match,
+            if_none_match,
+            session: &session,
+            time: preferences.deadline,
+            traceparent,
+        };
+        Ok(uncached(self.read(asked, |found| answer::found(key, found)).await?))
     }
 
     async fn events(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
@@ -251,15 +213,9 @@ impl<N: Nodes> Api<N> {
         let preferences = Preferences::parse(&parts.headers)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
-        let read = self.forward.events(key, page, traceparent, preferences.deadline, |shard, reply| match reply {
-            Reply::Events { events, next, seen } => {
-                let session = session.after(self.forward.nodes().cluster(), shard, seen);
-                Ok(answer::events(key, &events, next, session))
-            }
-            reply => Err(unread(&reply)),
-        });
-        let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
-        Ok(uncached(response))
+        let asked = AskedHistory { key, page, session: &session, time: preferences.deadline, traceparent };
+        let read = self.history(asked, |history| answer::events(key, history.events, history.next, history.session));
+        Ok(uncached(read.await?))
     }
 
     /// All kinds, or `one`.
@@ -274,15 +230,11 @@ impl<N: Nodes> Api<N> {
                 None => Ok(answer::json_response([b"{\"kinds\":", json, b"}"].concat().into())),
                 Some(kind) => kind_of(json, kind),
             },
-            reply => Err(unread(&reply)),
+            Reply::Refused(refusal) => Err(Problem::refused(&refusal)),
+            _ => Err(Problem::new(Code::Unavailable, UNFITTING)),
         });
         let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
         Ok(uncached(response))
-    }
-
-    fn admit(&self) -> Result<crate::admission::Permit, Problem> {
-        let overloaded = "this gateway has too many requests in flight; nothing was applied";
-        self.admission.enter().ok_or_else(|| Problem::new(Code::Overloaded, overloaded))
     }
 }
 
@@ -313,14 +265,6 @@ fn kind_of(json: &[u8], kind: &str) -> Result<Response<Body>, Problem> {
         }
     }
     Err(Problem::new(Code::UnknownKind, "no such kind is served"))
-}
-
-/// What a read got instead of its answer.
-fn unread(reply: &Reply<'_>) -> Problem {
-    match reply {
-        Reply::Refused(refusal) => Problem::refused(refusal),
-        _ => Problem::new(Code::Unavailable, UNFITTING),
-    }
 }
 
 /// These resources have no version to compare with.

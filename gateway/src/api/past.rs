@@ -1,15 +1,16 @@
 //! An entity's state at an earlier version or time: `GET /v1/entities/{kind}/{id}?version=` or `?at=`.
 
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Consistency, Moment, Response as Reply};
+use berth_shared::message::{Consistency, Moment};
+use http::Response;
 use http::header as names;
 use http::request::Parts;
-use http::{Response, StatusCode};
 
+use super::asked::AskedState;
 use super::header::Preferences;
 use super::problem::Problem;
 use super::session::Session;
-use super::{Api, Body, answer, condition, header, path, query, uncached, unread};
+use super::{Api, Body, answer, condition, header, path, query, uncached};
 use crate::nodes::Nodes;
 
 /// How long ago a time must be. Clocks differ, and what the owner decides at this moment has a time of its own clock.
@@ -36,22 +37,17 @@ impl<N: Nodes> Api<N> {
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
-        let deliver = |shard, reply: Reply<'_>| match reply {
-            Reply::State { version, state, seen } => {
-                if if_match.is_some_and(|tags| !tags.match_version(version)) {
-                    return Err(Problem::version_mismatch(version));
-                }
-                let session = session.after(self.forward.nodes().cluster(), shard, seen);
-                if if_none_match.is_some_and(|tags| tags.match_version(version)) {
-                    return Ok(answer::without_body(StatusCode::NOT_MODIFIED, version, session));
-                }
-                Ok(answer::entity(key, version, None, Some(state), session))
-            }
-            reply => Err(unread(&reply)),
+        let asked = AskedState {
+            key,
+            moment: Some(moment),
+            consistency,
+            if_match,
+            if_none_match,
+            session: &session,
+            time: preferences.deadline,
+            traceparent,
         };
-        let read = self.forward.past(key, moment, consistency, traceparent, preferences.deadline, deliver);
-        let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
-        Ok(uncached(response))
+        Ok(uncached(self.read(asked, |found| answer::found(key, found)).await?))
     }
 }
 
@@ -70,7 +66,7 @@ fn parse(query: Option<&str>, now_micros: u64) -> Result<(Moment, Consistency), 
 }
 
 /// Microseconds since 1970; a time before that is as good as 1970.
-fn parse_time(text: &str, now_micros: u64) -> Result<u64, Problem> {
+pub(crate) fn parse_time(text: &str, now_micros: u64) -> Result<u64, Problem> {
     let invalid = || Problem::invalid("at must be a time as in RFC 3339, such as 2026-01-31T12:00:00.5Z");
     // Timestamps are read in more forms than RFC 3339 has.
     let time: jiff::Timestamp =

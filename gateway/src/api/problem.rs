@@ -2,6 +2,7 @@
 //! What it shows is written for clients: no address, no internal error text.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use berth_shared::ids::Version;
 use berth_shared::message::Refusal;
@@ -17,22 +18,23 @@ use super::header::{BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
 #[derive(Debug)]
 pub(crate) struct Problem(Box<Content>);
 
+/// What a problem says, for the protocols that say it.
 #[derive(Debug)]
-struct Content {
-    kind: Kind,
-    detail: Cow<'static, str>,
+pub(crate) struct Content {
+    pub(crate) kind: Kind,
+    pub(crate) detail: Cow<'static, str>,
     /// The kind's own code of a rejection.
-    reason: Option<Box<str>>,
-    current_version: Option<Version>,
+    pub(crate) reason: Option<Box<str>>,
+    pub(crate) current_version: Option<Version>,
     /// A stored outcome of an earlier request with the same idempotency key.
-    replayed: bool,
-    session: Option<HeaderValue>,
-    idempotency_key: Option<HeaderValue>,
+    pub(crate) replayed: bool,
+    pub(crate) session: Option<HeaderValue>,
+    pub(crate) idempotency_key: Option<HeaderValue>,
 }
 
 /// What went wrong: a code that nodes know too, or one that only HTTP has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Shared(Code),
     MethodNotAllowed { allow: &'static str },
     NotAcceptable,
@@ -41,8 +43,8 @@ enum Kind {
     RequestTimeout,
 }
 
-/// Seconds after which a refused client may try again.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// After how long a refused client may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -126,6 +128,14 @@ impl Problem {
         self
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    pub(crate) fn into_content(self) -> Content {
+        *self.0
+    }
+
     #[cfg(test)]
     pub(crate) fn code(&self) -> &'static str {
         self.0.kind.code()
@@ -164,10 +174,10 @@ impl Problem {
         if content.replayed {
             headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
         }
+        if let Some(time) = content.kind.retry_after() {
+            headers.insert(header::RETRY_AFTER, time.as_secs().into());
+        }
         match content.kind {
-            Kind::Shared(Code::Overloaded | Code::Unavailable) => {
-                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
-            }
             Kind::MethodNotAllowed { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
@@ -182,7 +192,12 @@ impl Problem {
 }
 
 impl Kind {
-    fn code(self) -> &'static str {
+    /// After how long it may be tried again, where that is of use.
+    pub(crate) fn retry_after(self) -> Option<Duration> {
+        matches!(self, Self::Shared(Code::Overloaded | Code::Unavailable)).then_some(RETRY_AFTER)
+    }
+
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Shared(code) => code.as_str(),
             Self::MethodNotAllowed { .. } => "method-not-allowed",

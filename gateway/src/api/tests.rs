@@ -125,10 +125,12 @@ fn api_of(in_flight_max: usize, owners: Vec<ShardOwner>, script: AddressedScript
     let nodes = Arc::new(Scripted { table, script, asked, deadlines, doubts });
     let seams = Seams::simulated(1);
     let admission = Admission::new(in_flight_max);
-    let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission));
+    let streams = Streams::new(16);
+    let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission, &streams));
     Api {
         forward: Forward::new(nodes, seams.clone(), Duration::from_secs(2), metrics.clone()),
         admission,
+        streams,
         body_timeout: Duration::from_secs(10),
         seams,
         tracing: Tracing::OFF,

@@ -2,6 +2,7 @@
 
 mod failover;
 mod frost;
+mod grpc;
 mod names;
 mod process;
 mod twin;

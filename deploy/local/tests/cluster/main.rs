@@ -2,6 +2,7 @@
 //! kill -9, and what keeps it from starting. Ports are free ones, so that tests can run next to each other.
 
 mod client;
+mod grpc;
 mod program;
 mod writers;
 

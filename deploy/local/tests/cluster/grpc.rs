@@ -1,0 +1,95 @@
+//! gRPC and REST side by side on one port of a real cluster: what is done by one is seen by the other.
+
+use berth_gateway::grpc::protobuf::entities_client::EntitiesClient;
+use berth_gateway::grpc::protobuf::precondition::Condition;
+use berth_gateway::grpc::protobuf::{ExecuteRequest, GetRequest, Precondition, Versions, WatchRequest};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tonic::Code;
+use tonic_types::StatusExt;
+use tower::ServiceExt;
+use tower::util::BoxCloneService;
+
+use super::JSON;
+use super::client::PATIENCE;
+use super::program::Local;
+
+type Channel = BoxCloneService<http::Request<tonic::body::Body>, http::Response<hyper::body::Incoming>, hyper::Error>;
+
+async fn connect(local: &Local) -> EntitiesClient<Channel> {
+    let (seams, url) = (&local.process.seams, &local.greeting.url);
+    let stream = seams.network.connect(url.strip_prefix("http://").unwrap()).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    seams.spawner.spawn(connection);
+    let channel = tower::service_fn(move |request| sender.clone().send_request(request)).boxed_clone();
+    EntitiesClient::with_origin(channel, url.parse().unwrap())
+}
+
+fn value(json: &str) -> Value {
+    serde_json::from_str(json).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_and_rest_are_two_ways_to_the_same_entities() {
+    let local = Local::start(&["--ephemeral"]).await;
+    let mut rest = local.gateway().await;
+    let mut grpc = connect(&local).await;
+    let (kind, id) = ("counter".to_owned(), "a/b".to_owned());
+    let (entity, add) = ("/v1/entities/counter/a%2Fb", "/v1/entities/counter/a%2Fb/add");
+
+    // A key that was used by one protocol is known to the other.
+    let asked = ExecuteRequest {
+        kind: kind.clone(),
+        id: id.clone(),
+        command: "add".to_owned(),
+        arguments: r#"{"by":2}"#.to_owned(),
+        idempotency_key: "order-1".to_owned(),
+        ..Default::default()
+    };
+    let ran = grpc.execute(asked.clone()).await.unwrap().into_inner();
+    assert_eq!((ran.version, ran.replayed, ran.idempotency_key.as_str()), (1, false, "order-1"));
+    assert_eq!(value(&ran.state.unwrap()), json!({ "value": 2 }));
+    let again = rest.post(add, &[JSON, ("idempotency-key", "order-1")], r#"{"by":2}"#).await;
+    assert_eq!((again.status, again.header("idempotency-replayed"), again.header("etag")), (200, "true", "\"1\""));
+    assert_eq!(again.json()["reply"], value(&ran.reply));
+    let other = ExecuteRequest { arguments: r#"{"by":3}"#.to_owned(), ..asked.clone() };
+    let status = grpc.execute(other).await.unwrap_err();
+    let details = status.get_error_details();
+    assert_eq!(
+        (status.code(), details.error_info().unwrap().reason.as_str()),
+        (Code::FailedPrecondition, "key-reused")
+    );
+
+    // A stream hears of what the other does, with the session that the other gave.
+    let session = again.header("berth-session").to_owned();
+    let watch = WatchRequest { kind: kind.clone(), id: id.clone(), session: session.clone(), ..Default::default() };
+    let mut events = grpc.watch(watch).await.unwrap().into_inner();
+    assert_eq!(events.message().await.unwrap().unwrap().version, 1);
+    assert_eq!(rest.post(add, &[JSON], r#"{"by":5}"#).await.status, 200);
+    let heard = local.process.seams.spawner.timeout(PATIENCE, events.message()).await.expect("heard of nothing");
+    let heard = heard.unwrap().unwrap();
+    let page = rest.get(&format!("{entity}/events?after=1")).await.json();
+    let event = &page["events"][0];
+    assert_eq!((json!(heard.version), json!(heard.r#type)), (event["version"].clone(), event["type"].clone()));
+    assert_eq!(value(&heard.data), event["data"]);
+
+    // Both read the same, and hold the same conditions.
+    let get = GetRequest { kind: kind.clone(), id: id.clone(), session, ..Default::default() };
+    let found = grpc.get(get).await.unwrap().into_inner();
+    let read = rest.get(entity).await.json();
+    assert_eq!((json!(found.version), value(&found.state.unwrap())), (read["version"].clone(), read["state"].clone()));
+    let condition = Some(Condition::Versions(Versions { versions: vec![1] }));
+    let late =
+        ExecuteRequest { idempotency_key: String::new(), precondition: Some(Precondition { condition }), ..asked };
+    let status = grpc.execute(late).await.unwrap_err();
+    let info = status.get_error_details().error_info().cloned().unwrap();
+    assert_eq!(
+        (status.code(), info.reason.as_str(), info.metadata["currentVersion"].as_str()),
+        (Code::Aborted, "version-mismatch", "2")
+    );
+    let missing = GetRequest { kind, id: "nobody".to_owned(), ..Default::default() };
+    assert_eq!(grpc.get(missing).await.unwrap_err().code(), Code::NotFound);
+    drop(events);
+    local.stop("INT").await;
+}

@@ -1,0 +1,114 @@
+//! What a call says besides its message, in its metadata. Pure.
+
+use std::time::Duration;
+
+use berth_shared::telemetry::Traceparent;
+use http::{HeaderMap, HeaderName};
+use tonic::Status;
+
+use crate::api::header::{DEADLINE_DEFAULT, DEADLINE_SECONDS_MAX};
+use crate::api::problem::Problem;
+
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// Digits of a time-out, at most.
+const TIMEOUT_DIGITS_MAX: usize = 8;
+
+/// Travels with the request, among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) traceparent: Traceparent,
+    /// How long the client waits.
+    timeout: Option<Duration>,
+}
+
+impl Call {
+    pub(super) fn parse(headers: &HeaderMap, traceparent: Traceparent) -> Result<Self, Problem> {
+        let mut values = headers.get_all(TIMEOUT).iter();
+        let timeout = match (values.next(), values.next()) {
+            (None, _) => None,
+            (Some(value), None) => Some(parse_timeout(value.as_bytes()).ok_or_else(invalid)?),
+            (Some(_), Some(_)) => return Err(invalid()),
+        };
+        Ok(Self { traceparent, timeout })
+    }
+
+    pub(super) fn of<T>(request: &tonic::Request<T>) -> Result<Self, Status> {
+        let call = request.extensions().get::<Self>().copied();
+        call.ok_or_else(|| Status::internal("the call did not come in by the door"))
+    }
+
+    /// The time for one answer. Clients that wait longer than an answer may take are not refused for it.
+    pub(super) fn time(&self) -> Duration {
+        self.timeout.unwrap_or(DEADLINE_DEFAULT).min(Duration::from_secs(DEADLINE_SECONDS_MAX))
+    }
+
+    /// The time for all of a stream.
+    pub(super) fn lifetime(&self) -> Option<Duration> {
+        self.timeout
+    }
+}
+
+/// At most eight digits and a unit ("Requests" in gRPC's PROTOCOL-HTTP2).
+fn parse_timeout(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > TIMEOUT_DIGITS_MAX || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_secs(number * 3600)),
+        b'M' => Some(Duration::from_secs(number * 60)),
+        b'S' => Some(Duration::from_secs(number)),
+        b'm' => Some(Duration::from_millis(number)),
+        b'u' => Some(Duration::from_micros(number)),
+        b'n' => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+fn invalid() -> Problem {
+    Problem::invalid("grpc-timeout must be one value of at most eight digits and a unit, such as 500m")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn call(timeouts: &[&str]) -> Result<Call, &'static str> {
+        let mut headers = HeaderMap::new();
+        for timeout in timeouts {
+            headers.append(TIMEOUT, HeaderValue::from_str(timeout).unwrap());
+        }
+        Call::parse(&headers, Traceparent::new(1, 1, false).unwrap()).map_err(|problem| problem.code())
+    }
+
+    #[test]
+    fn a_time_out_has_eight_digits_and_a_unit() {
+        for (text, time) in [
+            ("1H", Duration::from_secs(3600)),
+            ("2M", Duration::from_secs(120)),
+            ("3S", Duration::from_secs(3)),
+            ("00000004S", Duration::from_secs(4)),
+            ("5m", Duration::from_millis(5)),
+            ("6u", Duration::from_micros(6)),
+            ("99999999n", Duration::from_nanos(99_999_999)),
+            ("99999999H", Duration::from_secs(99_999_999 * 3600)),
+        ] {
+            assert_eq!(call(&[text]).unwrap().lifetime(), Some(time), "{text}");
+        }
+        for timeouts in
+            [&[""][..], &["S"], &["1"], &["1s"], &["-1S"], &["+1S"], &["123456789S"], &["1.5S"], &["1S", "1S"]]
+        {
+            assert_eq!(call(timeouts).map(|_| ()), Err("invalid-request"), "{timeouts:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_takes_5_seconds_when_nothing_is_said_and_30_at_most() {
+        let times = [&[][..], &["1S"], &["30S"], &["1H"]].map(|timeouts| call(timeouts).unwrap().time().as_secs());
+        assert_eq!(times, [5, 1, 30, 30]);
+        assert_eq!(call(&[]).unwrap().lifetime(), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! Refusals as gRPC says them: the one place where problems become codes and details (`google.rpc.Status`). What they say, and
+//! when, is decided where REST's is.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use berth_shared::problem::Code as Shared;
+use berth_shared::telemetry::Traceparent;
+use http::{HeaderMap, HeaderValue};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::api::header::{BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
+use crate::api::problem::{Kind, Problem};
+
+/// Whose reasons these are.
+const DOMAIN: &str = "berth";
+/// Bytes of a text of a refusal. It travels in trailers, of which clients take a few KiB; and it stands there up to three times.
+const TEXT_BYTES_MAX: usize = 512;
+
+/// A problem, and which field of the message brought it about, where one did.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    problem: Problem,
+    field: Option<&'static str>,
+}
+
+impl Refusal {
+    /// To blame on `field`.
+    pub(super) fn at(field: &'static str) -> impl Fn(Problem) -> Self {
+        move |problem| Self { problem, field: Some(field) }
+    }
+
+    /// What became of a command whose fields are well-formed.
+    pub(super) fn of_command(problem: Problem) -> Self {
+        let field = match problem.kind() {
+            Kind::Shared(Shared::InvalidRequest) => Some("arguments"),
+            Kind::Shared(Shared::KeyExpired) => Some("idempotency_key"),
+            _ => None,
+        };
+        Self { problem, field }
+    }
+
+    pub(super) fn into_status(self, traceparent: Traceparent) -> Status {
+        of(self.problem, self.field, traceparent)
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self { problem, field: None }
+    }
+}
+
+/// The status of a call in the trace of `traceparent`.
+pub(super) fn of(problem: Problem, field: Option<&'static str>, traceparent: Traceparent) -> Status {
+    let content = problem.into_content();
+    let code = code_of(content.kind);
+    let message = bounded(&content.detail);
+    let mut metadata = HashMap::from([("traceId".to_owned(), traceparent.trace_id_text())]);
+    if let Some(version) = content.current_version {
+        metadata.insert("currentVersion".to_owned(), version.to_string());
+    }
+    if let Some(reason) = &content.reason {
+        metadata.insert("rejection".to_owned(), bounded(reason).into_owned());
+    }
+    let mut details = ErrorDetails::new();
+    details.set_error_info(content.kind.code(), DOMAIN, metadata);
+    if let Some(time) = content.kind.retry_after() {
+        details.set_retry_info(Some(time));
+    }
+    if let Some(field) = field.filter(|_| code == Code::InvalidArgument) {
+        details.add_bad_request_violation(field, &*message);
+    }
+    let mut trailers = HeaderMap::new();
+    let replayed = content.replayed.then(|| HeaderValue::from_static("true"));
+    for (name, value) in
+        [(BERTH_SESSION, content.session), (IDEMPOTENCY_KEY, content.idempotency_key), (IDEMPOTENCY_REPLAYED, replayed)]
+    {
+        if let Some(value) = value {
+            trailers.insert(name, value);
+        }
+    }
+    Status::with_error_details_and_metadata(code, &*message, details, MetadataMap::from_headers(trailers))
+}
+
+/// The codes, as gRPC means them ("Status codes and their use in gRPC").
+fn code_of(kind: Kind) -> Code {
+    match kind {
+        Kind::Shared(code) => match code {
+            Shared::InvalidRequest | Shared::KeyExpired => Code::InvalidArgument,
+            Shared::UnknownKind | Shared::UnknownCommand | Shared::NotFound | Shared::Deleted => Code::NotFound,
+            // To be tried again after a look at how things are, not as it is.
+            Shared::VersionMismatch | Shared::InProgress => Code::Aborted,
+            Shared::Rejected | Shared::KeyReused => Code::FailedPrecondition,
+            Shared::TooLarge | Shared::Overloaded => Code::ResourceExhausted,
+            Shared::Unavailable => Code::Unavailable,
+            // Which may be returned even if the operation has completed.
+            Shared::UnknownOutcome => Code::DeadlineExceeded,
+            Shared::Internal => Code::Internal,
+        },
+        Kind::MethodNotAllowed { .. } => Code::Unimplemented,
+        Kind::NotAcceptable | Kind::UnsupportedMediaType => Code::InvalidArgument,
+        Kind::HeadersTooLarge => Code::ResourceExhausted,
+        Kind::RequestTimeout => Code::Cancelled,
+    }
+}
+
+/// As much of a text as there is room for.
+fn bounded(text: &str) -> Cow<'_, str> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_shared::message::Refusal as NodesRefusal;
+
+    use super::*;
+
+    fn trace() -> Traceparent {
+        Traceparent::new(7, 1, false).unwrap()
+    }
+
+    /// The name that the protocol gives a code.
+    fn name(code: Code) -> String {
+        let words = format!("{code:?}");
+        let underscored = words.chars().enumerate().map(|(position, letter)| {
+            if position > 0 && letter.is_ascii_uppercase() { format!("_{letter}") } else { letter.to_string() }
+        });
+        underscored.collect::<String>().to_uppercase()
+    }
+
+    #[test]
+    fn every_code_is_mapped_as_the_protobuf_documents() {
+        let proto = include_str!("../../proto/berth/v1/entities.proto");
+        let rows: Vec<[&str; 2]> = proto
+            .lines()
+            .filter_map(|line| {
+                line.strip_prefix("// | ")?.split('|').map(str::trim).collect::<Vec<_>>().try_into().ok()
+            })
+            .map(|[grpc, codes, _]: [&str; 3]| [grpc, codes])
+            .collect();
+        let shared = Shared::ALL.map(Kind::Shared);
+        let http = [
+            Kind::MethodNotAllowed { allow: "" },
+            Kind::NotAcceptable,
+            Kind::UnsupportedMediaType,
+            Kind::HeadersTooLarge,
+            Kind::RequestTimeout,
+        ];
+        for kind in shared.into_iter().chain(http) {
+            let documented: Vec<&str> = rows
+                .iter()
+                .filter(|[_, codes]| codes.split([',', ':']).any(|code| code.trim() == kind.code()))
+                .map(|[grpc, _]| *grpc)
+                .collect();
+            assert_eq!(documented, [name(code_of(kind))], "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_has_what_the_problem_document_has() {
+        let refusal = NodesRefusal {
+            code: Shared::Rejected,
+            detail: "not enough",
+            reason: Some("insufficient-funds"),
+            current_version: Some(4),
+            replayed: true,
+            seen: None,
+        };
+        let problem = Problem::refused(&refusal)
+            .with_session(Some(HeaderValue::from_static("token")))
+            .with_idempotency_key(HeaderValue::from_static("k1"));
+        let status = of(problem, Some("arguments"), trace());
+        assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "not enough"));
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("rejected", "berth"));
+        let metadata = |name: &str| info.metadata[name].as_str();
+        assert_eq!(metadata("traceId"), "00000000000000000000000000000007");
+        assert_eq!((metadata("currentVersion"), metadata("rejection")), ("4", "insufficient-funds"));
+        assert!(details.bad_request().is_none() && details.retry_info().is_none());
+        for (name, value) in [("berth-session", "token"), ("idempotency-key", "k1"), ("idempotency-replayed", "true")] {
+            assert_eq!(status.metadata().get(name).unwrap(), value, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_time_to_come_again_is_told_where_rest_tells_one() {
+        for code in Shared::ALL {
+            let rest = Problem::new(code, "x").into_response("/", 1);
+            let grpc = of(Problem::new(code, "x"), None, trace()).get_error_details();
+            let seconds = rest.headers().get("retry-after").map(|value| value.to_str().unwrap().parse().unwrap());
+            let retry = grpc.retry_info().and_then(|info| info.retry_delay).map(|delay| delay.as_secs());
+            assert_eq!(retry, seconds, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_to_blame_is_named_and_texts_are_bounded() {
+        let status = Refusal::at("id")(Problem::invalid("ü".repeat(1000))).into_status(trace());
+        let details = status.get_error_details();
+        let violation = &details.bad_request().unwrap().field_violations[0];
+        assert_eq!((violation.field.as_str(), violation.description.as_str()), ("id", status.message()));
+        assert!(status.message().len() < TEXT_BYTES_MAX + 4 && status.message().ends_with("ü…"));
+        let not_found = Refusal::at("kind")(Problem::new(Shared::UnknownKind, "no such kind")).into_status(trace());
+        assert!(not_found.get_error_details().bad_request().is_none());
+    }
+}
