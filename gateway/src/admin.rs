@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use berth_shared::auth::{Guard, Role};
 use berth_shared::key::EntityKey;
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
@@ -24,10 +26,14 @@ pub(crate) struct Admin {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: telemetry::Metrics,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) guard: Guard,
+    /// Whether metrics need no credential.
+    pub(crate) metrics_open: bool,
     pub(crate) seams: Seams,
 }
 
 pub(crate) fn router(admin: Admin) -> Router {
+    let admin = Arc::new(admin);
     Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
@@ -38,7 +44,23 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/v1/cluster/explain/{kind}/{id}", get(explain))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(Arc::new(admin))
+        .layer(middleware::from_fn_with_state(admin.clone(), guard))
+        .with_state(admin)
+}
+
+/// Lets everybody ask whether the process lives and is ready, and asks all others who they are.
+async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if matches!(path, "/livez" | "/readyz") || (path == "/metrics" && admin.metrics_open) {
+        return next.run(request).await;
+    }
+    let headers = request.headers().get_all(header::AUTHORIZATION).iter().map(header::HeaderValue::as_bytes);
+    // Nothing here changes anything.
+    let allowed = admin.guard.authenticate(headers).and_then(|who| admin.guard.authorize_all(&who, Role::Read));
+    match allowed {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => admin.problem(Problem::of_guard(refusal), request.uri()),
+    }
 }
 
 /// Ready when requests for every entity can be routed, until all nodes are lost or a shutdown begins.

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_shared::peer;
+use berth_shared::auth::{self, Guard};
+use berth_shared::http_port;
+use berth_shared::peer::{self, security};
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::{self, Tracing};
+use berth_shared::tls::PortTls;
+use berth_shared::watched;
 use http::Request;
 use http_body_util::Either;
 use hyper::body::Incoming;
@@ -14,17 +18,20 @@ use tower::ServiceExt;
 use crate::admin::{self, Admin};
 use crate::admission::Admission;
 use crate::api::Api;
+use crate::api::openapi::OpenApi;
 use crate::api::streams::Streams;
 use crate::config::Config;
 use crate::forward::Forward;
 use crate::grpc::{self, Grpc};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, REFUSALS};
 use crate::nodes::{self, Connections};
 use crate::readiness::Readiness;
-use crate::server;
 
 /// Connections of the admin port, which only operators and their tools use.
 const ADMIN_CONNECTIONS_MAX: usize = 256;
+
+/// A client that reads nothing of its answer for so long is cut off.
+const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Longest pause between two attempts to connect to a node, for which its clients wait.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -41,43 +48,56 @@ pub enum Error {
     Listen { address: String, source: std::io::Error },
     #[error("the description of the gRPC services is broken: {0}")]
     Grpc(#[from] grpc::Error),
+    #[error("{table}: {source}")]
+    Auth { table: &'static str, source: auth::Error },
+    #[error(transparent)]
+    Peer(#[from] security::Error),
+    #[error("tls: {0}")]
+    Tls(#[from] watched::Error),
 }
 
 /// A running gateway. Dropped, it ends without waiting for requests in flight.
 #[derive(Debug)]
 pub struct Handle {
-    public: server::Handle,
-    admin: server::Handle,
+    public: http_port::Handle,
+    admin: http_port::Handle,
     readiness: Readiness,
     streams: Streams,
 }
 
 /// Starts a gateway, which serves from now on. `metrics` takes in its numbers, and its admin port shows all that is in there.
 pub async fn start(
-    config: Config,
+    mut config: Config,
     seams: Seams,
     tracing: Tracing,
     metrics: telemetry::Metrics,
 ) -> Result<Handle, Error> {
+    // What there is to read comes first, so that a gateway which cannot have it begins nothing.
+    let (peer, peer_seams) = std::mem::take(&mut config.peer).start(&seams).await?;
+    config.peer = peer;
+    let guards = Guards::start(&config, &metrics, &seams).await?;
+    let tls = PortTls::start(&config.tls, &seams).await?;
     let public = listen(&config.listen, &seams).await?;
     let admin = listen(&config.admin_listen, &seams).await?;
 
     let admission = Admission::new(config.in_flight_max);
     let streams = Streams::new(config.streams_max);
     let metrics = Arc::new(Metrics::new(metrics, &admission, &streams));
-    let connections = Connections::start(nodes_config(&config), seams.clone(), metrics.clone());
+    let connections = Connections::start(nodes_config(&config), peer_seams, metrics.clone());
     let readiness = Readiness::new(connections.routable());
     observe(&connections, &metrics);
 
     let attempt_timeout = config.attempt_timeout.0;
     let api = Arc::new(Api {
-        forward: Forward::new(connections.clone(), seams.clone(), attempt_timeout, metrics.clone()),
+        forward: Arc::new(Forward::new(connections.clone(), seams.clone(), attempt_timeout, metrics.clone())),
         admission,
+        guard: guards.public,
         streams: streams.clone(),
         body_timeout: config.body_timeout.0,
         seams: seams.clone(),
         tracing,
         metrics: metrics.clone(),
+        openapi: OpenApi::default(),
     });
     let grpc = Arc::new(Grpc::new(api.clone(), readiness.clone())?);
     let answer = move |request: Request<Incoming>| {
@@ -95,6 +115,8 @@ pub async fn start(
         readiness: readiness.clone(),
         metrics: admin_registry,
         connections,
+        guard: guards.admin,
+        metrics_open: config.admin_metrics_open,
         seams: seams.clone(),
     });
     let answer_admin = move |request: Request<Incoming>| {
@@ -103,15 +125,17 @@ pub async fn start(
     };
 
     let listen_error = |address: String| move |source| Error::Listen { address, source };
-    let limits = server::Config {
+    let limits = http_port::Config {
         connections_max: config.connections_max,
         header_timeout: config.header_timeout.0,
+        stall_timeout: STALL_MAX,
         drain_timeout: config.drain_timeout.0,
+        tls,
     };
-    let admin_limits = server::Config { connections_max: ADMIN_CONNECTIONS_MAX, ..limits.clone() };
-    let public = server::serve(public, limits, &seams, metrics.connections.clone(), answer)
+    let admin_limits = http_port::Config { connections_max: ADMIN_CONNECTIONS_MAX, tls: None, ..limits.clone() };
+    let public = http_port::serve(public, limits, &seams, metrics.connections.clone(), answer)
         .map_err(listen_error(config.listen))?;
-    let admin = server::serve(admin, admin_limits, &seams, telemetry::Gauge::default(), answer_admin)
+    let admin = http_port::serve(admin, admin_limits, &seams, telemetry::Gauge::default(), answer_admin)
         .map_err(listen_error(config.admin_listen))?;
     tracing::info!(public = public.address(), admin = admin.address(), "the gateway is serving");
     Ok(Handle { public, admin, readiness, streams })
@@ -150,6 +174,25 @@ impl Handle {
     }
 }
 
+/// Who is let in, by port.
+struct Guards {
+    public: Guard,
+    admin: Guard,
+}
+
+impl Guards {
+    async fn start(config: &Config, metrics: &telemetry::Metrics, seams: &Seams) -> Result<Self, Error> {
+        let start = async |table, port, config: &auth::Config| {
+            let guard = Guard::start(config, metrics, REFUSALS, port, seams).await;
+            guard.map_err(|source| Error::Auth { table, source })
+        };
+        Ok(Self {
+            public: start("auth", "public", &config.auth).await?,
+            admin: start("admin_auth", "admin", &config.admin_auth).await?,
+        })
+    }
+}
+
 async fn listen(address: &str, seams: &Seams) -> Result<Box<dyn berth_shared::seam::network::Listener>, Error> {
     let listener = seams.network.listen(address).await;
     listener.map_err(|source| Error::Listen { address: address.to_owned(), source })
@@ -166,7 +209,9 @@ fn nodes_config(config: &Config) -> nodes::Config {
     nodes::Config {
         seeds: config.nodes.clone(),
         nodes_max: config.nodes_max,
-        credential: config.credential.clone(),
+        credential: config.peer.credential(),
+        zone: config.zone.clone(),
+        polls_max: config.streams_max,
         client,
     }
 }

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use berth_shared::config::{self, HumanDuration, Validate};
-use berth_shared::telemetry;
+use berth_shared::peer::security;
+use berth_shared::tls::PortConfig;
+use berth_shared::{auth, telemetry};
 use serde::{Deserialize, Serialize};
 
 /// Environment variables override the file: `BERTH_LISTEN`, `BERTH_TELEMETRY__FILTER`.
@@ -18,8 +20,8 @@ pub struct Config {
     pub nodes: Vec<String>,
     /// Who is asked for names, in place of the servers of /etc/resolv.conf; empty: those.
     pub dns_servers: Vec<String>,
-    /// A secret that all pods of the cluster share. Absent: none is asked for.
-    pub credential: Option<String>,
+    /// Where this gateway runs: replicas of the same zone are read first. Absent: all alike.
+    pub zone: Option<String>,
     /// Most nodes that are connected at once, those of `nodes` included.
     pub nodes_max: usize,
     /// Most requests being served at once; one more is answered 429.
@@ -38,6 +40,16 @@ pub struct Config {
     pub attempt_timeout: HumanDuration,
     /// How long requests may go on after a shutdown has begun; then they are cut off.
     pub drain_timeout: HumanDuration,
+    /// Whether `/metrics` on the admin port needs no credential where `admin_auth` asks for one.
+    pub admin_metrics_open: bool,
+    /// Whom the public port lets in.
+    pub auth: auth::Config,
+    /// Whom the admin port lets in.
+    pub admin_auth: auth::Config,
+    /// The certificate of the public port. Without one it speaks plain HTTP.
+    pub tls: PortConfig,
+    /// How nodes are told from others.
+    pub peer: security::Config,
     /// Logs and spans.
     pub telemetry: telemetry::Config,
 }
@@ -45,11 +57,11 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: "0.0.0.0:8080".to_owned(),
-            admin_listen: "0.0.0.0:8090".to_owned(),
+            listen: "127.0.0.1:8080".to_owned(),
+            admin_listen: "127.0.0.1:8090".to_owned(),
             nodes: vec!["127.0.0.1:7400".to_owned()],
             dns_servers: Vec::new(),
-            credential: None,
+            zone: None,
             nodes_max: 256,
             in_flight_max: 4096,
             in_flight_per_node_max: 2048,
@@ -59,6 +71,11 @@ impl Default for Config {
             body_timeout: HumanDuration::from_secs(10),
             attempt_timeout: HumanDuration::from_secs(2),
             drain_timeout: HumanDuration::from_secs(35),
+            admin_metrics_open: false,
+            auth: auth::Config::default(),
+            admin_auth: auth::Config::default(),
+            tls: PortConfig::default(),
+            peer: security::Config::default(),
             telemetry: telemetry::Config::default(),
         }
     }
@@ -80,8 +97,8 @@ impl Validate for Config {
             config::address("nodes", node, 1)?;
         }
         config::check_dns_servers("dns_servers", &self.dns_servers)?;
-        if let Some(credential) = &self.credential {
-            config::allow(!credential.is_empty(), "credential", "\"\"", "texts that are not empty")?;
+        if let Some(zone) = &self.zone {
+            config::allow(!zone.is_empty(), "zone", "\"\"", "texts that are not empty")?;
         }
         config::within("nodes_max", self.nodes_max, self.nodes.len()..=4096)?;
         config::within("in_flight_max", self.in_flight_max, 1..=1_000_000)?;
@@ -97,6 +114,13 @@ impl Validate for Config {
             config::within(key, duration, shortest..=longest)?;
         }
         config::within("drain_timeout", self.drain_timeout, HumanDuration::from_secs(0)..=longest)?;
+        config::nested("auth", &self.auth)?;
+        config::nested("admin_auth", &self.admin_auth)?;
+        config::nested("tls", &self.tls)?;
+        config::nested("peer", &self.peer)?;
+        self.auth.check_exposure("auth", "listen", &self.listen)?;
+        self.admin_auth.check_exposure("admin_auth", "admin_listen", &self.admin_listen)?;
+        self.peer.check_reach("nodes", &self.nodes)?;
         config::nested("telemetry", &self.telemetry)
     }
 }
@@ -121,10 +145,16 @@ mod tests {
     #[test]
     fn the_file_documents_every_key() {
         let toml = serde_json::to_value(Config::default()).unwrap();
-        let tables = [toml.as_object().unwrap(), toml["telemetry"].as_object().unwrap()];
-        for key in tables.into_iter().flat_map(|table| table.keys()) {
+        let mut tables = vec![toml.as_object().unwrap()];
+        let mut keys = Vec::new();
+        while let Some(table) = tables.pop() {
+            keys.extend(table.keys());
+            tables.extend(table.values().filter_map(serde_json::Value::as_object));
+        }
+        for key in keys {
             let documented = FILE.lines().any(|line| {
                 let line = line.trim_start_matches(['#', ' ', '[']);
+                let line = line.strip_prefix("auth.").or(line.strip_prefix("admin_auth.")).unwrap_or(line);
                 line.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with([' ', ']']))
             });
             assert!(documented, "{key}");
@@ -135,12 +165,49 @@ mod tests {
     fn the_environment_overrides_the_file() {
         let loaded = load(
             FILE,
-            &[("BERTH_LISTEN", "[::1]:0"), ("BERTH_NODES", "a:1,b:2"), ("BERTH_TELEMETRY__FILTER", "debug")],
+            &[
+                ("BERTH_LISTEN", "[::1]:0"),
+                ("BERTH_NODES", "a:1,b:2"),
+                ("BERTH_PEER__ALLOW_INSECURE", "true"),
+                ("BERTH_TELEMETRY__FILTER", "debug"),
+            ],
         );
         let config = loaded.unwrap();
         assert_eq!(config.listen, "[::1]:0");
         assert_eq!(config.nodes, ["a:1", "b:2"]);
         assert_eq!(config.telemetry.filter, "debug");
+    }
+
+    #[test]
+    fn nobody_is_let_in_from_elsewhere_without_a_credential_unless_that_is_asked_for() {
+        let both = "listen = \"0.0.0.0:80\"\nadmin_listen = \"0.0.0.0:81\"\n";
+        let public = load(both, &[]).unwrap_err();
+        let parts =
+            ["auth.mode: \"off\" is not allowed", "\"api-keys\"", "(0.0.0.0:80)", "auth.allow_anonymous = true"];
+        assert!(parts.iter().all(|part| public.contains(part)), "{public}");
+        let admin = load(&format!("{both}auth.allow_anonymous = true"), &[]).unwrap_err();
+        assert!(admin.starts_with("admin_auth.mode:") && admin.contains("admin_listen (0.0.0.0:81)"), "{admin}");
+        let anonymous = [("BERTH_AUTH__ALLOW_ANONYMOUS", "true"), ("BERTH_ADMIN_AUTH__ALLOW_ANONYMOUS", "true")];
+        load(both, &anonymous).unwrap();
+        let keys = "auth.mode = \"api-keys\"\nauth.keys_file = \"k\"\nadmin_auth.mode = \"api-keys\"\nadmin_auth.keys_file = \"k\"";
+        load(&format!("{both}{keys}"), &[]).unwrap();
+    }
+
+    #[test]
+    fn nobody_elsewhere_is_taken_for_a_node_unless_that_is_asked_for() {
+        let nodes = "nodes = [\"localhost:1\", \"node-1:7400\"]\n";
+        let peer = load(nodes, &[]).unwrap_err();
+        assert!(peer.starts_with("peer.security: \"off\"") && peer.contains("nodes (node-1:7400)"), "{peer}");
+        for peer in ["peer.allow_insecure = true", "peer = { security = \"secret\", secret = \"0123456789abcdef\" }"] {
+            load(&format!("{nodes}{peer}"), &[]).unwrap();
+        }
+    }
+
+    #[test]
+    fn keys_of_the_configuration_are_a_list_of_tables() {
+        let file = "[auth]\nmode = \"api-keys\"\nkeys = [{ name = \"shop\", hash = \"x\", roles = [\"read\"] }]";
+        let auth = load(file, &[]).unwrap().auth;
+        assert_eq!((auth.mode, auth.keys[0].name.as_str(), auth.keys[0].roles.len()), (auth::Mode::ApiKeys, "shop", 1));
     }
 
     #[test]
@@ -156,6 +223,29 @@ mod tests {
             ("body_timeout = \"5\"", ["body_timeout", "\"5\"", "250ms"]),
             ("body_timeout = \"1h\"", ["body_timeout", "1h", "100ms to 10min"]),
             ("telemetry.sample_ratio = 2.0", ["telemetry.sample_ratio", "2", "0 to 1"]),
+            ("auth.mode = \"keys\"", ["auth.mode", "\"keys\"", "\"api-keys\""]),
+            ("auth.mode = \"api-keys\"", ["auth.keys", "[]", "keys_file"]),
+            ("auth.mode = \"jwt\"", ["auth.jwt.issuer", "no value", "mode is \"jwt\""]),
+            (
+                "auth.mode = \"jwt\"\nauth.jwt = { issuer = \"i\", audience = \"a\" }",
+                ["auth.jwt.jwks_url", "no value", "jwks_file"],
+            ),
+            (
+                "auth.mode = \"jwt\"\nauth.jwt = { issuer = \"i\", audience = \"a\", jwks_url = \"http://id.example.com\" }",
+                ["auth.jwt.jwks_url", "http://id.example.com", "https://"],
+            ),
+            (
+                "auth.mode = \"jwt\"\nauth.jwt = { issuer = \"i\", audience = \"a\", jwks_file = \"f\", algorithms = [\"none\"] }",
+                ["auth.jwt.algorithms", "none", "RS256"],
+            ),
+            (
+                "auth.mode = \"jwt\"\nauth.jwt = { issuer = \"i\", audience = \"a\", jwks_file = \"f\", algorithms = [\"HS256\"] }",
+                ["auth.jwt.algorithms", "HS256", "EdDSA"],
+            ),
+            ("tls.key_file = \"k\"", ["tls.certificate_file", "no value", "certificate and key"]),
+            ("peer.security = \"secret\"", ["peer.secret", "none or two values", "secret_file"]),
+            ("peer = { security = \"secret\", secret = \"short\" }", ["peer.secret", "a short value", "16 bytes"]),
+            ("peer.security = \"mtls\"", ["peer.certificate_file", "no value", "mtls"]),
             ("colour = 1", ["colour", "not a key", "known are"]),
         ] {
             let message = load(file, &[]).unwrap_err();

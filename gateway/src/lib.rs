@@ -1,8 +1,9 @@
 //! Berth's gateway: takes HTTP requests, routes each to the node that owns its entity, and answers. It is stateless: the
 //! shard map is learnt from nodes. A request passes the rooms in this order:
 //!
-//! `server` (connections) → `api`, or `grpc` in its place (what is asked, and how the answer looks) → `admission` (bounds) →
-//! `forward` (attempts and their verdicts) → `router` (key → shard → owner) → `nodes` (peer connections).
+//! `http_port` of the shared crate (connections) → `api`, or `grpc` in its place (what is asked, who may, and how the answer
+//! looks) → `admission` (bounds) → `forward` (attempts and their verdicts) → `router` (key → shard → owner) → `nodes` (peer
+//! connections).
 
 mod admin;
 mod admission;
@@ -15,7 +16,6 @@ mod metrics;
 mod nodes;
 mod readiness;
 mod router;
-mod server;
 
 pub use app::{Error, Handle, start};
 pub use config::Config;

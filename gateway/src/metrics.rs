@@ -9,6 +9,9 @@ use http::StatusCode;
 use crate::admission::Admission;
 use crate::api::streams::Streams;
 
+/// Requests refused for their credential or its roles, by port and reason.
+pub(crate) const REFUSALS: &str = "berth_gateway_auth_refusals_total";
+
 /// What kind of request it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -18,6 +21,8 @@ pub(crate) enum Route {
     Events,
     Listing,
     Kinds,
+    /// The description of the API, and the page that shows it.
+    Description,
     Other,
 }
 
@@ -33,8 +38,16 @@ pub(crate) enum CallResult {
     Unknown,
 }
 
-const ROUTES: [Route; 7] =
-    [Route::Command, Route::Delete, Route::State, Route::Events, Route::Listing, Route::Kinds, Route::Other];
+const ROUTES: [Route; 8] = [
+    Route::Command,
+    Route::Delete,
+    Route::State,
+    Route::Events,
+    Route::Listing,
+    Route::Kinds,
+    Route::Description,
+    Route::Other,
+];
 const CALL_RESULTS: [(CallResult, &str); 7] = [
     (CallResult::Answered, "answered"),
     (CallResult::Refused, "refused"),
@@ -58,6 +71,8 @@ pub(crate) struct Metrics {
     pub(crate) map_changes: Counter,
     pub(crate) map_refusals: Counter,
     pub(crate) connections: Gauge,
+    /// Live histories whose readers were too slow.
+    pub(crate) streams_cut: Counter,
 }
 
 impl Route {
@@ -70,6 +85,7 @@ impl Route {
             Self::Events => "GET /v1/entities/{kind}/{id}/events",
             Self::Listing => "GET /v1/entities/{kind}",
             Self::Kinds => "GET /v1/kinds",
+            Self::Description => "GET /openapi.json",
             Self::Other => "other",
         }
     }
@@ -82,6 +98,7 @@ impl Route {
             Self::Events => "events",
             Self::Listing => "listing",
             Self::Kinds => "kinds",
+            Self::Description => "description",
             Self::Other => "other",
         }
     }
@@ -113,6 +130,11 @@ impl Metrics {
                 &[],
             ),
             connections: registry.gauge("berth_gateway_http_connections", "Connections of clients.", &[]),
+            streams_cut: registry.counter(
+                "berth_gateway_streams_cut_total",
+                "Live histories that were cut off because nothing was read for too long.",
+                &[],
+            ),
             registry,
         }
     }

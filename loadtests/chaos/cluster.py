@@ -50,6 +50,11 @@ def cluster_settings(shape, peers):
     }
 
 
+# In network namespaces the addresses are not of loopback, and no credentials are needed there: nobody else is in them.
+OPEN_NODE = {"BERTH_ADMIN_AUTH__ALLOW_ANONYMOUS": "true", "BERTH_PEER__ALLOW_INSECURE": "true"}
+OPEN_GATEWAY = {**OPEN_NODE, "BERTH_AUTH__ALLOW_ANONYMOUS": "true"}
+
+
 class Process:
     """One program of the cluster."""
 
@@ -169,6 +174,7 @@ class Cluster:
             "BERTH_LISTEN": f"{host}:{PEER_PORT}",
             "BERTH_ADVERTISE": peer,
             "BERTH_ADMIN_LISTEN": f"{host}:{ADMIN_PORT}",
+            **OPEN_NODE,
             **cluster_settings(self.shape, seeds),
             **self.shape.node_settings,
         }
@@ -181,6 +187,7 @@ class Cluster:
             "BERTH_LISTEN": f"{host}:{PUBLIC_PORT}",
             "BERTH_ADMIN_LISTEN": f"{host}:{ADMIN_PORT}",
             "BERTH_NODES": ",".join(self.peers),
+            **OPEN_GATEWAY,
             **self.shape.gateway_settings,
         }
         words = [*self.network.inside(host), os.path.join(self.shape.programs, "berth-gateway")]
@@ -195,9 +202,17 @@ class Cluster:
     def add_node(self):
         """One more node, with an empty disk and an address that none had before. It is not started yet."""
         self.last_number += 1
-        seeds = [node.peer for node in self.nodes if node.is_running() and not node.is_leaving]
-        self.nodes.append(self.node(self.last_number, seeds[: self.shape.nodes]))
+        self.nodes.append(self.node(self.last_number, self.seeds_now()))
         return self.nodes[-1]
+
+    def seeds_now(self):
+        """Some that can be asked for the cluster, as a name of all pods lists them."""
+        return [node.peer for node in self.nodes if node.is_running() and not node.is_leaving][: self.shape.nodes]
+
+    def start_empty(self, node):
+        """A node whose disk is gone, at its old address. Those that it began with may be gone too."""
+        node.settings |= cluster_settings(self.shape, self.seeds_now())
+        node.start()
 
     def forget(self, node):
         """A node that is gone for good; its log is looked at in the end."""

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import time
 
+from chaos.cluster import shown_id
 from chaos.elastic import LOAD_COLUMNS, SPREAD_COLUMNS, conclude, elastic_trial, end_of_load
 from chaos.histories import OK
 from chaos.logs import JSON_LINES, HandOff, Tails
@@ -16,8 +17,9 @@ WRITE_SECONDS = 0.005
 LOOK_SECONDS = 0.1
 # A hand-off is measured where its client wrote so long before it began and after it ended.
 AROUND_SECONDS = 0.3
-# How long a client goes on after its shard is where it belongs.
+# How long a client goes on after its shard is where it belongs, and how long it waits for the plan that moves it.
 AFTERWARDS_SECONDS = 0.8
+PLANNING_SECONDS = 5
 # Changes of members without a hand-off that could be measured, after which the scenario gives up.
 IDLE_CHANGES_MAX = 4
 
@@ -71,7 +73,9 @@ async def one_change(options, report, trial, number):
         if grows:
             await trial.until_ready(trial.join())
         else:
-            await trial.leave(trial.some_node())
+            leaver = trial.some_node()
+            await probers.before_leaving(leaver)
+            await trial.leave(leaver)
         _, placement = await trial.until_settled()
         cells["settled s"] = time.monotonic() - begin
         await asyncio.sleep(AFTERWARDS_SECONDS + AROUND_SECONDS)
@@ -166,8 +170,20 @@ class Probers:
                 del self.active[shard]
         for shard in in_transit:
             if len(self.active) < self.most and shard not in self.active:
-                self.active[shard] = Prober(self.load, shard)
-                self.all.append(self.active[shard])
+                self.begin(shard)
+
+    async def before_leaving(self, node):
+        """Once a node leaves, its shards are handed off within a second, which is too soon to begin then."""
+        placement, node_id = await self.trial.placement(), shown_id(node.identity()["node"])
+        owned = [number for number, group in placement.shards.items() if group["owner"] == node_id]
+        for shard in self.trial.chance.sample(owned, min(self.most, len(owned))):
+            self.begin(shard).idle_since = time.monotonic() + PLANNING_SECONDS
+        await asyncio.sleep(2 * AROUND_SECONDS)
+
+    def begin(self, shard):
+        self.active[shard] = prober = Prober(self.load, shard)
+        self.all.append(prober)
+        return prober
 
     async def stop(self):
         """No client may write after this, because the histories are checked then."""

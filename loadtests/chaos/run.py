@@ -24,7 +24,7 @@ import tempfile
 # The modules are one package beside the other load tests; this file's own folder must not hide the standard library.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from chaos import bootstraps, elastic, failover, flap, handoffs, isolation, recover, restarts, steps, wipes  # noqa: E402  pylint: disable=wrong-import-position
+from chaos import bootstraps, elastic, failover, flap, handoffs, isolation, live, recover, restarts, steps, wipes  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.cluster import ROOT, Shape  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.network import Loopback, Namespaces  # noqa: E402  pylint: disable=wrong-import-position
 
@@ -45,6 +45,7 @@ SCENARIOS = {
     "hand-offs": (handoffs.hand_offs, 300, False),
     "steps": (steps.steps, len(steps.CASES), False),
     "flap": (flap.flap, 1, False),
+    "live": (live.live, 1, False),
 }
 # What these have in place of the defaults of all.
 RATE, RATE_OF = 300, dict.fromkeys(("scale", "rolling", "wipe", "hand-offs", "steps", "flap"), 550)
@@ -74,9 +75,10 @@ def arguments():
     parser.add_argument("--replace-after", default="3s", help="of nodes in wipe, steps and flap; empty: their default")
     parser.add_argument("--grace", type=float, default=600, help="seconds from SIGTERM to kill -9")
     parser.add_argument("--patience", type=float, default=180, help="seconds that a change of members may take")
-    parser.add_argument("--probers", type=int, default=6, help="hand-offs: clients that write every 5 ms, at once")
+    parser.add_argument("--probers", type=int, default=4, help="hand-offs: clients that write every 5 ms, at once")
     parser.add_argument("--pause-p99", type=float, default=50, help="bound of milliseconds without a success in a hand-off")
     parser.add_argument("--pause-max", type=float, default=250, help="bound of milliseconds without a success in a hand-off")
+    parser.add_argument("--streams", type=int, default=2000, help="live histories on one gateway in live")
     parser.add_argument("--cut", type=float, default=30, help="seconds that messages are left out in flap")
     parser.add_argument("--node-env", action="append", default=[], metavar="NAME=VALUE", help="set for every node")
     parser.add_argument("--gateway-env", action="append", default=[], metavar="NAME=VALUE", help="set for every gateway")

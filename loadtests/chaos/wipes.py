@@ -91,7 +91,7 @@ async def come_back(options, trial, victim):
     await asyncio.sleep(seconds)
     at_its_place = trial.chance.random() < 0.5
     if at_its_place:
-        victim.start()
+        trial.cluster.start_empty(victim)
     else:
         trial.cluster.forget(victim)
         trial.join()

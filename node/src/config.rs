@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_shared::config::{self, ByteSize, HumanDuration, Validate, allow, nested, within};
+use berth_shared::peer::security;
 use berth_shared::seam::network::is_name;
-use berth_shared::telemetry;
+use berth_shared::{auth, telemetry};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::bootstrap::{self, Settings};
@@ -37,10 +38,14 @@ pub struct Config {
     pub zone: Option<String>,
     /// How much of the replicas this node should hold, relative to the others. 1 to 1,000.
     pub weight: u16,
-    /// A secret that all pods of the cluster share; absent: none is asked for.
-    pub credential: Option<String>,
     /// Who is asked for names, in place of the servers of /etc/resolv.conf; empty: those.
     pub dns_servers: Vec<String>,
+    /// Whether `/metrics` on the admin port needs no credential where `admin_auth` asks for one.
+    pub admin_metrics_open: bool,
+    /// Whom the admin port lets in.
+    pub admin_auth: auth::Config,
+    /// How nodes and gateways are told from others.
+    pub peer: security::Config,
     pub cluster: ClusterConfig,
     pub shard: ShardConfig,
     pub journal: JournalConfig,
@@ -83,6 +88,8 @@ pub struct ShardConfig {
     pub batches_in_flight_max: usize,
     /// Idempotency keys remembered per shard; more are refused as overloaded.
     pub window_keys_max: usize,
+    /// Reads that wait for the next event of an entity, over all shards of the node; more are refused as overloaded.
+    pub polls_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,8 +127,10 @@ impl Default for Config {
             admin_listen: "127.0.0.1:7490".to_owned(),
             zone: None,
             weight: 1,
-            credential: None,
             dns_servers: Vec::new(),
+            admin_metrics_open: false,
+            admin_auth: auth::Config::default(),
+            peer: security::Config::default(),
             cluster: ClusterConfig::default(),
             shard: ShardConfig::default(),
             journal: JournalConfig::default(),
@@ -157,6 +166,7 @@ impl Default for ShardConfig {
             commands_size: ByteSize(256 << 20),
             batches_in_flight_max: 4,
             window_keys_max: 2_000_000,
+            polls_max: 16_384,
         }
     }
 }
@@ -208,7 +218,7 @@ impl Config {
             settings: Settings { shards: *shards, replicas: *replicas, expect },
             seeds,
             init: init.clone(),
-            credential: self.credential.clone(),
+            credential: self.peer.credential(),
             software: SOFTWARE.to_owned(),
         }
     }
@@ -235,10 +245,11 @@ impl Validate for Config {
             allow(is_name, "zone", format!("{zone:?}"), names)?;
         }
         within("weight", self.weight, 1..=WEIGHT_MAX)?;
-        if let Some(credential) = &self.credential {
-            allow(!credential.is_empty(), "credential", "\"\"", "texts that are not empty")?;
-        }
         config::check_dns_servers("dns_servers", &self.dns_servers)?;
+        nested("admin_auth", &self.admin_auth)?;
+        nested("peer", &self.peer)?;
+        self.admin_auth.check_exposure("admin_auth", "admin_listen", &self.admin_listen)?;
+        self.peer.check_exposure(&self.listen)?;
         nested("cluster", &self.cluster)?;
         nested("shard", &self.shard)?;
         nested("journal", &self.journal)?;
@@ -289,7 +300,8 @@ impl Validate for ShardConfig {
         within("mailbox_max", self.mailbox_max, 1..=1_000_000)?;
         within("commands_size", self.commands_size, ByteSize(32 << 20)..=ByteSize(1 << 40))?;
         within("batches_in_flight_max", self.batches_in_flight_max, 1..=64)?;
-        within("window_keys_max", self.window_keys_max, 1_000..=100_000_000)
+        within("window_keys_max", self.window_keys_max, 1_000..=100_000_000)?;
+        within("polls_max", self.polls_max, 1..=1_000_000)
     }
 }
 
@@ -379,6 +391,7 @@ mod tests {
             FILE,
             &[
                 ("BERTH_LISTEN", "0.0.0.0:7400"),
+                ("BERTH_PEER__ALLOW_INSECURE", "true"),
                 ("BERTH_ADVERTISE", "b:2"),
                 ("BERTH_ZONE", "eu-central-1a"),
                 ("BERTH_WEIGHT", "3"),
@@ -406,10 +419,10 @@ mod tests {
     #[test]
     fn a_node_without_seeds_is_its_own_and_every_seed_is_expected() {
         for (file, seeds, expect) in [
-            ("listen = \"a:1\"", vec!["a:1"], 1),
+            ("listen = \"a:1\"\npeer.allow_insecure = true", vec!["a:1"], 1),
             ("advertise = \"b:2\"", vec!["b:2"], 1),
             (
-                "listen = \"d:4\"\n[cluster]\nseeds = [\"10.0.0.1:1\", \"[::1]:2\", \"10.0.0.3:3\"]",
+                "listen = \"d:4\"\npeer.allow_insecure = true\n[cluster]\nseeds = [\"10.0.0.1:1\", \"[::1]:2\", \"10.0.0.3:3\"]",
                 vec!["10.0.0.1:1", "[::1]:2", "10.0.0.3:3"],
                 3,
             ),
@@ -473,6 +486,31 @@ mod tests {
             let message = load(file, &[]).unwrap_err();
             assert!(parts.iter().all(|part| message.contains(part)), "{file}: {message}");
         }
+    }
+
+    #[test]
+    fn nobody_from_elsewhere_is_a_peer_or_an_operator_without_a_credential_unless_that_is_asked_for() {
+        let listen = "listen = \"10.0.0.1:7400\"\nadmin_listen = \"[::]:7490\"\n";
+        let admin = load(listen, &[]).unwrap_err();
+        assert!(admin.starts_with("admin_auth.mode: \"off\"") && admin.contains("admin_listen ([::]:7490)"), "{admin}");
+        let admin = "admin_auth.allow_anonymous = true\n";
+        let peer = load(&format!("{listen}{admin}"), &[]).unwrap_err();
+        assert!(peer.starts_with("peer.security: \"off\"") && peer.contains("peer.allow_insecure = true"), "{peer}");
+        for peer in [
+            "peer.allow_insecure = true",
+            "peer = { security = \"secret\", secret = \"0123456789abcdef\" }",
+            "peer = { security = \"mtls\", certificate_file = \"c\", key_file = \"k\", ca_file = \"a\" }",
+        ] {
+            load(&format!("{listen}{admin}{peer}"), &[]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let config =
+            load("", &[("BERTH_PEER__SECURITY", "secret"), ("BERTH_PEER__SECRET", "0123456789abcdef")]).unwrap();
+        assert_eq!(config.bootstrap().credential.as_deref(), Some("0123456789abcdef"));
+        assert!(!format!("{config:?}").contains("0123456789abcdef"));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use berth_shared::telemetry::{self, Counter, Histogram, LATENCY_SECONDS, SIZE_COUNTS};
 
+/// Requests of the admin port refused for their credential or its roles, by reason.
+pub(crate) const REFUSALS: &str = "berth_node_auth_refusals_total";
+
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pub page: telemetry::Metrics,

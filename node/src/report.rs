@@ -5,10 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
-use berth_shared::report::{HashMark, Member, Movement, NodeReport, NodeState, Placement, ReplicaReport, Sighting};
+use berth_shared::report::{
+    HashMark, LastMovement, Member, Movement, NodeReport, NodeState, Placement, ReplicaReport, Sighting,
+};
 
 use crate::cluster::plan::Plan;
-use crate::cluster::reconcile::{Current, Moves};
+use crate::cluster::reconcile::{Current, Last, Moves};
 use crate::transport::hosting::{Hosted, Hosting};
 
 /// Earlier hashes in one report, over all replicas, so that it fits into a frame however many shards there are; of each
@@ -82,6 +84,7 @@ impl Reporter {
             is_joint: status.is_joint,
             planned: plan.and_then(|plan| placement(plan, shard.id())),
             movement: self.movement(hosted),
+            last_movement: self.last_movement(shard.id()),
         }
     }
 
@@ -91,6 +94,11 @@ impl Reporter {
         let observed = hosted.group.observe()?;
         let matched = observed.followers.get(&target).and_then(|follower| follower.matched).unwrap_or(0);
         Some(Movement { step: step.to_owned(), target, from_micros, matched, last: observed.last })
+    }
+
+    fn last_movement(&self, shard: ShardId) -> Option<LastMovement> {
+        let Last { step, target, ended_micros } = self.moves.last(shard)?;
+        Some(LastMovement { step: step.to_owned(), target, ended_micros })
     }
 }
 

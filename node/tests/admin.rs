@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_node::disk::SimulatedDisk;
+use berth_shared::auth::{self, ApiKey, Mode};
 use berth_shared::message::{Request, Response};
 use berth_shared::seam::Seams;
 use serde_json::Value;
@@ -16,8 +17,13 @@ const ADMIN: &str = "node:7490";
 
 /// Status line, headers and body.
 async fn get(seams: &Seams, method: &str, path: &str) -> (String, String, String) {
+    get_with(seams, method, path, "").await
+}
+
+/// The same with more headers.
+async fn get_with(seams: &Seams, method: &str, path: &str, more: &str) -> (String, String, String) {
     let mut stream = seams.network.connect(ADMIN).await.unwrap();
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n{more}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -114,5 +120,49 @@ async fn connections_of_the_admin_port_are_bounded_and_idle_ones_end() {
     let waited = seams.clock.now().since(started);
     assert!((Duration::from_secs(55)..Duration::from_secs(65)).contains(&waited), "{waited:?}");
     assert_eq!(idle[0].read(&mut [0; 1]).await.unwrap_or(0), 0, "closed");
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_an_administrator_changes_something_and_probes_need_no_credential() {
+    let seams = Seams::simulated(1);
+    let key = |name: &str, hash: &str, role: &str| ApiKey {
+        name: name.to_owned(),
+        hash: format!("sha256:{hash}"),
+        roles: vec![role.to_owned()],
+    };
+    // The hashes of reader-key and admin-key, as sha256sum has them.
+    let reader = key("reader", "ec4408df15da46b328f6f3246fa723d0aa6cb0f0a0dd9c4626080ab1b02aa3b2", "read");
+    let admin = key("admin", "69a5265506c94c77b787a7d7377b7685a0eff82e33920a71e7ee22cd6154953e", "admin");
+    let admin_auth = auth::Config { mode: Mode::ApiKeys, keys: vec![reader, admin], ..auth::Config::default() };
+    let config = berth_node::config::Config { admin_listen: ADMIN.to_owned(), admin_auth, ..config() };
+    let node = start(config, Arc::new(SimulatedDisk::new()), &seams).await;
+    for (method, path, credential, status) in [
+        ("GET", "/livez", "", "200 OK"),
+        ("GET", "/readyz", "", "200 OK"),
+        ("GET", "/metrics", "", "401 Unauthorized"),
+        ("GET", "/v1/cluster", "", "401 Unauthorized"),
+        ("GET", "/v1/recovery", "", "401 Unauthorized"),
+        ("GET", "/nowhere", "", "401 Unauthorized"),
+        ("POST", "/drain", "", "401 Unauthorized"),
+        ("POST", "/drain", "guess", "401 Unauthorized"),
+        ("GET", "/metrics", "reader-key", "200 OK"),
+        ("GET", "/v1/recovery", "reader-key", "200 OK"),
+        ("POST", "/drain", "reader-key", "403 Forbidden"),
+        ("POST", "/v1/recovery/0", "reader-key", "403 Forbidden"),
+        ("GET", "/v1/cluster", "admin-key", "200 OK"),
+        ("POST", "/v1/recovery/0", "admin-key", "400 Bad Request"),
+        ("POST", "/drain", "admin-key", "202 Accepted"),
+    ] {
+        let header = format!("authorization: Bearer {credential}\r\n");
+        let header = if credential.is_empty() { "" } else { header.as_str() };
+        let (status_line, headers, body) = get_with(&seams, method, path, header).await;
+        assert_eq!(status_line, format!("HTTP/1.1 {status}"), "{method} {path} {credential}");
+        assert_eq!(
+            headers.contains("www-authenticate: Bearer"),
+            status.starts_with("40") && !status.starts_with("400")
+        );
+        assert!(credential.is_empty() || !body.contains(credential));
+    }
     node.shutdown().await.unwrap();
 }

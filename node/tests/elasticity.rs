@@ -30,8 +30,12 @@ fn config(address: &str) -> Config {
 }
 
 async fn come(address: &str, seams: &Seams) -> app::Handle {
+    come_as(config(address), seams).await
+}
+
+async fn come_as(config: Config, seams: &Seams) -> app::Handle {
     let (disk, kinds, gossip) = (Arc::new(SimulatedDisk::new()), Registry::built_in(), Arc::new(Chitchat));
-    app::start(config(address), kinds, disk, gossip, seams.clone(), Tracing::OFF).await.unwrap()
+    app::start(config, kinds, disk, gossip, seams.clone(), Tracing::OFF).await.unwrap()
 }
 
 /// Whether each replica of these nodes has them as its voters, nobody beside them, and every shard has one owner, the planned.
@@ -92,6 +96,34 @@ async fn shards_move_to_nodes_that_come_and_away_from_one_that_leaves() {
         assert_eq!(found, [(1, br#"{"value":5}"#.to_vec())], "by its one owner");
     }
     for node in others {
+        node.shutdown().await.unwrap();
+    }
+}
+
+/// Two owners ask a third node at the same time.
+#[tokio::test(start_paused = true)]
+async fn a_node_takes_no_more_replicas_at_a_time_than_it_is_told_to() {
+    let seams = Seams::simulated(4);
+    let first = start(config(ADDRESS), Arc::new(SimulatedDisk::new()), &seams).await;
+    let second = come("second:7400", &seams).await;
+    settle(&[&first, &second], &seams).await;
+    let mut one_at_a_time = config("third:7400");
+    one_at_a_time.cluster.moves_per_node = 1;
+    let third = come_as(one_at_a_time, &seams).await;
+    let arriving = || {
+        let replicas = third.report().map(|report| report.replicas).unwrap_or_default();
+        replicas.iter().filter(|replica| !replica.voters.contains(&third.node)).count()
+    };
+    let (mut most, nodes) = (0, [&first, &second, &third]);
+    let moving = async {
+        while !is_settled(&nodes) {
+            most = most.max(arriving());
+            seams.spawner.sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(seams.spawner.timeout(MOVING_MAX, moving).await.is_some(), "{:?}", third.report());
+    assert_eq!(most, 1);
+    for node in [first, second, third] {
         node.shutdown().await.unwrap();
     }
 }

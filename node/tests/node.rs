@@ -14,7 +14,7 @@ use berth_shared::config::ByteSize;
 use berth_shared::ids::ShardId;
 use berth_shared::key::EntityKey;
 use berth_shared::message::{Consistency, List, Moment, Precondition, Request, Response};
-use berth_shared::peer::{CallError, NotSent};
+use berth_shared::peer::{CallError, NotSent, security};
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::Tracing;
@@ -247,7 +247,12 @@ async fn the_journal_drops_what_the_store_holds_and_nothing_is_missing_after_a_r
 #[tokio::test(start_paused = true)]
 async fn a_node_with_a_credential_answers_only_those_who_share_it() {
     let seams = Seams::simulated(5);
-    let secret = berth_node::config::Config { credential: Some("secret".to_owned()), ..config() };
+    let peer = security::Config {
+        security: security::Mode::Secret,
+        secret: Some(security::Secret("secret".to_owned())),
+        ..security::Config::default()
+    };
+    let secret = berth_node::config::Config { peer, ..config() };
     let node = start(secret, Arc::new(SimulatedDisk::new()), &seams).await;
     for credential in [None, Some("wrong".to_owned())] {
         let refused = Caller::with_credential(&seams, 64, credential).read("counter", "a").await;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, LogIndex, NodeId, ShardId, Term};
 use crate::key::EntityKey;
-use crate::report::{Load, Member, Movement, NodeReport, NodeState, Placement, ReplicaReport, Sighting};
+use crate::report::{LastMovement, Load, Member, Movement, NodeReport, NodeState, Placement, ReplicaReport, Sighting};
 use crate::shown;
 
 /// What was gathered: the material of all views.
@@ -173,8 +173,21 @@ pub struct ExplainView {
     pub why: String,
     /// Commands that wait at the owner.
     pub queue: Option<u32>,
-    /// Shards do not move yet.
-    pub last_move: Option<()>,
+    /// The last step that any of the nodes that answered has taken with the shard, as its owner and since the node's start.
+    pub last_move: Option<LastMoveView>,
+}
+
+/// A step of a move that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastMoveView {
+    /// See [`Movement::step`].
+    pub step: String,
+    /// The node that got or lost a replica, or became the owner.
+    #[serde(with = "shown::id")]
+    pub target: NodeId,
+    /// As RFC 3339; null where that cannot be printed.
+    pub ended: Option<String>,
 }
 
 /// The replicas of one shard that were reported, by node.
@@ -237,7 +250,7 @@ impl Gathered {
             addresses: placed.group.replicas.iter().map(|node| self.address(*node)).collect(),
             why: self.why(&placed, shards),
             queue,
-            last_move: None,
+            last_move: replicas.get(&key.shard(shards)).and_then(last_move),
             placed,
         }
     }
@@ -389,6 +402,13 @@ impl From<&Movement> for MoveView {
     }
 }
 
+/// Of whoever took one last, by the clocks of the nodes.
+fn last_move(replicas: &Replicas<'_>) -> Option<LastMoveView> {
+    let taken = replicas.values().filter_map(|replica| replica.last_movement.as_ref());
+    let LastMovement { step, target, ended_micros } = taken.max_by_key(|movement| movement.ended_micros)?;
+    Some(LastMoveView { step: step.clone(), target: *target, ended: time_of(*ended_micros) })
+}
+
 fn compare(shard: ShardId, replicas: &Replicas<'_>) -> ShardHashes {
     let hashes: Vec<BTreeMap<(u32, LogIndex), u128>> = replicas.values().map(|replica| hashes(replica)).collect();
     let in_all = |at: &&(u32, LogIndex)| hashes.iter().all(|hashes| hashes.contains_key(*at));
@@ -458,6 +478,7 @@ mod tests {
             is_joint: false,
             planned: None,
             movement: None,
+            last_movement: None,
         }
     }
 
@@ -703,12 +724,22 @@ mod tests {
     fn an_entity_is_explained_down_to_its_owner_and_queue() {
         let key = EntityKey::new("cart", "alice").unwrap();
         let shard = key.shard(SHARDS).0;
-        let owner = ReplicaReport { queued: 12, ..replica(shard, true, 4, 80) };
-        let reports = vec![report(1, vec![replica(shard, false, 4, 80)]), report(2, vec![owner])];
+        let moved =
+            |step: &str, ended_micros| Some(LastMovement { step: step.to_owned(), target: NodeId(2), ended_micros });
+        let owner = ReplicaReport {
+            queued: 12,
+            last_movement: moved("remove-voter", 1_000_000),
+            ..replica(shard, true, 4, 80)
+        };
+        let former = ReplicaReport { last_movement: moved("hand-off", 2_000_000), ..replica(shard, false, 4, 80) };
+        let reports =
+            vec![report(1, vec![former]), report(2, vec![owner]), report(3, vec![replica(shard, false, 4, 80)])];
         let view = json_of(&gathered(reports).explain(&key, SHARDS));
         assert_eq!((&view["kind"], &view["id"], &view["shard"]), (&json!("cart"), &json!("alice"), &json!(shard)));
         assert_eq!((&view["hash"], &view["queue"]), (&json!(format!("{:016x}", key.hash64())), &json!(12)));
-        assert_eq!((&view["owner"], &view["lastMove"]), (&json!("0000000000000002"), &Value::Null));
+        assert_eq!(view["owner"], json!("0000000000000002"));
+        let last = json!({"step": "hand-off", "target": "0000000000000002", "ended": "1970-01-01T00:00:02.000Z"});
+        assert_eq!(view["lastMove"], last, "whoever took it");
         assert_eq!(view["addresses"], json!(["n1:1", "n2:1", "n3:1"]));
         let why = view["why"].as_str().unwrap();
         assert!(why.contains("epoch 2") && why.contains("0000000000000002 owns it since term 4"), "{why}");

@@ -2,9 +2,11 @@
 //! tokens, configuration and telemetry, and the seams through which all time, randomness, tasks and sockets pass.
 //! It knows no HTTP framework, no storage engine and no consensus library.
 
+pub mod auth;
 pub mod cause;
 pub mod cluster_view;
 pub mod config;
+pub mod http_port;
 pub mod ids;
 pub mod key;
 pub mod message;
@@ -16,5 +18,8 @@ pub mod seam;
 pub mod seeds;
 pub mod session;
 pub mod shard_map;
+pub mod shard_set;
 mod shown;
 pub mod telemetry;
+pub mod tls;
+pub mod watched;

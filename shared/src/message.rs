@@ -9,21 +9,26 @@ use crate::ids::{LogIndex, RequestId, ShardId, Version};
 use crate::problem::Code;
 use crate::report::{Member, NodeReport};
 use crate::shard_map::ShardOwner;
+use crate::shard_set::ShardSet;
 
 /// What a gateway asks of a node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request<'a> {
     #[serde(borrow)]
     Execute(Execute<'a>),
-    /// The state at the owner. `traceparent` is W3C trace context, empty when there is none.
+    /// The state. `traceparent` is W3C trace context, empty when there is none.
     Read { shard: ShardId, kind: &'a str, id: &'a str, consistency: Consistency, traceparent: &'a str },
-    /// One page of an entity's history, at the owner: at most `limit` events after version `after`.
+    /// One page of an entity's history: at most `limit` events after version `after`.
     Events {
         shard: ShardId,
         kind: &'a str,
         id: &'a str,
         after: Version,
         limit: u32,
+        /// Bytes of events past which the page is cut, at most; one event is always given.
+        bytes_max: u32,
+        /// How long the node may wait for the first event after `after` when there is none yet. Then the page is empty.
+        wait_millis: u32,
         consistency: Consistency,
         traceparent: &'a str,
     },
@@ -66,7 +71,8 @@ pub struct List<'a> {
     pub traceparent: &'a str,
 }
 
-/// What a read promises. Both see everything that was acknowledged before the read began.
+/// What a read promises. The first two see everything that was acknowledged before the read began, and only the owner gives
+/// them; the others any replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Consistency {
     /// The owner answers from memory, under its lease: it trusts that clocks of different nodes run at nearly the same speed.
@@ -74,6 +80,11 @@ pub enum Consistency {
     Linearizable,
     /// The owner first has a quorum confirm that it still leads (ReadIndex): it trusts no clock.
     Strict,
+    /// As much of the shard's history as this, in the same incarnation; a replica that has less waits for a part of the
+    /// request's time. Nothing in particular without it.
+    Session { at_least: Option<Seen> },
+    /// Whatever the replica has applied. Answered with [`Response::Stale`].
+    Stale,
 }
 
 /// Runs a command. The scope of `idempotency_key` is (`principal`, `kind`, `id`, key).
@@ -149,11 +160,18 @@ pub enum Response<'a> {
         owners: Vec<ShardOwner>,
     },
     Refused(Refusal<'a>),
-    /// This node does not own the shard: not applied. Carries the owner, if this node knows it.
+    /// This node does not own the shard, or its replica may not answer: not applied. Carries the owner, if this node knows it.
     WrongOwner {
         owner: Option<ShardOwner>,
     },
     Listed(Listed<'a>),
+    /// The answer to a read with [`Consistency::Stale`], encoded by itself: [`Response::State`], [`Response::Events`] or
+    /// [`Response::Refused`].
+    Stale {
+        /// Whatever was acknowledged longer ago than this is in the answer; `None` where the replica cannot tell.
+        lag_micros: Option<u64>,
+        answer: &'a [u8],
+    },
 }
 
 /// What a node says to [`List`].
@@ -217,6 +235,17 @@ pub struct Refusal<'a> {
     pub replayed: bool,
     /// Set where the refusal is an outcome decided by the entity, and so rests on what the shard has applied.
     pub seen: Option<Seen>,
+    /// Where the body of a command breaks its schema.
+    pub violations: Vec<Violation<'a>>,
+}
+
+/// A place in the body of a command, and what is wrong there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Violation<'a> {
+    /// A JSON Pointer (RFC 6901) into the body.
+    pub pointer: &'a str,
+    /// For people.
+    pub detail: &'a str,
 }
 
 /// What a node tells a connected gateway unasked.
@@ -226,4 +255,7 @@ pub enum Push {
     Owners { shards: u16, owners: Vec<ShardOwner> },
     /// All nodes of the cluster, as far as this node knows; replaces what the gateway has from it.
     Members { members: Vec<Member> },
+    /// The shards of which this node has a replica that answers reads, and where the node runs, if that was configured;
+    /// replaces what the gateway has from it.
+    Replicas { shards: u16, readable: ShardSet, zone: Option<String> },
 }

@@ -112,6 +112,8 @@ pub struct ReplicaReport {
     pub planned: Option<Placement>,
     /// What the reporting node, as the shard's owner, does at present so that the shard is where the plan wants it.
     pub movement: Option<Movement>,
+    /// The last step that the reporting node has brought to its end since its start, when it owned the shard.
+    pub last_movement: Option<LastMovement>,
 }
 
 /// Where a plan wants a shard to be.
@@ -135,6 +137,16 @@ pub struct Movement {
     pub matched: LogIndex,
     /// Where the log ends.
     pub last: LogIndex,
+}
+
+/// A step of a move that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastMovement {
+    /// As in [`Movement`].
+    pub step: String,
+    pub target: NodeId,
+    /// Microseconds since 1970 on the wall clock of who reports this.
+    pub ended_micros: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

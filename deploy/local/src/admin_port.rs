@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use berth_shared::seam::{Seams, network};
+use berth_shared::watched::read_once;
 use bytes::Bytes;
+use clap::Args;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -26,8 +29,40 @@ pub(crate) struct Address {
     authority: String,
 }
 
+/// Who asks, where admin ports want to know.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Access {
+    /// A file that holds the API key or token for the admin port, where it asks for one. `admin_auth` configures that.
+    #[arg(long, value_name = "FILE")]
+    credential_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// The header that shows it.
+    async fn header(&self, seams: &Seams) -> Result<Option<header::HeaderValue>, Error> {
+        let Some(file) = &self.credential_file else { return Ok(None) };
+        let unusable = |cause: String| Error::Credential { file: file.clone(), cause };
+        let contents = read_once(file, seams).await.map_err(|error| unusable(error.to_string()))?;
+        let credential = contents.trim_ascii();
+        let is_one_word = !credential.is_empty() && credential.iter().all(u8::is_ascii_graphic);
+        let value = header::HeaderValue::from_bytes(&[b"Bearer ", credential].concat()).ok().filter(|_| is_one_word);
+        let mut value = value.ok_or_else(|| unusable("it holds no key or token".to_owned()))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+impl fmt::Display for Access {
+    /// As it stands in a command, after a blank.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.credential_file.as_ref().map_or(Ok(()), |file| write!(f, " --credential-file {}", file.display()))
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    #[error("the credential in {}: {cause}", file.display())]
+    Credential { file: PathBuf, cause: String },
     #[error("nothing answers at {address}: {cause}. {hint}")]
     Silent { address: Address, cause: String, hint: &'static str },
     #[error("{address} does not answer within {} s", ANSWER_MAX.as_secs())]
@@ -76,23 +111,26 @@ struct Problem {
 pub(crate) struct Asking<'a> {
     sender: SendRequest<Full<Bytes>>,
     address: &'a Address,
+    authorization: Option<header::HeaderValue>,
 }
 
 /// Connects to `address`, and asks as `asking` does; `hint` says how to give another address.
 pub(crate) async fn ask<'a, T>(
     seams: &Seams,
     address: &'a Address,
+    access: &Access,
     hint: &'static str,
     asking: impl AsyncFnOnce(&mut Asking<'a>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let silent = |cause: String| Error::Silent { address: address.clone(), cause, hint };
+    let authorization = access.header(seams).await?;
     let asked = async {
         let stream = seams.network.connect(&address.authority).await.map_err(|error| silent(error.to_string()))?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| silent(error.to_string()))?;
         // It ends when the sender is dropped, and its errors are those of the requests.
         seams.spawner.spawn(async move { drop(connection.await) });
-        asking(&mut Asking { sender, address }).await
+        asking(&mut Asking { sender, address, authorization }).await
     };
     seams.spawner.timeout(ANSWER_MAX, asked).await.unwrap_or_else(|| Err(Error::Late { address: address.clone() }))
 }
@@ -119,6 +157,9 @@ impl Asking<'_> {
         let mut request = request.map_err(|error| garbled(error.to_string()))?;
         let host = header::HeaderValue::from_str(&address.authority).map_err(|error| garbled(error.to_string()))?;
         request.headers_mut().insert(header::HOST, host);
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
+        }
         let answer = self.sender.send_request(request).await.map_err(|error| garbled(error.to_string()))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;

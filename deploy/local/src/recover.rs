@@ -10,7 +10,7 @@ use berth_shared::recovery_view::{Confirmation, LostShard, RecoveredView, Recove
 use berth_shared::seam::Seams;
 use clap::Args;
 
-use crate::admin_port::{Address, Error, ask};
+use crate::admin_port::{Access, Address, Error, ask};
 
 const HINT: &str = "Give the admin port of a node with --node URL";
 /// Something has lost its quorum, and nothing was done.
@@ -25,6 +25,8 @@ pub(crate) struct Arguments {
     /// The admin port of the node that is left.
     #[arg(long, value_name = "URL")]
     node: Address,
+    #[command(flatten)]
+    access: Access,
     /// Only this shard: a number, or `system`.
     #[arg(long, value_name = "SHARD", value_parser = shard)]
     shard: Option<String>,
@@ -40,13 +42,14 @@ fn shard(text: &str) -> Result<String, String> {
 
 pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (seams, program) = (Seams::system(), std::env::args().next().unwrap_or_else(|| "berth".to_owned()));
-    let Arguments { node, shard, confirm } = arguments;
-    let mut view: RecoveryView = ask(&seams, node, HINT, async |asking| asking.get("/v1/recovery").await).await?;
+    let Arguments { node, access, shard, confirm } = arguments;
+    let mut view: RecoveryView =
+        ask(&seams, node, access, HINT, async |asking| asking.get("/v1/recovery").await).await?;
     if let Some(shard) = shard {
         view.shards.retain(|lost| lost.shard == *shard);
     }
     let Some(confirm) = confirm else {
-        say(&listed(&view, &format!("{program} recover --node {node}"), shard.as_deref()));
+        say(&listed(&view, &format!("{program} recover --node {node}{access}"), shard.as_deref()));
         return Ok(if view.shards.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(LOST) });
     };
     let chosen: Vec<(String, String)> = match shard {
@@ -64,7 +67,7 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let (mut failed, count) = (0, chosen.len());
     for (shard, words) in chosen {
-        match recover(&seams, node, &shard, words).await {
+        match recover(&seams, node, access, &shard, words).await {
             Ok(recovered) => say(&told(&recovered)),
             Err(error) => {
                 failed += 1;
@@ -76,10 +79,16 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn recover(seams: &Seams, node: &Address, shard: &str, confirm: String) -> Result<RecoveredView, Error> {
+async fn recover(
+    seams: &Seams,
+    node: &Address,
+    access: &Access,
+    shard: &str,
+    confirm: String,
+) -> Result<RecoveredView, Error> {
     // Text always serializes.
     let body = serde_json::to_vec(&Confirmation { confirm }).unwrap_or_default();
-    ask(seams, node, HINT, async |asking| asking.post(&format!("/v1/recovery/{shard}"), body).await).await
+    ask(seams, node, access, HINT, async |asking| asking.post(&format!("/v1/recovery/{shard}"), body).await).await
 }
 
 fn recoverable(view: &RecoveryView) -> impl Iterator<Item = (&LostShard, &str)> {

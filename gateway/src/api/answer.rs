@@ -11,7 +11,8 @@ use http::{Response, StatusCode};
 
 use super::Body;
 use super::asked::Found;
-use super::header::BERTH_SESSION;
+use super::header::{BERTH_LAG, BERTH_SESSION};
+use super::replica::Lag;
 
 /// Headers of an answer: those here, and as many from the rest of the way.
 const HEADERS_TYPICAL: usize = 8;
@@ -50,10 +51,11 @@ pub(crate) fn entity(
 
 /// A state that was read, or 304 for a client that has it.
 pub(crate) fn found(key: &EntityKey, found: Found<'_>) -> Response<Body> {
-    match found.state {
+    let response = match found.state {
         None => without_body(StatusCode::NOT_MODIFIED, found.version, found.session),
         state => entity(key, found.version, None, state, found.session),
-    }
+    };
+    with_lag(response, found.lag)
 }
 
 /// 304, for a client that has this version already, or 204, for one that has deleted the entity and so brought it there.
@@ -132,6 +134,14 @@ pub(crate) fn json_response(json: Bytes) -> Response<Body> {
     response
 }
 
+/// The answer to a stale read says how far behind it may be.
+pub(crate) fn with_lag(mut response: Response<Body>, lag: Option<Lag>) -> Response<Body> {
+    if let Some(lag) = lag {
+        response.headers_mut().insert(BERTH_LAG, lag.header_value());
+    }
+    response
+}
+
 fn put_session(headers: &mut HeaderMap, session: Option<HeaderValue>) {
     if let Some(session) = session {
         headers.insert(BERTH_SESSION, session);
@@ -154,19 +164,19 @@ fn put_name(out: &mut BytesMut, key: &EntityKey) {
     out.put_u8(b'"');
 }
 
-fn put_number(out: &mut BytesMut, before: &str, number: u64) {
+pub(super) fn put_number(out: &mut BytesMut, before: &str, number: u64) {
     out.put_slice(before.as_bytes());
     // Writing into a growing buffer does not fail.
     let _ = write!(out, "{number}");
 }
 
 /// JSON from a node; one that left it empty meant nothing.
-fn put_json(out: &mut BytesMut, json: &[u8]) {
+pub(super) fn put_json(out: &mut BytesMut, json: &[u8]) {
     out.put_slice(if json.is_empty() { b"null" } else { json });
 }
 
 /// The inside of a JSON string (RFC 8259, 7).
-fn put_text(out: &mut BytesMut, text: &str) {
+pub(super) fn put_text(out: &mut BytesMut, text: &str) {
     let mut rest = text.as_bytes();
     while let Some(position) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)) {
         out.put_slice(&rest[..position]);
@@ -181,7 +191,7 @@ fn put_text(out: &mut BytesMut, text: &str) {
 }
 
 /// RFC 3339 in UTC, with as many digits as microseconds need.
-fn put_time(out: &mut BytesMut, micros: u64) {
+pub(super) fn put_time(out: &mut BytesMut, micros: u64) {
     let micros = i64::try_from(micros).unwrap_or(i64::MAX);
     let time = jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::MAX);
     let _ = write!(out, "{time}");

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use berth_shared::auth::Principal;
+use berth_shared::ids::{ShardId, Version};
 use berth_shared::key::EntityKey;
 use berth_shared::message::{Consistency, Event, Executed, Moment, Precondition, Response as Reply};
 use berth_shared::problem::Code;
@@ -11,7 +13,9 @@ use http::HeaderValue;
 
 use super::condition::EntityTags;
 use super::problem::Problem;
+use super::replica::{self, Lag};
 use super::session::Session;
+use super::streams::Place;
 use super::{Api, UNFITTING, body};
 use crate::admission::Permit;
 use crate::forward::{Action, Command, Page, idempotency_key};
@@ -22,6 +26,8 @@ use crate::nodes::Nodes;
 pub(crate) struct AskedCommand<'a> {
     pub(crate) key: &'a EntityKey,
     pub(crate) action: Action<'a>,
+    /// Who asks, and may.
+    pub(crate) principal: &'a Principal,
     /// As [`arguments`] gives them.
     pub(crate) body: &'a [u8],
     pub(crate) precondition: Precondition,
@@ -60,10 +66,12 @@ pub(crate) struct AskedState<'a> {
 /// A state that was read.
 #[derive(Debug)]
 pub(crate) struct Found<'a> {
-    pub(crate) version: u64,
+    pub(crate) version: Version,
     /// JSON; absent where the client has this version already.
     pub(crate) state: Option<&'a [u8]>,
     pub(crate) session: Option<HeaderValue>,
+    /// Of a stale read.
+    pub(crate) lag: Option<Lag>,
 }
 
 /// A read of a part of the history.
@@ -81,8 +89,12 @@ pub(crate) struct AskedHistory<'a> {
 pub(crate) struct History<'a, 'b> {
     pub(crate) events: &'a [Event<'b>],
     /// After which version the next page starts, if there is one.
-    pub(crate) next: Option<u64>,
+    pub(crate) next: Option<Version>,
     pub(crate) session: Option<HeaderValue>,
+    /// Of a stale read.
+    pub(crate) lag: Option<Lag>,
+    /// How what comes later is to be asked for.
+    pub(crate) onwards: Page,
 }
 
 /// The arguments of a command out of a body. Whether they are the kind's, or JSON at all, is checked once, by the node's decoder.
@@ -107,7 +119,7 @@ impl<N: Nodes> Api<N> {
     }
 
     /// A place among the requests that wait for what is yet to happen.
-    pub(crate) fn enter_stream(&self) -> Result<super::streams::Place, Problem> {
+    pub(crate) fn enter_stream(&self) -> Result<Place, Problem> {
         let overloaded = "this gateway has as many long polls and live histories as it may";
         self.streams.enter().ok_or_else(|| Problem::new(Code::Overloaded, overloaded))
     }
@@ -125,6 +137,7 @@ impl<N: Nodes> Api<N> {
         let command = Command {
             key: asked.key,
             action: asked.action,
+            principal: &asked.principal.name,
             body: asked.body,
             precondition: asked.precondition,
             // Checked, or made, to be visible ASCII.
@@ -163,46 +176,83 @@ impl<N: Nodes> Api<N> {
         deliver: impl FnOnce(Found<'_>) -> T,
     ) -> Result<T, Problem> {
         let AskedState { key, moment, consistency, if_match, if_none_match, session, time, traceparent } = asked;
-        let answered = |shard, reply: Reply<'_>| match reply {
+        let answered = |shard, reply: Reply<'_>, lag| match reply {
             Reply::State { version, state, seen } => {
                 if if_match.is_some_and(|tags| !tags.match_version(version)) {
-                    return Err(Problem::version_mismatch(version));
+                    return Err(mismatch(moment, version).with_lag(lag));
                 }
                 let session = session.after(self.forward.nodes().cluster(), shard, seen);
                 let is_known = if_none_match.is_some_and(|tags| tags.match_version(version));
-                Ok(deliver(Found { version, state: (!is_known).then_some(state), session }))
+                Ok(deliver(Found { version, state: (!is_known).then_some(state), session, lag }))
             }
-            reply => Err(unread(&reply)),
+            reply => Err(self.unread(session, shard, &reply).with_lag(lag)),
         };
         let read = match moment {
-            None => self.forward.read(key, consistency, traceparent, time, answered).await,
-            Some(moment) => self.forward.past(key, moment, consistency, traceparent, time, answered).await,
+            None => {
+                let consistency = self.consistency(key, consistency, session);
+                let answered = |shard, reply: Reply<'_>| {
+                    let (reply, lag) = replica::unwrapped(reply);
+                    answered(shard, reply, lag)
+                };
+                self.forward.read(key, consistency, traceparent, time, answered).await
+            }
+            Some(moment) => {
+                let (consistency, lag) = of_the_past(consistency);
+                let answered = |shard, reply: Reply<'_>| answered(shard, reply, lag);
+                self.forward.past(key, moment, consistency, traceparent, time, answered).await
+            }
         };
         read.unwrap_or_else(|code| Err(Problem::given_up(code)))
     }
 
-    /// Reads a page of the history, once admitted.
+    /// Reads a page of the history, once admitted or, where it waits, in a place among those that do.
     pub(crate) async fn history<T>(
         &self,
         asked: AskedHistory<'_>,
         deliver: impl FnOnce(History<'_, '_>) -> T,
     ) -> Result<T, Problem> {
         let AskedHistory { key, page, session, time, traceparent } = asked;
-        let read = self.forward.events(key, page, traceparent, time, |shard, reply| match reply {
-            Reply::Events { events, next, seen } => {
-                let session = session.after(self.forward.nodes().cluster(), shard, seen);
-                Ok(deliver(History { events: &events, next, session }))
+        let page = Page { consistency: self.consistency(key, page.consistency, session), ..page };
+        let read = self.forward.events(key, page, traceparent, time, |shard, reply| {
+            let (reply, lag) = replica::unwrapped(reply);
+            match reply {
+                Reply::Events { events, next, seen } => {
+                    let session = session.after(self.forward.nodes().cluster(), shard, seen);
+                    Ok(deliver(History { events: &events, next, session, lag, onwards: page.onwards() }))
+                }
+                reply => Err(self.unread(session, shard, &reply).with_lag(lag)),
             }
-            reply => Err(unread(&reply)),
         });
         read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))
     }
+
+    /// What a read got instead of its answer, with the token that includes what that rests on.
+    fn unread(&self, session: &Session, shard: ShardId, reply: &Reply<'_>) -> Problem {
+        match reply {
+            Reply::Refused(refusal) => {
+                let session = refusal.seen.and_then(|seen| session.after(self.forward.nodes().cluster(), shard, seen));
+                Problem::refused(refusal).with_session(session)
+            }
+            _ => Problem::new(Code::Unavailable, UNFITTING),
+        }
+    }
 }
 
-/// What a read got instead of its answer.
-fn unread(reply: &Reply<'_>) -> Problem {
-    match reply {
-        Reply::Refused(refusal) => Problem::refused(refusal),
-        _ => Problem::new(Code::Unavailable, UNFITTING),
+/// The client wanted another version than there is, or was at that moment.
+fn mismatch(moment: Option<Moment>, version: Version) -> Problem {
+    match moment {
+        None => Problem::version_mismatch(version),
+        // Without the entity's version, which is not looked at here.
+        Some(_) => Problem::new(Code::VersionMismatch, "that state has another version"),
+    }
+}
+
+/// How an earlier state is asked for, and how far behind the answer then is. Only the owner knows what is final, and so it answers
+/// whoever would be content with less.
+fn of_the_past(wanted: Consistency) -> (Consistency, Option<Lag>) {
+    match wanted {
+        Consistency::Strict => (Consistency::Strict, None),
+        Consistency::Linearizable | Consistency::Session { .. } => (Consistency::Linearizable, None),
+        Consistency::Stale => (Consistency::Linearizable, Some(Lag::NONE)),
     }
 }

@@ -34,8 +34,9 @@ pub(crate) fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem>
         (Some(EntityTags::Any), None) => Ok(Precondition::Exists),
         (Some(EntityTags::Versions(versions)), None) => Ok(Precondition::Versions(versions)),
         (None, Some(EntityTags::Any)) => Ok(Precondition::Absent),
-        (None, Some(EntityTags::Versions(_))) => Err(Problem::invalid("If-None-Match of a command must be *")),
-        (Some(_), Some(_)) => Err(Problem::invalid("a command takes If-Match or If-None-Match, not both")),
+        (_, Some(EntityTags::Versions(_))) => Err(Problem::invalid("If-None-Match of a command must be *")),
+        // An entity that exists and does not: both have to hold (RFC 9110, 13.2.2), and no version can.
+        (Some(_), Some(EntityTags::Any)) => Ok(Precondition::Versions(Vec::new())),
     }
 }
 
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_takes_one_precondition() {
+    fn the_preconditions_of_a_command_have_to_hold_together() {
         let of = |if_match: Option<&str>, if_none_match: Option<&str>| {
             let mut headers = HeaderMap::new();
             for (name, value) in [(header::IF_MATCH, if_match), (header::IF_NONE_MATCH, if_none_match)] {
@@ -189,6 +190,9 @@ mod tests {
         assert_eq!(of(Some("\"x\""), None), Ok(Precondition::Versions(vec![])), "no version matches");
         assert_eq!(of(None, Some("*")), Ok(Precondition::Absent));
         assert_eq!(of(None, Some("\"3\"")), Err("invalid-request"));
-        assert_eq!(of(Some("*"), Some("*")), Err("invalid-request"));
+        // Both hold of nothing.
+        assert_eq!(of(Some("*"), Some("*")), Ok(Precondition::Versions(vec![])));
+        assert_eq!(of(Some("\"1\""), Some("*")), Ok(Precondition::Versions(vec![])));
+        assert_eq!(of(Some("*"), Some("\"1\"")), Err("invalid-request"));
     }
 }

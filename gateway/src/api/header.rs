@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use berth_shared::ids::Version;
 use berth_shared::telemetry::Traceparent;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -11,6 +12,9 @@ pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 pub(crate) const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 pub(crate) const BERTH_SESSION: HeaderName = HeaderName::from_static("berth-session");
 pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// How far behind the answer to a stale read may be: milliseconds, or `unknown`.
+pub(crate) const BERTH_LAG: HeaderName = HeaderName::from_static("berth-lag");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -20,7 +24,7 @@ const HEADER_BYTES_MAX: usize = 8 * 1024;
 pub(crate) const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
 /// The latest deadline that a request may name.
 pub(crate) const DEADLINE_SECONDS_MAX: u64 = 30;
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+pub(crate) const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// The separators of a header line: a colon, a space and the end of the line.
 const LINE_OVERHEAD_BYTES: usize = 4;
 
@@ -31,6 +35,8 @@ pub(crate) struct Preferences {
     pub(crate) minimal: bool,
     /// `wait=S`: how long the client waits for the answer.
     pub(crate) deadline: Duration,
+    /// Whether the client said so.
+    deadline_is_given: bool,
 }
 
 pub(crate) fn check_size(uri: &http::Uri, headers: &HeaderMap) -> Result<(), Problem> {
@@ -55,7 +61,21 @@ impl Preferences {
                 }
             }
         }
-        Ok(Self { minimal: minimal.unwrap_or(false), deadline: deadline.unwrap_or(DEADLINE_DEFAULT) })
+        let deadline_is_given = deadline.is_some();
+        Ok(Self {
+            minimal: minimal.unwrap_or(false),
+            deadline: deadline.unwrap_or(DEADLINE_DEFAULT),
+            deadline_is_given,
+        })
+    }
+
+    /// How long a request waits that asks to wait so long for what is yet to happen, and how much time it has in all. A deadline
+    /// that the client gave holds for both; else the wait comes on top of the usual one.
+    pub(crate) fn with_wait(&self, wait: Duration) -> (Duration, Duration) {
+        match self.deadline_is_given {
+            true => (wait.min(self.deadline * 3 / 4), self.deadline),
+            false => (wait, wait + self.deadline),
+        }
     }
 }
 
@@ -148,10 +168,50 @@ pub(crate) fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
     }
     match best {
         Some((_, true)) => Ok(()),
-        _ if wants_events => {
-            Err(Problem::not_acceptable("live history (text/event-stream) is not served yet; read it as pages of JSON"))
-        }
+        _ if wants_events => Err(Problem::not_acceptable(
+            "only histories (…/events) are served as text/event-stream; this is application/json",
+        )),
         _ => Err(Problem::not_acceptable("answers are application/json")),
+    }
+}
+
+/// Whether a request that can be answered by either wants an event stream and not JSON: it names one, and does not like JSON
+/// better.
+pub(crate) fn wants_stream(headers: &HeaderMap) -> Result<bool, Problem> {
+    let (mut stream, mut json) = (0.0_f32, 0.0_f32);
+    for line in headers.get_all(header::ACCEPT) {
+        for element in text(line, &header::ACCEPT)?.split(',') {
+            let mut parts = element.split(';').map(str::trim);
+            let range = parts.next().unwrap_or_default();
+            let liked = match range {
+                _ if range.eq_ignore_ascii_case("text/event-stream") => &mut stream,
+                _ if range.eq_ignore_ascii_case("application/json") => &mut json,
+                _ => continue,
+            };
+            let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+            *liked = liked.max(weight.map_or(1.0, weight_of));
+        }
+    }
+    Ok(stream > 0.0 && stream >= json)
+}
+
+/// A weight (RFC 9110, 12.4.2); what is none counts as the least that is not 0.
+fn weight_of(text: &str) -> f32 {
+    text.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.001)
+}
+
+/// The version that the reader of a live history had last, when it comes back.
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<Version>, Problem> {
+    let mut values = headers.get_all(LAST_EVENT_ID).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = text(value, &LAST_EVENT_ID)?.trim();
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        _ if values.next().is_some() => Err(Problem::invalid("Last-Event-ID must be one value")),
+        // An event stream may reset it to this.
+        Err(_) if text.is_empty() => Ok(None),
+        Ok(version) if is_number => Ok(Some(version)),
+        _ => Err(Problem::invalid("Last-Event-ID must be the id of an event of this entity: its version")),
     }
 }
 

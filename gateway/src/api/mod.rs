@@ -6,18 +6,25 @@ pub(crate) mod asked;
 pub(crate) mod body;
 pub(crate) mod condition;
 mod cursor;
+mod docs;
+pub(crate) mod guard;
 pub(crate) mod header;
 mod listing;
+pub(crate) mod live;
+pub(crate) mod openapi;
+mod outgoing;
 pub(crate) mod past;
 pub(crate) mod path;
 pub(crate) mod problem;
 pub(crate) mod query;
+pub(crate) mod replica;
 pub(crate) mod session;
 pub(crate) mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_shared::auth::{Guard, Principal};
 use berth_shared::key::EntityKey;
 use berth_shared::message::Response as Reply;
 use berth_shared::problem::Code;
@@ -30,26 +37,27 @@ use http::{Method, Request, Response, StatusCode};
 use serde_json::value::RawValue;
 use tracing::Instrument;
 
+pub(crate) use self::outgoing::Body;
+
 use self::asked::{AskedCommand, AskedHistory, AskedState};
 use self::body::BODY_BYTES_MAX;
 use self::header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
+use self::openapi::OpenApi;
 use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
 use self::streams::Streams;
 use crate::admission::Admission;
-use crate::forward::{Action, Forward};
+use crate::forward::{Action, Forward, Page};
 use crate::metrics::{Metrics, Route};
 use crate::nodes::Nodes;
-
-/// An answer's body is known in whole.
-pub(crate) type Body = http_body_util::Full<Bytes>;
 
 /// Answers the requests of the public port. Cheap to share; it holds no state of any client.
 #[derive(Debug)]
 pub(crate) struct Api<N> {
-    pub(crate) forward: Forward<N>,
+    pub(crate) forward: Arc<Forward<N>>,
     pub(crate) admission: Admission,
+    pub(crate) guard: Guard,
     /// Of requests that wait for what is yet to happen.
     pub(crate) streams: Streams,
     /// How long a body may take to arrive.
@@ -57,6 +65,7 @@ pub(crate) struct Api<N> {
     pub(crate) seams: Seams,
     pub(crate) tracing: Tracing,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) openapi: OpenApi,
 }
 
 /// Why node and gateway do not fit; the forwarder has let only fitting answers through.
@@ -75,7 +84,9 @@ impl<N: Nodes> Api<N> {
         let trace = self.tracing.request(route.span(), Role::Server, received, &*self.seams.random);
         let served = async {
             header::check_size(&parts.uri, &parts.headers)?;
-            self.serve(resource?, &parts, &mut body, trace.traceparent.text().as_str()).await
+            guard::check_host(&parts)?;
+            let principal = guard::check(&self.guard, &parts, resource.as_ref().ok())?;
+            self.serve(resource?, &parts, &mut body, &principal, trace.traceparent.text().as_str()).await
         };
         let mut response = match served.instrument(trace.span).await {
             Ok(response) => response,
@@ -98,6 +109,7 @@ impl<N: Nodes> Api<N> {
         resource: Resource<'_>,
         parts: &Parts,
         body: &mut B,
+        principal: &Principal,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -112,11 +124,11 @@ impl<N: Nodes> Api<N> {
             Resource::Command(key, command) if reads && command == EVENTS => {
                 self.events(&key, parts, traceparent).await
             }
-            Resource::Command(key, command) if method == Method::POST => {
-                self.command(&key, Action::Run(&command), parts, body, traceparent).await
+            Resource::Command(key, command) if method == Method::POST && command != EVENTS => {
+                self.command(&key, Action::Run(&command), parts, body, principal, traceparent).await
             }
             Resource::Entity(key) if method == Method::DELETE => {
-                self.command(&key, Action::Delete, parts, body, traceparent).await
+                self.command(&key, Action::Delete, parts, body, principal, traceparent).await
             }
             Resource::Entity(key) if reads && past::is_asked_for(parts.uri.query()) => {
                 self.past(&key, parts, traceparent).await
@@ -125,6 +137,11 @@ impl<N: Nodes> Api<N> {
             Resource::Entity(key) if reads => self.state(&key, parts, traceparent).await,
             Resource::Kinds if reads => self.kinds(None, parts).await,
             Resource::Kind(kind) if reads => self.kinds(Some(&kind), parts).await,
+            Resource::OpenApi if reads => self.openapi(parts).await,
+            Resource::Docs(file) if reads => {
+                query::none(parts.uri.query())?;
+                Ok(uncached(file.answer()))
+            }
             resource => Err(not_allowed(&resource)),
         }
     }
@@ -135,6 +152,7 @@ impl<N: Nodes> Api<N> {
         action: Action<'_>,
         parts: &Parts,
         body: &mut B,
+        principal: &Principal,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem>
     where
@@ -156,11 +174,12 @@ impl<N: Nodes> Api<N> {
         let asked = AskedCommand {
             key,
             action,
+            principal,
             body: &body,
             precondition,
             session: &session,
             idempotency_key: clients_key,
-            wants_state: !preferences.minimal,
+            wants_state: !preferences.minimal && matches!(action, Action::Run(_)),
             time: preferences.deadline,
             traceparent,
         };
@@ -207,15 +226,31 @@ impl<N: Nodes> Api<N> {
     }
 
     async fn events(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
+        if header::wants_stream(&parts.headers)? {
+            return self.live(key, parts, traceparent).await;
+        }
         let page = query::page(parts.uri.query())?;
         header::check_accept(&parts.headers)?;
         refuse_conditions(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         let session = Session::parse(&parts.headers)?;
+        let (wait, time) = preferences.with_wait(page.wait);
+        let read = |page, time| {
+            let asked = AskedHistory { key, page, session: &session, time, traceparent };
+            self.history(asked, |history| {
+                let response = answer::events(key, history.events, history.next, history.session);
+                answer::with_lag(response, history.lag)
+            })
+        };
+        if !wait.is_zero() {
+            let place = self.enter_stream()?;
+            if let Some(answer) = place.ending().run_until_cancelled(read(Page { wait, ..page }, time)).await {
+                return answer.map(uncached);
+            }
+        }
+        // At once, also where the gateway ends before the wait does.
         let _permit = self.admit()?;
-        let asked = AskedHistory { key, page, session: &session, time: preferences.deadline, traceparent };
-        let read = self.history(asked, |history| answer::events(key, history.events, history.next, history.session));
-        Ok(uncached(read.await?))
+        read(Page { wait: Duration::ZERO, ..page }, preferences.deadline).await.map(uncached)
     }
 
     /// All kinds, or `one`.
@@ -236,6 +271,16 @@ impl<N: Nodes> Api<N> {
         let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
         Ok(uncached(response))
     }
+
+    /// The description of this API.
+    async fn openapi(&self, parts: &Parts) -> Result<Response<Body>, Problem> {
+        query::none(parts.uri.query())?;
+        header::check_accept(&parts.headers)?;
+        refuse_conditions(&parts.headers)?;
+        let preferences = Preferences::parse(&parts.headers)?;
+        let _permit = self.admit()?;
+        Ok(uncached(self.openapi.answer(&self.forward, preferences.deadline).await?))
+    }
 }
 
 fn route(method: &Method, resource: &Resource<'_>) -> Route {
@@ -246,6 +291,7 @@ fn route(method: &Method, resource: &Resource<'_>) -> Route {
         Resource::Command(..) if method == Method::POST => Route::Command,
         Resource::Command(_, command) if command == EVENTS => Route::Events,
         Resource::Kinds | Resource::Kind(_) => Route::Kinds,
+        Resource::OpenApi | Resource::Docs(_) => Route::Description,
         Resource::Command(..) => Route::Other,
     }
 }
@@ -292,11 +338,11 @@ fn uncached(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// What HEAD answers: the headers of GET, the length included.
+/// What HEAD answers: the headers of GET, the length included where there is one.
 fn strip_body(response: &mut Response<Body>) {
     let body = std::mem::take(response.body_mut());
-    let length = hyper::body::Body::size_hint(&body).lower();
-    if response.status() != StatusCode::NOT_MODIFIED {
+    let length = hyper::body::Body::size_hint(&body).exact();
+    if let Some(length) = length.filter(|_| response.status() != StatusCode::NOT_MODIFIED) {
         response.headers_mut().insert(names::CONTENT_LENGTH, length.into());
     }
 }

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use berth_shared::key::{self, EntityKey};
 use berth_shared::problem::Code;
 
+use super::docs;
 use super::problem::Problem;
 
-/// A thing that the public port serves, or will serve.
+/// A thing that the public port serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resource<'a> {
     /// `/v1/entities/{kind}`
@@ -20,15 +21,25 @@ pub(crate) enum Resource<'a> {
     Kinds,
     /// `/v1/kinds/{kind}`
     Kind(Cow<'a, str>),
+    /// `/openapi.json`
+    OpenApi,
+    /// `/docs` and what belongs to it
+    Docs(docs::File),
 }
 
-/// The last segment of an entity's history.
+/// The last segment of an entity's history. No command has this name.
 pub(crate) const EVENTS: &str = "events";
 
 impl<'a> Resource<'a> {
     pub(crate) fn parse(path: &'a str) -> Result<Self, Problem> {
         if let Some(rest) = path.strip_prefix("/v1/entities/") {
             return Self::parse_entity(rest);
+        }
+        if path == "/openapi.json" {
+            return Ok(Self::OpenApi);
+        }
+        if let Some(file) = docs::File::parse(path) {
+            return Ok(Self::Docs(file));
         }
         match path.strip_prefix("/v1/kinds") {
             Some("") => Ok(Self::Kinds),
@@ -60,10 +71,10 @@ impl<'a> Resource<'a> {
     /// The methods of this resource, as an `Allow` header lists them.
     pub(crate) fn allow(&self) -> &'static str {
         match self {
-            Self::Command(_, command) if command == EVENTS => "GET, HEAD, OPTIONS, POST",
+            Self::Command(_, command) if command == EVENTS => "GET, HEAD, OPTIONS",
             Self::Command(..) => "OPTIONS, POST",
             Self::Entity(_) => "DELETE, GET, HEAD, OPTIONS",
-            Self::Listing(_) | Self::Kinds | Self::Kind(_) => "GET, HEAD, OPTIONS",
+            Self::Listing(_) | Self::Kinds | Self::Kind(_) | Self::OpenApi | Self::Docs(_) => "GET, HEAD, OPTIONS",
         }
     }
 }
@@ -158,7 +169,23 @@ mod tests {
         assert_eq!(parse("/v1/entities/c%61rt/a/%61dd"), Ok(Resource::Command(key("cart", "a"), "add".into())));
         assert_eq!(parse("/v1/kinds"), Ok(Resource::Kinds));
         assert_eq!(parse("/v1/kinds/cart"), Ok(Resource::Kind("cart".into())));
-        for path in ["", "/", "*", "/v1", "/v1/", "/v1/entities", "/v1/kinds/cart/x", "/v1/kindsx", "/v2/kinds"] {
+        assert_eq!(parse("/openapi.json"), Ok(Resource::OpenApi));
+        assert_eq!(parse("/docs/script.js"), Ok(Resource::Docs(docs::File::Script)));
+        for path in [
+            "",
+            "/",
+            "*",
+            "/docs/",
+            "/docs/x",
+            "/openapi",
+            "/openapi.json/",
+            "/v1",
+            "/v1/",
+            "/v1/entities",
+            "/v1/kinds/cart/x",
+            "/v1/kindsx",
+            "/v2/kinds",
+        ] {
             assert_eq!(parse(path), Err("not-found"), "{path}");
         }
         for path in ["/v1/entities/cart/a/", "/v1/entities/cart/a/b/c", "/v1/entities/cart/a/b/"] {

@@ -4,15 +4,18 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use berth_shared::auth;
 use berth_shared::ids::Version;
 use berth_shared::message::Refusal;
 use berth_shared::problem::Code;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Body;
-use super::header::{BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
+use super::header::{BERTH_LAG, BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
+use super::replica::Lag;
 
 /// What a client is told instead of a result. Boxed, because it is the rare arm of many results.
 #[derive(Debug)]
@@ -26,9 +29,12 @@ pub(crate) struct Content {
     /// The kind's own code of a rejection.
     pub(crate) reason: Option<Box<str>>,
     pub(crate) current_version: Option<Version>,
+    /// What is wrong in a command's body, and where.
+    pub(crate) errors: Vec<Violation>,
     /// A stored outcome of an earlier request with the same idempotency key.
     pub(crate) replayed: bool,
     pub(crate) session: Option<HeaderValue>,
+    pub(crate) lag: Option<Lag>,
     pub(crate) idempotency_key: Option<HeaderValue>,
 }
 
@@ -41,6 +47,8 @@ pub(crate) enum Kind {
     UnsupportedMediaType,
     HeadersTooLarge,
     RequestTimeout,
+    Unauthenticated { challenge: &'static str },
+    Forbidden { challenge: &'static str },
 }
 
 /// After how long a refused client may try again.
@@ -75,6 +83,17 @@ impl Problem {
         Self::of(Kind::RequestTimeout, "the body did not arrive in time")
     }
 
+    /// Why the guard of the port lets somebody not in, or not do something.
+    pub(crate) fn of_guard(refusal: auth::Refusal) -> Self {
+        let challenge = refusal.challenge();
+        let kind = match refusal {
+            auth::Refusal::Forbidden => Kind::Forbidden { challenge },
+            auth::Refusal::NoKeys => Kind::Shared(Code::Unavailable),
+            _ => Kind::Unauthenticated { challenge },
+        };
+        Self::of(kind, refusal.to_string())
+    }
+
     pub(crate) fn version_mismatch(current: Version) -> Self {
         let mut problem = Self::new(Code::VersionMismatch, "the entity is at another version");
         problem.0.current_version = Some(current);
@@ -87,6 +106,11 @@ impl Problem {
         problem.0.reason = refusal.reason.map(Box::from);
         problem.0.current_version = refusal.current_version;
         problem.0.replayed = refusal.replayed;
+        let errors = refusal
+            .violations
+            .iter()
+            .map(|violation| Violation { pointer: violation.pointer.to_owned(), detail: violation.detail.to_owned() });
+        problem.0.errors = errors.collect();
         problem
     }
 
@@ -110,8 +134,10 @@ impl Problem {
             detail: detail.into(),
             reason: None,
             current_version: None,
+            errors: Vec::new(),
             replayed: false,
             session: None,
+            lag: None,
             idempotency_key: None,
         }))
     }
@@ -119,6 +145,12 @@ impl Problem {
     /// With the session token that includes what the refusal rests on.
     pub(crate) fn with_session(mut self, session: Option<HeaderValue>) -> Self {
         self.0.session = session;
+        self
+    }
+
+    /// With how far behind the refusal may be.
+    pub(crate) fn with_lag(mut self, lag: Option<Lag>) -> Self {
+        self.0.lag = lag;
         self
     }
 
@@ -159,6 +191,7 @@ impl Problem {
             trace_id: format!("{trace_id:032x}"),
             current_version: content.current_version,
             reason: content.reason.as_deref(),
+            errors: &content.errors,
         };
         // A document of text and numbers always serializes; an empty body would still carry the right status.
         let body = serde_json::to_vec(&document).unwrap_or_default();
@@ -166,7 +199,11 @@ impl Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        for (name, value) in [(BERTH_SESSION, content.session), (IDEMPOTENCY_KEY, content.idempotency_key)] {
+        // Some statuses may be kept by caches unless told otherwise (RFC 9110, 15.1), and what is not there now may be soon.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let lag = content.lag.map(Lag::header_value);
+        let optional = [(BERTH_SESSION, content.session), (BERTH_LAG, lag), (IDEMPOTENCY_KEY, content.idempotency_key)];
+        for (name, value) in optional {
             if let Some(value) = value {
                 headers.insert(name, value);
             }
@@ -178,6 +215,9 @@ impl Problem {
             headers.insert(header::RETRY_AFTER, time.as_secs().into());
         }
         match content.kind {
+            Kind::Unauthenticated { challenge } | Kind::Forbidden { challenge } => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
             Kind::MethodNotAllowed { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
@@ -205,6 +245,8 @@ impl Kind {
             Self::UnsupportedMediaType => "unsupported-media-type",
             Self::HeadersTooLarge => Code::TooLarge.as_str(),
             Self::RequestTimeout => "request-timeout",
+            Self::Unauthenticated { .. } => "unauthenticated",
+            Self::Forbidden { .. } => "forbidden",
         }
     }
 
@@ -216,8 +258,16 @@ impl Kind {
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
             Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request headers too large"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
+            Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "Unauthenticated"),
+            Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
         }
     }
+}
+
+/// How a code that nodes know appears in HTTP, for those who describe it.
+#[cfg(test)]
+pub(crate) fn status_and_code(code: Code) -> (StatusCode, &'static str) {
+    (shared_status_and_title(code).0, code.as_str())
 }
 
 fn shared_status_and_title(code: Code) -> (StatusCode, &'static str) {
@@ -239,22 +289,45 @@ fn shared_status_and_title(code: Code) -> (StatusCode, &'static str) {
     }
 }
 
-#[derive(Serialize)]
+/// Why a request was refused (RFC 9457).
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Document<'a> {
+#[schemars(rename = "Problem")]
+pub(crate) struct Document<'a> {
+    /// `urn:berth:problem:` and the code.
     #[serde(rename = "type")]
     problem_type: String,
+    /// The same for every problem with this code.
     title: &'a str,
+    /// The HTTP status.
     status: u16,
+    /// What was wrong with this request, for people.
     detail: &'a str,
     /// The path of the request.
     instance: &'a str,
+    /// What programs go by.
     code: &'a str,
+    /// Of the trace that the request belongs to (W3C trace context).
+    #[schemars(regex(pattern = "^[0-9a-f]{32}$"))]
     trace_id: String,
+    /// With `version-mismatch`: the entity's version.
     #[serde(skip_serializing_if = "Option::is_none")]
     current_version: Option<Version>,
+    /// With `rejected`: the kind's own code.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    /// With `invalid-request`: what in the body breaks the command's schema, at most 16 places.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [Violation],
+}
+
+/// A place in the body, and what is wrong there.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Violation {
+    /// A JSON Pointer (RFC 6901); empty for the body itself.
+    pub(crate) pointer: String,
+    /// For people.
+    pub(crate) detail: String,
 }
 
 #[cfg(test)]

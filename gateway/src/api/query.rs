@@ -1,5 +1,7 @@
 //! The query parameters of reads. Whatever is not served is refused by name, never silently ignored. Pure.
 
+use std::time::Duration;
+
 use berth_shared::message::Consistency;
 
 use super::path;
@@ -7,13 +9,17 @@ use super::problem::Problem;
 use crate::forward::Page;
 
 /// Events on a history page when the client does not say.
-const LIMIT_DEFAULT: u32 = 100;
+pub(crate) const LIMIT_DEFAULT: u32 = 100;
 /// Most events on a history page.
-const LIMIT_MAX: u32 = 1000;
+pub(crate) const LIMIT_MAX: u32 = 1000;
+/// Bytes of events on a history page, past which it is cut.
+const PAGE_BYTES_MAX: u32 = 1024 * 1024;
+/// Longest wait for the next event.
+pub(crate) const WAIT_SECONDS_MAX: u64 = 30;
 
-/// The parameters of a history page: `after`, `limit` and `consistency`.
+/// The parameters of a history page: `after`, `limit`, `wait` and `consistency`.
 pub(crate) fn page(query: Option<&str>) -> Result<Page, Problem> {
-    let [after, limit, consistency] = parameters(query, ["after", "limit", "consistency"])?;
+    let [after, limit, wait, consistency] = parameters(query, ["after", "limit", "wait", "consistency"])?;
     let consistency = parse_consistency(consistency.as_deref())?;
     let after = match after {
         None => 0,
@@ -28,7 +34,14 @@ pub(crate) fn page(query: Option<&str>) -> Result<Page, Problem> {
             _ => return Err(Problem::invalid("limit must be 1 to 1000")),
         },
     };
-    Ok(Page { after, limit, consistency })
+    let wait = match wait {
+        None => Duration::ZERO,
+        Some(text) => match number(&text) {
+            Some(seconds @ 0..=WAIT_SECONDS_MAX) => Duration::from_secs(seconds),
+            _ => return Err(Problem::invalid("wait must be 0 to 30 seconds")),
+        },
+    };
+    Ok(Page { after, limit, bytes_max: PAGE_BYTES_MAX, consistency, wait })
 }
 
 /// The parameters of a read of the current state: `consistency`.
@@ -46,11 +59,10 @@ pub(crate) fn parse_consistency(consistency: Option<&str>) -> Result<Consistency
     match consistency {
         None | Some("linearizable") => Ok(Consistency::Linearizable),
         Some("strict") => Ok(Consistency::Strict),
-        Some(weaker @ ("session" | "stale")) => {
-            let detail = format!("the consistency {weaker} is not served yet; linearizable and strict are");
-            Err(Problem::invalid(detail))
-        }
-        Some(_) => Err(Problem::invalid("consistency must be linearizable or strict")),
+        // What the client has seen stands in its token.
+        Some("session") => Ok(Consistency::Session { at_least: None }),
+        Some("stale") => Ok(Consistency::Stale),
+        Some(_) => Err(Problem::invalid("consistency must be linearizable, strict, session or stale")),
     }
 }
 
@@ -75,8 +87,7 @@ pub(super) fn parameters<const N: usize>(
 
 fn unknown(name: &str) -> Problem {
     match name {
-        "wait" => Problem::invalid("the parameter wait (long polls) is not served yet"),
-        "consistency" | "after" | "limit" | "version" | "at" | "prefix" | "cursor" => {
+        "consistency" | "after" | "limit" | "wait" | "version" | "at" | "prefix" | "cursor" => {
             Problem::invalid(format!("the parameter {name} does not apply here"))
         }
         _ => Problem::invalid("the query has a parameter that is not known"),
@@ -101,6 +112,8 @@ mod tests {
         assert_eq!(page_of(""), Ok((0, 100)));
         assert_eq!(page_of("after=7&limit=1000&consistency=linearizable"), Ok((7, 1000)));
         assert_eq!(page_of("%61fter=%37"), Ok((7, 100)));
+        let wait = |query| page(query).map(|page| page.wait.as_secs()).ok();
+        assert_eq!([wait(None), wait(Some("wait=0")), wait(Some("wait=30"))], [Some(0), Some(0), Some(30)]);
         for query in [
             "after=",
             "after=-1",
@@ -113,17 +126,24 @@ mod tests {
             "after=1&after=1",
             "after=%",
             "limit=4294967297",
+            "wait=",
+            "wait=31",
+            "wait=-1",
+            "wait=1.5",
+            "wait=1&wait=1",
         ] {
             assert_eq!(page_of(query), Err("invalid-request"), "{query}");
         }
     }
 
     #[test]
-    fn a_read_is_linearizable_unless_it_asks_for_more() {
+    fn a_read_is_linearizable_unless_it_asks_for_something_else() {
         for (query, consistency) in [
             (None, Consistency::Linearizable),
             (Some("consistency=linearizable"), Consistency::Linearizable),
             (Some("consistency=strict"), Consistency::Strict),
+            (Some("consistency=session"), Consistency::Session { at_least: None }),
+            (Some("consistency=stale"), Consistency::Stale),
         ] {
             assert_eq!(state(query).ok(), Some(consistency));
             assert_eq!(page(query).map(|page| page.consistency).ok(), Some(consistency));
@@ -135,16 +155,15 @@ mod tests {
     fn what_is_not_served_is_refused_by_name() {
         for (query, named) in [
             ("prefix=a", "the parameter prefix does not apply here"),
-            ("consistency=stale", "stale is not served yet; linearizable and strict are"),
-            ("consistency=session", "session is not served yet"),
-            ("consistency=Strict", "must be linearizable or strict"),
-            ("consistency=", "must be linearizable or strict"),
+            ("consistency=Strict", "must be linearizable, strict, session or stale"),
+            ("consistency=", "must be linearizable, strict, session or stale"),
             ("limit=3", "limit"),
+            ("wait=3", "wait"),
         ] {
             let problem = state(Some(query)).unwrap_err();
             assert!(format!("{problem:?}").contains(named), "{query}");
         }
-        assert!(page(Some("wait=5")).is_err());
+        assert!(page(Some("version=5")).is_err());
         assert!(state(Some("x=y")).is_err());
         assert!(none(Some("")).is_ok());
         assert!(none(Some("x")).is_err());

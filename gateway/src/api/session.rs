@@ -1,9 +1,9 @@
-//! The `Berth-Session` header of a request and of its answer. Reads are linearizable, so they answer at least what any
-//! token has seen; what is left to do is to carry that on.
+//! The `Berth-Session` header of a request and of its answer. An owner answers at least what any token has seen; of a replica
+//! it has to be asked for.
 
 use berth_shared::ids::{ClusterId, ShardId};
 use berth_shared::message::Seen;
-use berth_shared::session::{self, Token};
+use berth_shared::session::{self, Requirement, Token};
 use http::{HeaderMap, HeaderValue};
 
 use super::header::BERTH_SESSION;
@@ -34,6 +34,16 @@ impl Session {
             // During an upgrade, another gateway may write tokens that this one cannot read; the client gets a new one.
             Err(session::Error::LayoutVersion(_)) => Ok(Self(None)),
             Err(error) => Err(Problem::invalid(error.to_string())),
+        }
+    }
+
+    /// What a read of `shard` owes to the client, in a gateway that knows its cluster as `cluster`.
+    pub(crate) fn requirement(&self, cluster: Option<ClusterId>, shard: ShardId) -> Requirement {
+        match &self.0 {
+            None => Requirement::Nothing,
+            Some(token) if Some(token.cluster()) == cluster => token.requirement(shard),
+            // What it has seen elsewhere means nothing here, or that cannot be told.
+            Some(_) => Requirement::Owner,
         }
     }
 

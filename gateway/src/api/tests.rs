@@ -1,10 +1,12 @@
 //! The contract of the public port, asked through requests, with a script in the place of the nodes.
 
 mod deleting;
+mod description;
 mod listing;
 mod past;
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
 use berth_shared::message::{
@@ -24,6 +26,9 @@ use super::*;
 use crate::nodes::CallError;
 use crate::router::Table;
 
+mod live;
+mod reading;
+
 const CLUSTER: ClusterId = ClusterId(7);
 const SEEN: Seen = Seen { incarnation: 1, index: 42 };
 const ALICE: &str = "/v1/entities/counter/alice";
@@ -42,7 +47,11 @@ struct Scripted {
     /// Until when each was waited for.
     deadlines: Mutex<Vec<BootInstant>>,
     /// How often the map was doubted.
-    doubts: std::sync::atomic::AtomicUsize,
+    doubts: AtomicUsize,
+    /// Addresses of those who have replicas that can be read.
+    replicas: Vec<String>,
+    /// How many of the calls were such as may wait.
+    polled: AtomicUsize,
 }
 
 impl Scripted {
@@ -77,8 +86,23 @@ impl Nodes for Scripted {
         Some("node-1:1".to_owned())
     }
 
+    fn replica(&self, _shard: ShardId, _start: u64, attempt: u32) -> Option<String> {
+        self.replicas.get(attempt as usize % self.replicas.len().max(1)).cloned()
+    }
+
     fn cluster(&self) -> Option<ClusterId> {
         Some(CLUSTER)
+    }
+
+    async fn poll(
+        &self,
+        address: &str,
+        payload: Bytes,
+        deadline: BootInstant,
+        given_up: impl Future<Output = ()> + Send,
+    ) -> Result<Bytes, CallError> {
+        self.polled.fetch_add(1, Ordering::Relaxed);
+        self.call(address, payload, deadline, given_up).await
     }
 
     async fn until(&self, _key: &EntityKey, _reached: impl Fn(Option<&ShardOwner>) -> bool + Send + Sync) {
@@ -86,7 +110,7 @@ impl Nodes for Scripted {
     }
 
     fn doubt(&self) {
-        self.doubts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.doubts.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn call(
@@ -120,21 +144,25 @@ fn api_with(in_flight_max: usize, script: Script) -> Api<Scripted> {
 fn api_of(in_flight_max: usize, owners: Vec<ShardOwner>, script: AddressedScript) -> Api<Scripted> {
     let mut table = Table::default();
     table.learn(64, owners).unwrap();
-    let (asked, doubts) = (Mutex::default(), std::sync::atomic::AtomicUsize::new(0));
+    let replicas = vec!["node-2:1".to_owned(), "node-3:1".to_owned()];
+    let (asked, doubts, polled) = (Mutex::default(), AtomicUsize::default(), AtomicUsize::default());
     let (table, deadlines) = (Mutex::new(Arc::new(table)), Mutex::default());
-    let nodes = Arc::new(Scripted { table, script, asked, deadlines, doubts });
+    let nodes = Arc::new(Scripted { table, script, asked, deadlines, doubts, replicas, polled });
     let seams = Seams::simulated(1);
     let admission = Admission::new(in_flight_max);
-    let streams = Streams::new(16);
+    let streams = Streams::new(in_flight_max);
     let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission, &streams));
+    let guard = Guard::open(metrics.registry(), crate::metrics::REFUSALS, "public", &seams);
     Api {
-        forward: Forward::new(nodes, seams.clone(), Duration::from_secs(2), metrics.clone()),
+        forward: Arc::new(Forward::new(nodes, seams.clone(), Duration::from_secs(2), metrics.clone())),
         admission,
+        guard,
         streams,
         body_timeout: Duration::from_secs(10),
         seams,
         tracing: Tracing::OFF,
         metrics,
+        openapi: OpenApi::default(),
     }
 }
 
@@ -152,7 +180,15 @@ fn executed() -> Reply<'static> {
 }
 
 fn refused(code: Code) -> Refusal<'static> {
-    Refusal { code, detail: "said the node", reason: None, current_version: None, replayed: false, seen: None }
+    Refusal {
+        code,
+        detail: "said the node",
+        reason: None,
+        current_version: None,
+        replayed: false,
+        seen: None,
+        violations: Vec::new(),
+    }
 }
 
 /// Method, path, headers and body, and the status and code they are answered with.
@@ -220,7 +256,11 @@ async fn ask(api: &Api<Scripted>, method: &str, path: &str, headers: &[(&str, &s
 
 async fn finish(response: Response<Body>) -> Answer {
     let (parts, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
+    let body = match body {
+        // It would have no end.
+        Body::Live(_) => Bytes::new(),
+        body => body.collect().await.unwrap().to_bytes(),
+    };
     Answer { status: parts.status.as_u16(), headers: parts.headers, body }
 }
 
@@ -340,10 +380,7 @@ async fn a_read_is_as_consistent_as_it_asks_to_be() {
             assert!(matches!(question, Question::Events { consistency, .. } if consistency == asked), "{question:?}");
         });
     }
-    for (query, allowed) in [
-        ("consistency=stale", "stale is not served yet; linearizable and strict are"),
-        ("consistency=weak", "consistency must be linearizable or strict"),
-    ] {
+    for (query, allowed) in [("consistency=weak", "consistency must be linearizable, strict, session or stale")] {
         let answer = ask(&api, "GET", &format!("{ALICE}?{query}"), &[], "").await;
         assert_eq!(answer.code(), "invalid-request");
         assert!(answer.json()["detail"].as_str().unwrap().contains(allowed), "{query}");
@@ -422,7 +459,7 @@ async fn head_and_options_are_like_get_without_a_body() {
         (ALICE, "DELETE, GET, HEAD, OPTIONS"),
         ("/v1/entities/counter", "GET, HEAD, OPTIONS"),
         (ADD, "OPTIONS, POST"),
-        ("/v1/entities/counter/alice/events", "GET, HEAD, OPTIONS, POST"),
+        ("/v1/entities/counter/alice/events", "GET, HEAD, OPTIONS"),
         ("/v1/kinds", "GET, HEAD, OPTIONS"),
     ] {
         let options = ask(&api, "OPTIONS", path, &[], "").await;
@@ -443,7 +480,7 @@ async fn what_is_malformed_or_not_served_is_refused_without_asking_a_node() {
     let deep = "[".repeat(65);
     let huge = " ".repeat(1024 * 1024 + 1);
     let wide = "x".repeat(9 * 1024);
-    let cases: [Case<'_>; 43] = [
+    let cases: [Case<'_>; 44] = [
         ("GET", "/", &[], "", 404, "not-found"),
         ("GET", "/v1/entities/counter/alice/add/more", &[], "", 404, "not-found"),
         ("GET", "/v1/entities/Counter/alice", &[], "", 404, "unknown-kind"),
@@ -467,13 +504,15 @@ async fn what_is_malformed_or_not_served_is_refused_without_asking_a_node() {
         ("POST", ALICE, &[], "", 405, "method-not-allowed"),
         ("GET", ADD, &[], "", 405, "method-not-allowed"),
         ("GET", "/v1/entities/counter/alice?version=x", &[], "", 400, "invalid-request"),
-        ("GET", "/v1/entities/counter/alice?version=1&consistency=stale", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice?version=1&consistency=fresh", &[], "", 400, "invalid-request"),
         ("GET", "/v1/entities/counter/alice?at=2026-01-01T00:00:00Z", &[], "", 400, "invalid-request"),
-        ("GET", "/v1/entities/counter/alice?consistency=stale", &[], "", 400, "invalid-request"),
-        ("GET", "/v1/entities/counter/alice/events?wait=5", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice?consistency=weak", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice?wait=5", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice/events?wait=31", &[], "", 400, "invalid-request"),
         ("GET", "/v1/entities/counter/alice/events?limit=0", &[], "", 400, "invalid-request"),
         ("GET", "/v1/entities/counter/alice/events", &[("if-none-match", "\"1\"")], "", 400, "invalid-request"),
-        ("GET", "/v1/entities/counter/alice/events", &[("accept", "text/event-stream")], "", 406, "not-acceptable"),
+        ("GET", "/v1/entities/counter/alice/events", &[("accept", "text/html")], "", 406, "not-acceptable"),
+        ("GET", ALICE, &[("accept", "text/event-stream")], "", 406, "not-acceptable"),
         ("GET", ALICE, &[("accept", "text/html")], "", 406, "not-acceptable"),
         ("POST", ADD, &[("accept", "application/xml")], "", 406, "not-acceptable"),
         ("POST", ADD, &[("content-type", "text/plain")], "{}", 415, "unsupported-media-type"),
@@ -482,7 +521,6 @@ async fn what_is_malformed_or_not_served_is_refused_without_asking_a_node() {
         ("POST", ADD, &[("idempotency-key", "")], "", 400, "invalid-request"),
         ("POST", ADD, &[("idempotency-key", "a b")], "", 400, "invalid-request"),
         ("POST", ADD, &[("if-none-match", "\"1\"")], "", 400, "invalid-request"),
-        ("POST", ADD, &[("if-match", "*"), ("if-none-match", "*")], "", 400, "invalid-request"),
         ("POST", "/v1/entities/counter/alice/add?x=1", &[], "", 400, "invalid-request"),
         ("POST", ADD, &[], &deep, 400, "invalid-request"),
         ("POST", ADD, &[], &huge, 413, "too-large"),
@@ -573,7 +611,7 @@ async fn an_attempt_that_was_not_executed_is_made_again_until_the_deadline() {
     let recovered = api(|question, n| if n < 4 { Err(CallError::NotExecuted) } else { content(question, n) });
     assert_eq!(ask(&recovered, "POST", ADD, &[], "").await.status, 200);
 
-    assert_eq!(recovered.forward.nodes().doubts.load(std::sync::atomic::Ordering::Relaxed), 3);
+    assert_eq!(recovered.forward.nodes().doubts.load(Ordering::Relaxed), 3);
 
     let down = api(|_, _| Err(CallError::NotExecuted));
     let started = down.seams.clock.now();
@@ -654,16 +692,16 @@ async fn a_body_that_does_not_arrive_is_408() {
 #[tokio::test(start_paused = true)]
 async fn a_body_too_long_is_not_read_to_its_end() {
     let api = api(content);
-    let read = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let read = Arc::new(AtomicUsize::new(0));
     let counted = read.clone();
     let frames = futures_util::stream::repeat_with(move || {
-        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        counted.fetch_add(1, Ordering::Relaxed);
         Ok::<_, Infallible>(hyper::body::Frame::data(Bytes::from(vec![b' '; 64 * 1024])))
     });
     let answer = finish(api.answer(Request::post(ADD).body(StreamBody::new(frames)).unwrap()).await).await;
     assert_eq!((answer.status, answer.code().as_str()), (413, "too-large"));
     // A mebibyte and one piece, and then 8 MiB so that the sender gets to read the answer.
-    assert_eq!(read.load(std::sync::atomic::Ordering::Relaxed), 17 + 128);
+    assert_eq!(read.load(Ordering::Relaxed), 17 + 128);
 }
 
 #[tokio::test(start_paused = true)]

@@ -170,11 +170,10 @@ impl<N: Nodes> Forward<N> {
         deadline: BootInstant,
     ) -> (Vec<ShardId>, Asked) {
         let Listing { kind, prefix, after, limit, traceparent } = listing;
-        let list = List { shards, kind, prefix, after, limit: limit as u32, traceparent };
-        let request = Request::List(list);
-        let payload = peer::encode(&request);
-        let Request::List(List { shards, .. }) = request else { unreachable!("it was made here") };
-        let Ok(payload) = payload else { return (shards, Asked::Failed(Attempt::NotExecuted)) };
+        let list = List { shards: shards.clone(), kind, prefix, after, limit: limit as u32, traceparent };
+        let Ok(payload) = peer::encode(&Request::List(list)) else {
+            return (shards, Asked::Failed(Attempt::NotExecuted));
+        };
         let until = deadline.min(self.seams.clock.now() + self.attempt_timeout);
         let answer = self.nodes.call(address, payload, until, self.leaves(address, &shards)).await;
         let asked = match answer {

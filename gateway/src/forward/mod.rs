@@ -55,6 +55,8 @@ pub(crate) enum Action<'a> {
 pub(crate) struct Command<'a> {
     pub(crate) key: &'a EntityKey,
     pub(crate) action: Action<'a>,
+    /// Whose credential the client showed; part of the scope of its keys.
+    pub(crate) principal: &'a str,
     pub(crate) body: &'a [u8],
     pub(crate) precondition: Precondition,
     pub(crate) idempotency_key: &'a str,
@@ -70,13 +72,34 @@ pub(crate) struct Page {
     /// The page starts after this version.
     pub(crate) after: Version,
     pub(crate) limit: u32,
+    /// Bytes of events past which it is cut; one event is always given.
+    pub(crate) bytes_max: u32,
     pub(crate) consistency: Consistency,
+    /// How long to wait for an event where there is none.
+    pub(crate) wait: Duration,
+}
+
+impl Page {
+    /// The same for what comes after a page that was seen: that has the history which the client's token asked for.
+    pub(crate) fn onwards(self) -> Self {
+        let consistency = match self.consistency {
+            Consistency::Session { .. } => Consistency::Session { at_least: None },
+            other => other,
+        };
+        Self { consistency, ..self }
+    }
 }
 
 /// To whom a request goes.
 #[derive(Clone, Copy, Debug)]
 enum Target<'a> {
     Owner(&'a EntityKey),
+    /// A replica and the owner, in turns: the owner has what a replica lacks, and a replica may be there while no owner is.
+    /// `start` spreads requests over the replicas.
+    Replica {
+        key: &'a EntityKey,
+        start: u64,
+    },
     /// Any node, another one with every attempt.
     Anyone,
 }
@@ -108,7 +131,7 @@ impl<N: Nodes> Forward<N> {
             },
             body: command.body,
             precondition: command.precondition,
-            principal: "",
+            principal: command.principal,
             idempotency_key: command.idempotency_key,
             key_origin: idempotency_key::origin(command.idempotency_key),
             request_id: RequestId(self.seams.random.next_u128()),
@@ -131,10 +154,12 @@ impl<N: Nodes> Forward<N> {
             peer::encode_with_capacity(&request, capacity).ok()
         };
         let fits = |response: &Response<'_>| matches!(response, Response::Executed(_));
+        let time = Time::until(self.now() + time);
         self.attempt(Operation::Command, Target::Owner(command.key), time, encode, fits, deliver).await
     }
 
-    /// Reads the state within `time`; `deliver` gets [`Response::State`] or [`Response::Refused`].
+    /// Reads the state within `time`; `deliver` gets [`Response::State`], [`Response::Refused`], or [`Response::Stale`] with one
+    /// of them.
     pub(crate) async fn read<T>(
         &self,
         key: &EntityKey,
@@ -144,9 +169,20 @@ impl<N: Nodes> Forward<N> {
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
         let (kind, id) = (key.kind(), key.id());
-        let encode = |shard, _| peer::encode(&Request::Read { shard, kind, id, consistency, traceparent }).ok();
+        let encode = |shard, attempt| {
+            let consistency = of_attempt(consistency, attempt);
+            peer::encode(&Request::Read { shard, kind, id, consistency, traceparent }).ok()
+        };
         let fits = |response: &Response<'_>| matches!(response, Response::State { .. });
-        self.attempt(Operation::Read, Target::Owner(key), time, encode, fits, deliver).await
+        self.attempt(
+            Operation::Read,
+            self.target(key, consistency),
+            Time::until(self.now() + time),
+            encode,
+            fits,
+            deliver,
+        )
+        .await
     }
 
     /// Reads an earlier state within `time`; `deliver` gets [`Response::State`] or [`Response::Refused`].
@@ -162,10 +198,12 @@ impl<N: Nodes> Forward<N> {
         let (kind, id) = (key.kind(), key.id());
         let encode = |shard, _| peer::encode(&Request::Past { shard, kind, id, moment, consistency, traceparent }).ok();
         let fits = |response: &Response<'_>| matches!(response, Response::State { .. });
-        self.attempt(Operation::LongRead, Target::Owner(key), time, encode, fits, deliver).await
+        self.attempt(Operation::LongRead, Target::Owner(key), Time::until(self.now() + time), encode, fits, deliver)
+            .await
     }
 
-    /// Reads a page of the history within `time`; `deliver` gets [`Response::Events`] or [`Response::Refused`].
+    /// Reads a page of the history within `time`, of which the wait is a part; `deliver` gets [`Response::Events`],
+    /// [`Response::Refused`], or [`Response::Stale`] with one of them.
     pub(crate) async fn events<T>(
         &self,
         key: &EntityKey,
@@ -175,11 +213,19 @@ impl<N: Nodes> Forward<N> {
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
         let (kind, id) = (key.kind(), key.id());
-        let Page { after, limit, consistency } = page;
-        let encode =
-            |shard, _| peer::encode(&Request::Events { shard, kind, id, after, limit, consistency, traceparent }).ok();
+        let Page { after, limit, bytes_max, consistency, wait } = page;
+        let wait_until = self.now() + wait;
+        let encode = |shard, attempt| {
+            let consistency = of_attempt(consistency, attempt);
+            // However often it is asked, it is waited for so long in all.
+            let wait_millis = wait_until.since(self.now()).as_millis() as u32;
+            let request =
+                Request::Events { shard, kind, id, after, limit, bytes_max, wait_millis, consistency, traceparent };
+            peer::encode(&request).ok()
+        };
         let fits = |response: &Response<'_>| matches!(response, Response::Events { .. });
-        self.attempt(Operation::Read, Target::Owner(key), time, encode, fits, deliver).await
+        let time = Time { deadline: self.now() + time, wait_until: (!wait.is_zero()).then_some(wait_until) };
+        self.attempt(Operation::Read, self.target(key, consistency), time, encode, fits, deliver).await
     }
 
     /// Asks any node for the kinds; `deliver` gets [`Response::Kinds`] or [`Response::Refused`].
@@ -190,7 +236,7 @@ impl<N: Nodes> Forward<N> {
     ) -> Result<T, Code> {
         let encode = |_, _| peer::encode(&Request::Kinds).ok();
         let fits = |response: &Response<'_>| matches!(response, Response::Kinds { .. });
-        self.attempt(Operation::Read, Target::Anyone, time, encode, fits, deliver).await
+        self.attempt(Operation::Read, Target::Anyone, Time::until(self.now() + time), encode, fits, deliver).await
     }
 
     /// `fits` tells the answer that was asked for from one that makes no sense.
@@ -198,21 +244,20 @@ impl<N: Nodes> Forward<N> {
         &self,
         operation: Operation,
         target: Target<'_>,
-        time: Duration,
+        time: Time,
         mut encode: impl FnMut(ShardId, u32) -> Option<Bytes>,
         fits: impl Fn(&Response<'_>) -> bool,
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
-        let deadline = self.seams.clock.now() + time;
         let mut history = History::new(operation);
         let mut attempts = 0;
         let mut pauses = 0;
-        while deadline.since(self.seams.clock.now()) >= ATTEMPT_TIME_MIN {
+        while time.deadline.since(self.now()) >= ATTEMPT_TIME_MIN {
             attempts += 1;
-            let Call { shard, asked, result } = self.call(operation, target, attempts, deadline, &mut encode).await;
+            let Call { shard, asked, result } = self.call(operation, target, attempts, time, &mut encode).await;
             let response = result.as_ref().ok().map(|frame| peer::decode::<Response<'_>>(frame).ok());
             let attempt = match (&response, &result) {
-                (Some(response), _) => self.classify(response.as_ref(), &fits),
+                (Some(response), _) => at_owner_too(self.classify(response.as_ref(), &fits), target, attempts),
                 (None, Err(attempt)) => *attempt,
                 (None, Ok(_)) => Attempt::MaybeExecuted,
             };
@@ -227,7 +272,7 @@ impl<N: Nodes> Forward<N> {
                 (Verdict::RetryAfterPause | Verdict::Deliver, _) => {
                     let pause = pause(pauses, self.seams.random.next_u64());
                     pauses += 1;
-                    let left = deadline.since(self.seams.clock.now());
+                    let left = time.deadline.since(self.now());
                     self.pause(target, attempt, owner.as_ref(), pause.min(left)).await;
                 }
             }
@@ -241,58 +286,99 @@ impl<N: Nodes> Forward<N> {
         operation: Operation,
         target: Target<'_>,
         attempt: u32,
-        deadline: BootInstant,
+        time: Time,
         encode: &mut impl FnMut(ShardId, u32) -> Option<Bytes>,
     ) -> Call {
+        let mut target = target;
         let (shard, asked) = match target {
-            Target::Owner(key) => match self.nodes.table().place(key) {
+            Target::Owner(key) | Target::Replica { key, .. } => match self.nodes.table().place(key) {
                 Some((shard, owner)) => (shard, owner.map(|owner| owner.address.clone())),
                 None => (ShardId(0), None),
             },
             Target::Anyone => (ShardId(0), self.nodes.anyone(attempt)),
         };
+        let replica = match target {
+            Target::Replica { start, .. } if is_at_replica(attempt) => self.nodes.replica(shard, start, attempt / 2),
+            _ => None,
+        };
+        // Who is not asked as a replica is asked as the owner.
+        if let (None, Target::Replica { key, .. }) = (&replica, target) {
+            target = Target::Owner(key);
+        }
+        let asked = replica.or(asked);
         let result = match &asked {
             None => Err(Attempt::NoOwner),
             Some(address) => match encode(shard, attempt) {
                 None => Err(Attempt::NotExecuted),
-                Some(payload) => self.send(target, address, payload, self.attempt_until(operation, deadline)).await,
+                Some(payload) => self.send(operation, target, address, payload, time).await,
             },
         };
         Call { shard, asked, result }
     }
 
     /// Until when an attempt that begins now may last.
-    fn attempt_until(&self, operation: Operation, deadline: BootInstant) -> BootInstant {
-        match operation {
-            Operation::Command | Operation::Read => deadline.min(self.seams.clock.now() + self.attempt_timeout),
+    fn attempt_until(&self, operation: Operation, target: Target<'_>, time: Time) -> BootInstant {
+        let now = self.now();
+        let left = time.deadline.since(now);
+        let waited = time.wait_until.map_or(Duration::ZERO, |until| until.since(now));
+        let longest = match (operation, target) {
             // Another attempt would begin all over again.
-            Operation::LongRead => deadline,
-        }
+            (Operation::LongRead, _) => return time.deadline,
+            // The owner is asked with what a replica leaves.
+            (_, Target::Replica { .. }) => (left / 2).max(waited),
+            _ => left,
+        };
+        now + longest.min(self.attempt_timeout + waited)
     }
 
-    /// Sends a request to `address` and waits for the answer until `until`, and not after another node has become the owner:
-    /// the one that was asked may be silent for long.
+    /// Sends a request to `address` and waits for the answer; no longer than an attempt may take, and not after another node
+    /// has become the owner: the one that was asked may be silent for long.
     async fn send(
         &self,
+        operation: Operation,
         target: Target<'_>,
         address: &str,
         payload: Bytes,
-        until: BootInstant,
+        time: Time,
     ) -> Result<Bytes, Attempt> {
+        let until = self.attempt_until(operation, target, time);
+        let is_replica = matches!(target, Target::Replica { .. });
         let has_moved = |owner: Option<&ShardOwner>| owner.is_some_and(|owner| owner.address != address);
-        let sent = match target {
-            Target::Owner(key) => self.nodes.call(address, payload, until, self.nodes.until(key, has_moved)).await,
-            Target::Anyone => self.nodes.call(address, payload, until, std::future::pending()).await,
+        let given_up = async {
+            match target {
+                Target::Owner(key) => self.nodes.until(key, has_moved).await,
+                Target::Replica { .. } | Target::Anyone => std::future::pending().await,
+            }
+        };
+        let sent = match time.wait_until {
+            None => self.nodes.call(address, payload, until, given_up).await,
+            Some(_) => self.nodes.poll(address, payload, until, given_up).await,
         };
         sent.map_err(|error| match error {
+            // The owner may have room.
+            CallError::Busy if is_replica => Attempt::NotExecuted,
             CallError::Busy => Attempt::NodeBusy,
             CallError::NotExecuted => Attempt::NotExecuted,
             CallError::MaybeExecuted => Attempt::MaybeExecuted,
         })
     }
 
+    /// Who a read of `consistency` goes to.
+    fn target<'a>(&self, key: &'a EntityKey, consistency: Consistency) -> Target<'a> {
+        match consistency {
+            Consistency::Linearizable | Consistency::Strict => Target::Owner(key),
+            Consistency::Session { .. } | Consistency::Stale => {
+                Target::Replica { key, start: self.seams.random.next_u64() }
+            }
+        }
+    }
+
+    fn now(&self) -> BootInstant {
+        self.seams.clock.now()
+    }
+
     /// What an answer means for the request; learns the owner that it may name.
-    fn classify(&self, response: Option<&Response<'_>>, fits: impl Fn(&Response<'_>) -> bool) -> Attempt {
+    fn classify(&self, response: Option<&Response<'_>>, fits: &impl Fn(&Response<'_>) -> bool) -> Attempt {
         match response {
             Some(Response::Refused(refusal)) => {
                 Attempt::Refused { code: refusal.code, decided: refusal.seen.is_some() || refusal.replayed }
@@ -303,6 +389,10 @@ impl<N: Nodes> Forward<N> {
                 }
                 Attempt::WrongOwner
             }
+            Some(Response::Stale { answer, .. }) => match peer::decode::<Response<'_>>(answer) {
+                Ok(Response::Stale { .. } | Response::WrongOwner { .. }) | Err(_) => Attempt::MaybeExecuted,
+                Ok(inner) => self.classify(Some(&inner), fits),
+            },
             Some(response) if fits(response) => Attempt::Answered,
             _ => Attempt::MaybeExecuted,
         }
@@ -311,7 +401,9 @@ impl<N: Nodes> Forward<N> {
     /// Waits, until something else is known of the owner than `known`. Only those who wait for this shard are woken by that,
     /// and they are no more than the gateway admits.
     async fn pause(&self, target: Target<'_>, after: Attempt, known: Option<&ShardOwner>, pause: Duration) {
-        let Target::Owner(key) = target else { return self.seams.spawner.sleep(pause).await };
+        let (Target::Owner(key) | Target::Replica { key, .. }) = target else {
+            return self.seams.spawner.sleep(pause).await;
+        };
         if casts_doubt(after) {
             self.nodes.doubt();
         }
@@ -320,8 +412,49 @@ impl<N: Nodes> Forward<N> {
     }
 
     fn owner(&self, target: Target<'_>) -> Option<ShardOwner> {
-        let Target::Owner(key) = target else { return None };
+        let (Target::Owner(key) | Target::Replica { key, .. }) = target else { return None };
         self.nodes.table().place(key).and_then(|(_, owner)| owner.cloned())
+    }
+}
+
+/// When a request is over.
+#[derive(Clone, Copy, Debug)]
+struct Time {
+    deadline: BootInstant,
+    /// Until when a node may wait before it answers, where it may.
+    wait_until: Option<BootInstant>,
+}
+
+impl Time {
+    fn until(deadline: BootInstant) -> Self {
+        Self { deadline, wait_until: None }
+    }
+}
+
+/// Whether an attempt at a read that any replica may answer goes to one: each other one goes to the owner.
+fn is_at_replica(attempt: u32) -> bool {
+    attempt % 2 == 1
+}
+
+/// What a replica's answer means. That it cannot read a kind, or an event, may be so because it is of another version than the
+/// owner, which is then asked.
+fn at_owner_too(attempt: Attempt, target: Target<'_>, number: u32) -> Attempt {
+    match (attempt, target) {
+        (Attempt::Refused { code: Code::UnknownKind | Code::Internal, .. }, Target::Replica { .. })
+            if is_at_replica(number) =>
+        {
+            Attempt::NotExecuted
+        }
+        (attempt, _) => attempt,
+    }
+}
+
+/// What is asked for in an attempt. The owner's own answer is as new as a session asks for, whatever it has applied of which
+/// incarnation.
+fn of_attempt(consistency: Consistency, attempt: u32) -> Consistency {
+    match consistency {
+        Consistency::Session { .. } if !is_at_replica(attempt) => Consistency::Linearizable,
+        other => other,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use berth_shared::auth::Principal;
 use berth_shared::telemetry::Traceparent;
 use http::{HeaderMap, HeaderName};
 use tonic::Status;
@@ -14,26 +15,28 @@ const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const TIMEOUT_DIGITS_MAX: usize = 8;
 
 /// Travels with the request, among its extensions.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) traceparent: Traceparent,
+    /// Who asks.
+    pub(super) principal: Principal,
     /// How long the client waits.
     timeout: Option<Duration>,
 }
 
 impl Call {
-    pub(super) fn parse(headers: &HeaderMap, traceparent: Traceparent) -> Result<Self, Problem> {
+    pub(super) fn parse(headers: &HeaderMap, traceparent: Traceparent, principal: Principal) -> Result<Self, Problem> {
         let mut values = headers.get_all(TIMEOUT).iter();
         let timeout = match (values.next(), values.next()) {
             (None, _) => None,
             (Some(value), None) => Some(parse_timeout(value.as_bytes()).ok_or_else(invalid)?),
             (Some(_), Some(_)) => return Err(invalid()),
         };
-        Ok(Self { traceparent, timeout })
+        Ok(Self { traceparent, principal, timeout })
     }
 
     pub(super) fn of<T>(request: &tonic::Request<T>) -> Result<Self, Status> {
-        let call = request.extensions().get::<Self>().copied();
+        let call = request.extensions().get::<Self>().cloned();
         call.ok_or_else(|| Status::internal("the call did not come in by the door"))
     }
 
@@ -81,7 +84,8 @@ mod tests {
         for timeout in timeouts {
             headers.append(TIMEOUT, HeaderValue::from_str(timeout).unwrap());
         }
-        Call::parse(&headers, Traceparent::new(1, 1, false).unwrap()).map_err(|problem| problem.code())
+        let traceparent = Traceparent::new(1, 1, false).unwrap();
+        Call::parse(&headers, traceparent, Principal::nobody()).map_err(|problem| problem.code())
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The health service (`grpc.health.v1`): for the whole gateway, and for each service by name, whether requests can be routed.
-//! It says what the admin port's `/readyz` says.
+//! It says what the admin port's `/readyz` says, and to everybody: so its streams have places of their own, and take none of those
+//! that callers with a credential need.
 
 use std::pin::Pin;
-use std::sync::Arc;
 
+use berth_shared::problem::Code;
 use futures_util::Stream;
 use futures_util::stream;
 use tonic::{Request, Response, Status};
@@ -13,15 +14,17 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 use super::call::Call;
 use super::protobuf::entities_server;
 use super::status::Refusal;
-use crate::api::Api;
-use crate::api::streams::Place;
-use crate::nodes::Nodes;
+use crate::admission::{Admission, Permit};
+use crate::api::problem::Problem;
 use crate::readiness::Readiness;
 
+/// Most streams of changes at once.
+const WATCHES_MAX: usize = 256;
+
 #[derive(Debug)]
-pub(super) struct Health<N> {
-    api: Arc<Api<N>>,
+pub(super) struct Health {
     readiness: Readiness,
+    watches: Admission,
 }
 
 /// A stream of changes.
@@ -29,12 +32,12 @@ struct Watching {
     readiness: Readiness,
     is_known: bool,
     told: Option<HealthCheckResponse>,
-    place: Place,
+    _permit: Permit,
 }
 
-impl<N: Nodes> Health<N> {
-    pub(super) fn new(api: Arc<Api<N>>, readiness: Readiness) -> Self {
-        Self { api, readiness }
+impl Health {
+    pub(super) fn new(readiness: Readiness) -> Self {
+        Self { readiness, watches: Admission::new(WATCHES_MAX) }
     }
 }
 
@@ -49,7 +52,7 @@ fn answer(readiness: &Readiness) -> HealthCheckResponse {
 }
 
 #[tonic::async_trait]
-impl<N: Nodes> health_server::Health for Health<N> {
+impl health_server::Health for Health {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         if !is_known(&request.get_ref().service) {
             return Err(Status::not_found("no such service"));
@@ -61,10 +64,11 @@ impl<N: Nodes> health_server::Health for Health<N> {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let call = Call::of(&request)?;
-        let refused = |problem| Refusal::from(problem).into_status(call.traceparent);
-        let place = self.api.enter_stream().map_err(refused)?;
+        let overloaded = || Problem::new(Code::Overloaded, "this gateway's health has as many watchers as it may");
+        let permit = self.watches.enter().ok_or_else(overloaded);
+        let permit = permit.map_err(|problem| Refusal::from(problem).into_status(call.traceparent))?;
         let is_known = is_known(&request.get_ref().service);
-        let watching = Watching { readiness: self.readiness.clone(), is_known, told: None, place };
+        let watching = Watching { readiness: self.readiness.clone(), is_known, told: None, _permit: permit };
         Ok(Response::new(Box::pin(stream::unfold(watching, next))))
     }
 }
@@ -82,8 +86,7 @@ async fn next(mut watching: Watching) -> Option<(Result<HealthCheckResponse, Sta
             watching.told = Some(now);
             return Some((Ok(now), watching));
         }
-        let ending = watching.place.ending().clone();
-        if ending.is_cancelled() || !watching.readiness.changed().await {
+        if !watching.readiness.changed().await {
             return None;
         }
     }

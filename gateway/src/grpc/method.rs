@@ -48,6 +48,11 @@ impl Method {
         matches!(self, Self::Execute | Self::Get | Self::Watch)
     }
 
+    /// Whether it is of the health service.
+    pub(super) fn is_health(self) -> bool {
+        matches!(self, Self::HealthCheck | Self::HealthWatch)
+    }
+
     /// The name of a call's span, and in metrics.
     pub(super) fn span(self) -> &'static str {
         match self {

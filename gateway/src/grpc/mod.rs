@@ -14,9 +14,10 @@ mod watch;
 
 use std::sync::Arc;
 
+use berth_shared::auth::{self, Principal};
 use berth_shared::telemetry::{Role, Traceparent};
 use bytes::Bytes;
-use http::{Request, Response, Version, header as names};
+use http::{HeaderMap, Request, Response, Version, header as names};
 use http_body_util::Full;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -32,7 +33,7 @@ use self::protobuf::entities_server::EntitiesServer;
 use self::service::Service;
 use crate::api::body::{self, BODY_BYTES_MAX};
 use crate::api::problem::Problem;
-use crate::api::{Api, header};
+use crate::api::{Api, guard, header};
 use crate::nodes::Nodes;
 use crate::readiness::Readiness;
 
@@ -72,7 +73,7 @@ impl<N: Nodes> Grpc<N> {
                 .register_encoded_file_descriptor_set(protobuf::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let health = tonic_health::pb::health_server::HealthServer::new(Health::new(api.clone(), readiness));
+        let health = tonic_health::pb::health_server::HealthServer::new(Health::new(readiness));
         let entities = EntitiesServer::new(Service::new(api.clone()));
         let routes = Routes::new(entities.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(health.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX))
@@ -112,9 +113,10 @@ impl<N: Nodes> Grpc<N> {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         header::check_size(request.uri(), request.headers())?;
-        let call = Call::parse(request.headers(), traceparent)?;
         let (mut parts, mut body) = request.into_parts();
-        parts.extensions.insert(call);
+        guard::check_host(&parts)?;
+        let principal = self.authenticate(method, &parts.headers)?;
+        parts.extensions.insert(Call::parse(&parts.headers, traceparent, principal)?);
         if !method.is_ours() {
             return self.ask_beside(method, Request::from_parts(parts, body)).await;
         }
@@ -124,6 +126,19 @@ impl<N: Nodes> Grpc<N> {
         let arrived = self.api.seams.spawner.timeout(self.api.body_timeout, arriving).await;
         let arrived = arrived.ok_or_else(Problem::request_timeout)??;
         Ok(self.ask(Request::from_parts(parts, Body::new(Full::new(arrived)))).await)
+    }
+
+    /// Who asks. Whether they may, is said by who knows what is asked for, but for what the gateway tells of itself: its health is
+    /// for everybody, because probes have no credentials, and its services are for whoever may read anything.
+    fn authenticate(&self, method: Method, headers: &HeaderMap) -> Result<Principal, Problem> {
+        if method.is_health() {
+            return Ok(Principal::nobody());
+        }
+        let principal = guard::authenticate(&self.api.guard, headers)?;
+        if method == Method::Reflect {
+            guard::authorize(&self.api.guard, &principal, auth::Role::Read, None)?;
+        }
+        Ok(principal)
     }
 
     /// Calls of the services beside ours. They touch no node, and what they stream has a place and an end.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use berth_shared::auth::Role;
 use berth_shared::key::EntityKey;
 use berth_shared::message::{Consistency, Moment, Precondition};
 use berth_shared::problem::Code;
@@ -20,8 +21,9 @@ use crate::api::Api;
 use crate::api::asked::{self, AskedCommand, AskedState};
 use crate::api::condition::EntityTags;
 use crate::api::problem::Problem;
+use crate::api::replica;
 use crate::api::session::Session;
-use crate::api::{header, past, path, query};
+use crate::api::{guard, header, past, path, query};
 use crate::forward::Action;
 use crate::nodes::Nodes;
 
@@ -39,13 +41,13 @@ pub(super) struct Service<N> {
 impl<N: Nodes> Entities for Service<N> {
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<ExecuteResponse>, Status> {
         let call = Call::of(&request)?;
-        let ran = self.run(request.into_inner(), call).await;
+        let ran = self.run(request.into_inner(), &call).await;
         ran.map(Response::new).map_err(|refusal| refusal.into_status(call.traceparent))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let call = Call::of(&request)?;
-        let read = self.read(request.into_inner(), call).await;
+        let read = self.read(request.into_inner(), &call).await;
         read.map(Response::new).map_err(|refusal| refusal.into_status(call.traceparent))
     }
 
@@ -53,7 +55,7 @@ impl<N: Nodes> Entities for Service<N> {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Live>, Status> {
         let call = Call::of(&request)?;
-        let begun = self.begin(request.into_inner(), call).await;
+        let begun = self.begin(request.into_inner(), &call).await;
         begun.map_err(|refusal| refusal.into_status(call.traceparent))
     }
 }
@@ -63,8 +65,16 @@ impl<N: Nodes> Service<N> {
         Self { api }
     }
 
-    async fn run(&self, asked: ExecuteRequest, call: Call) -> Result<ExecuteResponse, Refusal> {
-        let key = entity_key(&asked.kind, &asked.id)?;
+    /// The entity that is asked about, by somebody who may do that with its kind.
+    pub(super) fn entity(&self, kind: &str, id: &str, call: &Call, role: Role) -> Result<EntityKey, Refusal> {
+        path::check_kind(kind)?;
+        let key = path::entity_key(kind, id).map_err(Refusal::at("id"))?;
+        guard::authorize(&self.api.guard, &call.principal, role, Some(key.kind()))?;
+        Ok(key)
+    }
+
+    async fn run(&self, asked: ExecuteRequest, call: &Call) -> Result<ExecuteResponse, Refusal> {
+        let key = self.entity(&asked.kind, &asked.id, call, Role::Write)?;
         if asked.command.len() > COMMAND_BYTES_MAX {
             return Err(Problem::new(Code::UnknownCommand, "no command has such a long name").into());
         }
@@ -74,6 +84,7 @@ impl<N: Nodes> Service<N> {
         let command = AskedCommand {
             key: &key,
             action,
+            principal: &call.principal,
             body: &body,
             precondition: precondition(asked.precondition)?,
             session: &session(&asked.session)?,
@@ -96,8 +107,8 @@ impl<N: Nodes> Service<N> {
         Ok(ExecuteResponse { idempotency_key: text(Some(&ran.idempotency_key)), ..ran.answer })
     }
 
-    async fn read(&self, asked: GetRequest, call: Call) -> Result<GetResponse, Refusal> {
-        let key = entity_key(&asked.kind, &asked.id)?;
+    async fn read(&self, asked: GetRequest, call: &Call) -> Result<GetResponse, Refusal> {
+        let key = self.entity(&asked.kind, &asked.id, call, Role::Read)?;
         let traceparent = call.traceparent.text();
         check_length("known_versions", &asked.known_versions)?;
         let moment = match asked.moment {
@@ -124,14 +135,10 @@ impl<N: Nodes> Service<N> {
             version: found.version,
             state: found.state.map(json),
             session: text(found.session.as_ref()),
+            lag: found.lag.map(lag),
         });
         Ok(read.await?)
     }
-}
-
-pub(super) fn entity_key(kind: &str, id: &str) -> Result<EntityKey, Refusal> {
-    path::check_kind(kind)?;
-    path::entity_key(kind, id).map_err(Refusal::at("id"))
 }
 
 pub(super) fn session(text: &str) -> Result<Session, Refusal> {
@@ -177,6 +184,14 @@ fn check_length(field: &'static str, versions: &[u64]) -> Result<(), Refusal> {
         return Err(Refusal::at(field)(Problem::invalid("a list may have 1024 versions")));
     }
     Ok(())
+}
+
+fn lag(lag: replica::Lag) -> protobuf::Lag {
+    let milliseconds = match lag {
+        replica::Lag::Milliseconds(milliseconds) => Some(milliseconds),
+        replica::Lag::Unknown => None,
+    };
+    protobuf::Lag { milliseconds }
 }
 
 /// JSON from a node; one that left it empty meant nothing.

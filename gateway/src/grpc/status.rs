@@ -11,13 +11,18 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::api::header::{BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
-use crate::api::problem::{Kind, Problem};
+use crate::api::header::{BERTH_LAG, BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
+use crate::api::problem::{Kind, Problem, Violation};
+use crate::api::replica::Lag;
 
 /// Whose reasons these are.
 const DOMAIN: &str = "berth";
 /// Bytes of a text of a refusal. It travels in trailers, of which clients take a few KiB; and it stands there up to three times.
 const TEXT_BYTES_MAX: usize = 512;
+/// Bytes of what is told of a body that breaks its schema, past the first violation.
+const VIOLATIONS_BYTES_MAX: usize = 1024;
+/// The field of the message that has a command's body.
+const ARGUMENTS: &str = "arguments";
 
 /// A problem, and which field of the message brought it about, where one did.
 #[derive(Debug)]
@@ -35,7 +40,7 @@ impl Refusal {
     /// What became of a command whose fields are well-formed.
     pub(super) fn of_command(problem: Problem) -> Self {
         let field = match problem.kind() {
-            Kind::Shared(Shared::InvalidRequest) => Some("arguments"),
+            Kind::Shared(Shared::InvalidRequest) => Some(ARGUMENTS),
             Kind::Shared(Shared::KeyExpired) => Some("idempotency_key"),
             _ => None,
         };
@@ -70,14 +75,20 @@ pub(super) fn of(problem: Problem, field: Option<&'static str>, traceparent: Tra
     if let Some(time) = content.kind.retry_after() {
         details.set_retry_info(Some(time));
     }
-    if let Some(field) = field.filter(|_| code == Code::InvalidArgument) {
+    if let Some(field) = field.filter(|_| code == Code::InvalidArgument && content.errors.is_empty()) {
         details.add_bad_request_violation(field, &*message);
+    }
+    for (field, description) in violations(&content.errors) {
+        details.add_bad_request_violation(field, description);
     }
     let mut trailers = HeaderMap::new();
     let replayed = content.replayed.then(|| HeaderValue::from_static("true"));
-    for (name, value) in
-        [(BERTH_SESSION, content.session), (IDEMPOTENCY_KEY, content.idempotency_key), (IDEMPOTENCY_REPLAYED, replayed)]
-    {
+    for (name, value) in [
+        (BERTH_SESSION, content.session),
+        (BERTH_LAG, content.lag.map(Lag::header_value)),
+        (IDEMPOTENCY_KEY, content.idempotency_key),
+        (IDEMPOTENCY_REPLAYED, replayed),
+    ] {
         if let Some(value) = value {
             trailers.insert(name, value);
         }
@@ -104,7 +115,25 @@ fn code_of(kind: Kind) -> Code {
         Kind::NotAcceptable | Kind::UnsupportedMediaType => Code::InvalidArgument,
         Kind::HeadersTooLarge => Code::ResourceExhausted,
         Kind::RequestTimeout => Code::Cancelled,
+        Kind::Unauthenticated { .. } => Code::Unauthenticated,
+        Kind::Forbidden { .. } => Code::PermissionDenied,
     }
+}
+
+/// What in the arguments of a command breaks its schema, as fields of the message and what is wrong there: as many places as there
+/// is room for, and the first one always.
+fn violations(errors: &[Violation]) -> impl Iterator<Item = (String, String)> {
+    let mut bytes = 0;
+    let told = errors.iter().map(|violation| {
+        let field = bounded(&violation.pointer);
+        (format!("{ARGUMENTS}{field}"), bounded(&violation.detail).into_owned())
+    });
+    told.enumerate()
+        .take_while(move |(place, (field, description))| {
+            bytes += field.len() + description.len();
+            *place == 0 || bytes <= VIOLATIONS_BYTES_MAX
+        })
+        .map(|(_, violation)| violation)
 }
 
 /// As much of a text as there is room for.
@@ -117,7 +146,7 @@ fn bounded(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use berth_shared::message::Refusal as NodesRefusal;
+    use berth_shared::message::{Refusal as NodesRefusal, Violation as Place};
 
     use super::*;
 
@@ -151,6 +180,8 @@ mod tests {
             Kind::UnsupportedMediaType,
             Kind::HeadersTooLarge,
             Kind::RequestTimeout,
+            Kind::Unauthenticated { challenge: "" },
+            Kind::Forbidden { challenge: "" },
         ];
         for kind in shared.into_iter().chain(http) {
             let documented: Vec<&str> = rows
@@ -171,8 +202,10 @@ mod tests {
             current_version: Some(4),
             replayed: true,
             seen: None,
+            violations: Vec::new(),
         };
         let problem = Problem::refused(&refusal)
+            .with_lag(Some(Lag::Unknown))
             .with_session(Some(HeaderValue::from_static("token")))
             .with_idempotency_key(HeaderValue::from_static("k1"));
         let status = of(problem, Some("arguments"), trace());
@@ -184,7 +217,12 @@ mod tests {
         assert_eq!(metadata("traceId"), "00000000000000000000000000000007");
         assert_eq!((metadata("currentVersion"), metadata("rejection")), ("4", "insufficient-funds"));
         assert!(details.bad_request().is_none() && details.retry_info().is_none());
-        for (name, value) in [("berth-session", "token"), ("idempotency-key", "k1"), ("idempotency-replayed", "true")] {
+        for (name, value) in [
+            ("berth-session", "token"),
+            ("berth-lag", "unknown"),
+            ("idempotency-key", "k1"),
+            ("idempotency-replayed", "true"),
+        ] {
             assert_eq!(status.metadata().get(name).unwrap(), value, "{name}");
         }
     }
@@ -198,6 +236,47 @@ mod tests {
             let retry = grpc.retry_info().and_then(|info| info.retry_delay).map(|delay| delay.as_secs());
             assert_eq!(retry, seconds, "{code:?}");
         }
+    }
+
+    /// The fields and descriptions of what is told of a body with these places that break its schema.
+    fn told(places: &[(&str, &str)]) -> Vec<(String, String)> {
+        let violations = places.iter().map(|(pointer, detail)| Place { pointer, detail }).collect();
+        let refusal = NodesRefusal {
+            code: Shared::InvalidRequest,
+            detail: "the body is invalid",
+            reason: None,
+            current_version: None,
+            replayed: false,
+            seen: None,
+            violations,
+        };
+        let status = Refusal::of_command(Problem::refused(&refusal)).into_status(trace());
+        assert_eq!(status.message(), "the body is invalid");
+        let fields = status.get_error_details().bad_request().unwrap().field_violations.clone();
+        fields.into_iter().map(|violation| (violation.field, violation.description)).collect()
+    }
+
+    #[test]
+    fn what_breaks_a_schema_is_told_by_place_and_within_bounds() {
+        let owned = |field: &str, description: &str| (field.to_owned(), description.to_owned());
+        assert_eq!(
+            told(&[("/quantity", "is too small"), ("/items/0/sku", "is no text"), ("", "lacks a field")]),
+            [
+                owned("arguments/quantity", "is too small"),
+                owned("arguments/items/0/sku", "is no text"),
+                owned("arguments", "lacks a field")
+            ]
+        );
+        assert_eq!(told(&[]), [owned("arguments", "the body is invalid")], "nothing is known of places");
+        let (pointer, detail) = (format!("/{}", "p".repeat(255)), "d".repeat(256));
+        for (count, shown) in [(1, 1), (2, 1), (16, 1)] {
+            assert_eq!(told(&vec![(pointer.as_str(), detail.as_str()); count]).len(), shown, "{count}");
+        }
+        assert_eq!(told(&[("/a", "is wrong"); 16]).len(), 16);
+        let long = "ü".repeat(1000);
+        assert!(
+            told(&[(&long, &long), ("/a", "is wrong")]).iter().all(|(field, text)| field.len() + text.len() < 1050)
+        );
     }
 
     #[test]

@@ -1,18 +1,18 @@
-//! Live history as a stream of messages. Behind it are reads of history pages, each of which finds the owner of just then; so it
-//! lives through failovers and hand-offs, without gaps and doubles, and no node knows of it between two reads.
+//! Live history as a stream of messages. What follows the first page is asked for as REST's live histories ask (`api::live::polls`):
+//! so it lives through failovers and hand-offs, without gaps and doubles, and no node knows of it between two polls.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use berth_shared::auth::Role;
 use berth_shared::ids::Version;
-use berth_shared::key::EntityKey;
-use berth_shared::message::{Consistency, Event};
+use berth_shared::message::Event;
 use berth_shared::problem::Code;
 use berth_shared::telemetry::Traceparent;
 use futures_util::Stream;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tonic::metadata::MetadataMap;
@@ -24,20 +24,17 @@ use super::service::{self, Service};
 use super::status::Refusal;
 use crate::api::Api;
 use crate::api::asked::AskedHistory;
-use crate::api::header::{BERTH_SESSION, DEADLINE_DEFAULT};
-use crate::api::problem::{Kind, Problem};
-use crate::api::session::Session;
+use crate::api::header::{BERTH_LAG, BERTH_SESSION};
+use crate::api::live::polls::{Polls, following};
+use crate::api::live::{PIECE_BYTES_MAX, STALLED_MAX};
+use crate::api::problem::Problem;
+use crate::api::replica::Lag;
 use crate::api::streams::Place;
 use crate::forward::Page;
 use crate::nodes::Nodes;
 
 /// Events that are read at once. A page ends sooner where they are long.
 const PAGE_EVENTS: u32 = 100;
-/// Pauses between reads that found nothing, or failed: twice as long each time, up to a limit.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// A reader that takes nothing of what waits for it for so long is cut off. It can come back for the rest.
-const STALLED_MAX: Duration = Duration::from_secs(30);
 
 /// The events of one call, in order. At most one page is read ahead.
 #[derive(Debug)]
@@ -49,18 +46,18 @@ pub(super) struct Live {
     last_word: Arc<Mutex<Option<Status>>>,
 }
 
-/// What follows a version.
-struct Piece {
-    last: Version,
+/// What the first page came to.
+struct First {
     events: Vec<WatchResponse>,
     session: Option<HeaderValue>,
+    lag: Option<Lag>,
+    /// What to ask for next.
+    onwards: Page,
 }
 
 struct Follower<N> {
     api: Arc<Api<N>>,
-    key: EntityKey,
-    /// What to ask for next.
-    page: Page,
+    polls: Polls<N>,
     traceparent: Traceparent,
     pieces: mpsc::Sender<Vec<WatchResponse>>,
     last_word: Arc<Mutex<Option<Status>>>,
@@ -68,13 +65,16 @@ struct Follower<N> {
 }
 
 /// Why a stream ended.
+#[derive(Debug)]
 enum Ended {
     /// Its reader left.
     Left,
     /// Its reader took nothing for too long.
     Stalled,
-    /// Its time is over.
+    /// The time that its caller gave it is over.
     Late,
+    /// It lasted as long as one may before its caller must show a credential again.
+    Old,
     /// The gateway ends.
     Over,
     /// There is nothing to follow any more.
@@ -83,70 +83,73 @@ enum Ended {
 
 impl<N: Nodes> Service<N> {
     /// Answers once the first page is there, so that a refusal is one; what follows is streamed.
-    pub(super) async fn begin(&self, asked: WatchRequest, call: Call) -> Result<Response<Live>, Refusal> {
-        let key = service::entity_key(&asked.kind, &asked.id)?;
+    pub(super) async fn begin(&self, asked: WatchRequest, call: &Call) -> Result<Response<Live>, Refusal> {
+        let key = self.entity(&asked.kind, &asked.id, call, Role::Read)?;
         let session = service::session(&asked.session)?;
         let consistency = service::consistency(asked.consistency)?;
         let place = self.api.enter_stream()?;
-        let page = Page { after: asked.after, limit: PAGE_EVENTS, consistency };
-        let first = piece(&self.api, &key, page, &session, call.traceparent, call.time()).await?;
+        let page = Page {
+            after: asked.after,
+            limit: PAGE_EVENTS,
+            bytes_max: PIECE_BYTES_MAX,
+            consistency,
+            wait: Duration::ZERO,
+        };
+        let traceparent = call.traceparent.text();
+        let history =
+            AskedHistory { key: &key, page, session: &session, time: call.time(), traceparent: traceparent.as_str() };
+        let first = self.api.history(history, |history| {
+            let (last, events) = messages(page.after, history.events).unwrap_or((page.after, Vec::new()));
+            let onwards = Page { after: last, ..history.onwards };
+            First { events, session: history.session, lag: history.lag, onwards }
+        });
+        let first = first.await?;
         let (sender, pieces) = mpsc::channel(1);
         let last_word = Arc::new(Mutex::new(None));
+        let polls = Polls {
+            forward: self.api.forward.clone(),
+            seams: self.api.seams.clone(),
+            key,
+            page: first.onwards,
+            traceparent: traceparent.as_str().to_owned(),
+        };
         let follower = Follower {
             api: self.api.clone(),
-            key,
-            page: Page { after: first.last, ..page },
+            polls,
             traceparent: call.traceparent,
             pieces: sender,
             last_word: last_word.clone(),
             place,
         };
-        self.api.seams.spawner.spawn(follower.run(first.events, call.lifetime()));
+        let limit = limit(self.api.life(), call.lifetime());
+        self.api.seams.spawner.spawn(follower.run(first.events, limit));
         let live = Live { pieces, taken: Vec::new().into_iter(), last_word };
-        let mut headers = http::HeaderMap::new();
-        if let Some(session) = first.session {
-            headers.insert(BERTH_SESSION, session);
+        let mut headers = HeaderMap::new();
+        for (name, value) in [(BERTH_SESSION, first.session), (BERTH_LAG, first.lag.map(Lag::header_value))] {
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
         }
         Ok(Response::from_parts(MetadataMap::from_headers(headers), live, http::Extensions::default()))
     }
 }
 
-/// Reads the events that follow `page.after`, as many as a page has; none when there are none yet.
-async fn piece<N: Nodes>(
-    api: &Api<N>,
-    key: &EntityKey,
-    page: Page,
-    session: &Session,
-    traceparent: Traceparent,
-    time: Duration,
-) -> Result<Piece, Problem> {
-    let text = traceparent.text();
-    let asked = AskedHistory { key, page, session, time, traceparent: text.as_str() };
-    let read = api.history(asked, |history| {
-        let (last, events) = messages(page.after, history.events);
-        Piece { last, events, session: history.session }
-    });
-    read.await
+/// How long a stream may last of which the gateway gives `life` and the caller `timeout`, and why it ends then.
+fn limit(life: Option<Duration>, timeout: Option<Duration>) -> Option<(Duration, Ended)> {
+    let limits = [timeout.map(|time| (time, Ended::Late)), life.map(|time| (time, Ended::Old))];
+    limits.into_iter().flatten().min_by_key(|(time, _)| *time)
 }
 
-/// As many of `events` as follow `after` without a gap, and the version of the last of them. What was sent before is left out.
-fn messages(after: Version, events: &[Event<'_>]) -> (Version, Vec<WatchResponse>) {
-    let mut last = after;
-    let mut messages = Vec::with_capacity(events.len());
-    for event in events.iter().filter(|event| event.version > after) {
-        if event.version != last + 1 {
-            tracing::warn!(version = event.version, last, "a node left events out of a history");
-            break;
-        }
-        last = event.version;
-        messages.push(WatchResponse {
-            version: event.version,
-            r#type: event.event_type.to_owned(),
-            time: Some(timestamp(event.time_micros)),
-            data: service::json(event.data),
-        });
-    }
-    (last, messages)
+/// The messages of those of `events` that follow `after`, and the version of the last of them. `None` where there is none.
+fn messages(after: Version, events: &[Event<'_>]) -> Option<(Version, Vec<WatchResponse>)> {
+    let message = |event: &Event<'_>| WatchResponse {
+        version: event.version,
+        r#type: event.event_type.to_owned(),
+        time: Some(timestamp(event.time_micros)),
+        data: service::json(event.data),
+    };
+    let messages: Vec<WatchResponse> = following(after, events).map(message).collect();
+    Some((messages.last()?.version, messages))
 }
 
 fn timestamp(micros: u64) -> prost_types::Timestamp {
@@ -155,26 +158,28 @@ fn timestamp(micros: u64) -> prost_types::Timestamp {
 }
 
 impl<N: Nodes> Follower<N> {
-    /// Sends `first`, and what follows, for as long as `lifetime`.
-    async fn run(mut self, first: Vec<WatchResponse>, lifetime: Option<Duration>) {
+    /// Sends `first`, and what follows, up to the `limit`.
+    async fn run(mut self, first: Vec<WatchResponse>, limit: Option<(Duration, Ended)>) {
         let spawner = self.api.seams.spawner;
-        let ended = match lifetime {
+        let ended = match limit {
             None => self.follow(first).await,
-            Some(time) => spawner.timeout(time, self.follow(first)).await.unwrap_or(Ended::Late),
+            Some((time, ended)) => spawner.timeout(time, self.follow(first)).await.unwrap_or(ended),
         };
-        let status = |problem| Refusal::from(problem).into_status(self.traceparent);
+        let status = |problem| Some(Refusal::from(problem).into_status(self.traceparent));
+        let unavailable = |detail: &'static str| status(Problem::new(Code::Unavailable, detail));
         *self.last_word.lock() = match ended {
             Ended::Left => None,
             Ended::Stalled => {
-                tracing::debug!(entity = %self.key, "the reader of a live history took nothing for too long");
-                Some(status(Problem::new(Code::Overloaded, "nothing was taken of this stream for too long")))
+                tracing::debug!(entity = %self.polls.key, "the reader of a live history took nothing for too long");
+                self.api.metrics.streams_cut.increment();
+                status(Problem::new(Code::Overloaded, "nothing was taken of this stream for too long"))
             }
             Ended::Late => Some(Status::deadline_exceeded("the time of this stream is over")),
-            Ended::Over => Some(status(Problem::new(
-                Code::Unavailable,
-                "this gateway ends; go on after the version that arrived last",
-            ))),
-            Ended::Refused(problem) => Some(status(problem)),
+            Ended::Old => {
+                unavailable("this stream lasted as long as one may; go on after the version that arrived last")
+            }
+            Ended::Over => unavailable("this gateway ends; go on after the version that arrived last"),
+            Ended::Refused(problem) => status(problem),
         };
     }
 
@@ -185,9 +190,9 @@ impl<N: Nodes> Follower<N> {
                 return ended;
             }
             match self.next().await {
-                Ok(next) => {
-                    self.page.after = next.last;
-                    events = next.events;
+                Ok((last, next)) => {
+                    self.polls.page.after = last;
+                    events = next;
                 }
                 Err(ended) => return ended,
             }
@@ -212,40 +217,12 @@ impl<N: Nodes> Follower<N> {
         self.api.seams.spawner.timeout(STALLED_MAX, taken).await.unwrap_or(Err(Ended::Stalled))
     }
 
-    async fn next(&self) -> Result<Piece, Ended> {
+    async fn next(&self) -> Result<(Version, Vec<WatchResponse>), Ended> {
         tokio::select! {
             biased;
             () = self.place.ending().cancelled() => Err(Ended::Over),
             () = self.pieces.closed() => Err(Ended::Left),
-            polled = self.poll() => polled,
-        }
-    }
-
-    /// Reads until there are events, however long no owner can be found.
-    async fn poll(&self) -> Result<Piece, Ended> {
-        let mut pause = PAUSE_FIRST;
-        loop {
-            // What the client had seen was asked for with the first page.
-            let session = Session::none();
-            match piece(&self.api, &self.key, self.page, &session, self.traceparent, DEADLINE_DEFAULT).await {
-                Ok(piece) if !piece.events.is_empty() => return Ok(piece),
-                Err(problem) if self.is_final(problem.kind()) => return Err(Ended::Refused(problem)),
-                Ok(_) | Err(_) => {}
-            }
-            self.api.seams.spawner.sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
-    }
-
-    /// Whether there is no use in asking again. The first page was there; a replica that does not know the entity yet is one
-    /// that is behind, and an owner that does not know it any more is one of a shard that was recovered without it.
-    fn is_final(&self, kind: Kind) -> bool {
-        match kind {
-            Kind::Shared(Code::NotFound) => {
-                matches!(self.page.consistency, Consistency::Linearizable | Consistency::Strict)
-            }
-            Kind::Shared(Code::Overloaded | Code::Unavailable | Code::Internal | Code::UnknownOutcome) => false,
-            _ => true,
+            polled = self.polls.next(messages) => polled.map_err(Ended::Refused),
         }
     }
 }
@@ -263,5 +240,21 @@ impl Stream for Live {
                 None => return Poll::Ready(self.last_word.lock().take().map(Err)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_limit_counts_and_says_why_the_stream_ends() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let limit = |life, timeout| limit(life, timeout).map(|(time, ended)| (time.as_secs(), format!("{ended:?}")));
+        assert_eq!(limit(None, None), None);
+        assert_eq!(limit(None, seconds(7)), Some((7, "Late".to_owned())));
+        assert_eq!(limit(seconds(300), None), Some((300, "Old".to_owned())));
+        assert_eq!(limit(seconds(300), seconds(7)), Some((7, "Late".to_owned())));
+        assert_eq!(limit(seconds(300), seconds(301)), Some((300, "Old".to_owned())));
     }
 }

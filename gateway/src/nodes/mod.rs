@@ -4,6 +4,8 @@
 
 mod inquiry;
 mod members;
+mod polls;
+mod replicas;
 mod reports;
 mod seeds;
 mod watch;
@@ -30,6 +32,8 @@ use crate::metrics::Metrics;
 use crate::router::{self, Table};
 use inquiry::Inquiry;
 use members::Members;
+use polls::Polls;
+use replicas::Replicas;
 
 /// The way to the nodes. Tests put a script in its place.
 pub(crate) trait Nodes: Send + Sync + 'static {
@@ -53,11 +57,24 @@ pub(crate) trait Nodes: Send + Sync + 'static {
     /// The address of some node; of another one with every `turn`, where there are more.
     fn anyone(&self, turn: u32) -> Option<String>;
 
+    /// The address of a connected node with a replica of `shard` that answers reads: of another one with every attempt of a
+    /// request, from 0, and with every `start`, where there are more.
+    fn replica(&self, shard: ShardId, start: u64, attempt: u32) -> Option<String>;
+
     /// The cluster, once a node has said which it is.
     fn cluster(&self) -> Option<ClusterId>;
 
     /// Asks the node at `address`, until `deadline` or until `given_up` completes.
     fn call(
+        &self,
+        address: &str,
+        payload: Bytes,
+        deadline: BootInstant,
+        given_up: impl Future<Output = ()> + Send,
+    ) -> impl Future<Output = Result<Bytes, CallError>> + Send;
+
+    /// The same where the answer may be long in coming, beside the requests that are answered at once.
+    fn poll(
         &self,
         address: &str,
         payload: Bytes,
@@ -98,6 +115,7 @@ pub(crate) struct Connections {
     /// Whether no node has been connected for a while.
     lost: AtomicBool,
     inquiry: Inquiry,
+    polls: Polls,
     metrics: Arc<Metrics>,
 }
 
@@ -108,6 +126,10 @@ pub(crate) struct Config {
     /// Most addresses connected at once, the seeds included.
     pub(crate) nodes_max: usize,
     pub(crate) credential: Option<String>,
+    /// Where this gateway runs; nodes of the same zone are read first.
+    pub(crate) zone: Option<String>,
+    /// Most questions under way to one node whose answers are long in coming.
+    pub(crate) polls_max: usize,
     pub(crate) client: peer::client::Config,
 }
 
@@ -117,6 +139,7 @@ struct Snapshot {
     /// By address; ordered, so that a simulation repeats itself.
     clients: BTreeMap<String, Client>,
     members: Arc<Members>,
+    replicas: Arc<Replicas>,
     cluster: Option<ClusterId>,
 }
 
@@ -160,6 +183,7 @@ impl Connections {
             routable: tokio::sync::watch::Sender::new(false),
             lost: AtomicBool::new(false),
             inquiry: Inquiry::default(),
+            polls: Polls::default(),
             metrics,
         });
         connections.change(|_| Change::Other);
@@ -219,18 +243,28 @@ impl Connections {
             clients.insert(address.clone(), client);
         }
         snapshot.clients = clients;
+        self.polls.retain(|address| snapshot.clients.contains_key(address));
     }
 
     fn client(&self, address: String, cluster: Option<ClusterId>) -> Client {
-        let identity = Identity {
+        let (seams, config) = (self.seams.clone(), self.config.client.clone());
+        Client::new(seams, config, address, Class::Data, self.identity(cluster), Some(self.pushes.clone()))
+    }
+
+    /// A connection for questions whose answers are long in coming.
+    fn poll_client(&self, address: String, cluster: Option<ClusterId>) -> Client {
+        let config = peer::client::Config { in_flight_max: self.config.polls_max, ..self.config.client.clone() };
+        Client::new(self.seams.clone(), config, address, Class::Bulk, self.identity(cluster), None)
+    }
+
+    fn identity(&self, cluster: Option<ClusterId>) -> Identity {
+        Identity {
             role: Role::Gateway,
             node: None,
             cluster,
             software: concat!("berth-gateway ", env!("CARGO_PKG_VERSION")).to_owned(),
             credential: self.config.credential.clone(),
-        };
-        let (seams, config) = (self.seams.clone(), self.config.client.clone());
-        Client::new(seams, config, address, Class::Data, identity, Some(self.pushes.clone()))
+        }
     }
 
     /// Takes in what a node said unasked.
@@ -246,6 +280,22 @@ impl Connections {
                         return Ok(Change::Nothing);
                     }
                     snapshot.members = Arc::new(known);
+                    Ok(Change::Other)
+                });
+            }
+            Ok(Push::Replicas { shards, readable, zone }) => {
+                let is_near = zone.is_some() && zone == self.config.zone;
+                self.change_as_told(&pushed.from, |snapshot| {
+                    let mut known = Replicas::clone(&snapshot.replicas);
+                    let is_known = |address: &str| snapshot.clients.contains_key(address);
+                    // A count of shards that is not the cluster's makes nothing of it true.
+                    if snapshot.table.shards() != Some(shards)
+                        || !readable.fits(shards)
+                        || !known.hear(&pushed.from, readable, is_near, is_known)
+                    {
+                        return Ok(Change::Nothing);
+                    }
+                    snapshot.replicas = Arc::new(known);
                     Ok(Change::Other)
                 });
             }
@@ -347,6 +397,12 @@ impl Nodes for Connections {
         candidates.get(position).map(|client| client.address().to_owned())
     }
 
+    fn replica(&self, shard: ShardId, start: u64, attempt: u32) -> Option<String> {
+        let snapshot = self.snapshot.load();
+        let is_connected = |address: &str| snapshot.clients.get(address).is_some_and(|client| client.peer().is_some());
+        snapshot.replicas.choose(shard, start, attempt, is_connected).cloned()
+    }
+
     fn cluster(&self) -> Option<ClusterId> {
         let snapshot = self.snapshot.load();
         let named = || snapshot.clients.values().find_map(|client| client.peer()?.cluster);
@@ -362,14 +418,33 @@ impl Nodes for Connections {
     ) -> Result<Bytes, CallError> {
         // Clients are made together with the map that names them, except those over the limit.
         let client = self.snapshot.load().clients.get(address).cloned().ok_or(CallError::NotExecuted)?;
-        client.call_unless(payload, deadline, given_up).await.map_err(|error| {
-            tracing::debug!(%address, "a call failed: {error}");
-            match error {
-                peer::CallError::Overloaded => CallError::Busy,
-                error if error.may_have_been_executed() => CallError::MaybeExecuted,
-                _ => CallError::NotExecuted,
+        client.call_unless(payload, deadline, given_up).await.map_err(|error| failed(address, &error))
+    }
+
+    async fn poll(
+        &self,
+        address: &str,
+        payload: Bytes,
+        deadline: BootInstant,
+        given_up: impl Future<Output = ()> + Send,
+    ) -> Result<Bytes, CallError> {
+        let client = {
+            let snapshot = self.snapshot.load();
+            if !snapshot.clients.contains_key(address) {
+                return Err(CallError::NotExecuted);
             }
-        })
+            self.polls.client(address, || self.poll_client(address.to_owned(), snapshot.cluster))
+        };
+        client.call_unless(payload, deadline, given_up).await.map_err(|error| failed(address, &error))
+    }
+}
+
+fn failed(address: &str, error: &peer::CallError) -> CallError {
+    tracing::debug!(%address, "a call failed: {error}");
+    match error {
+        peer::CallError::Overloaded => CallError::Busy,
+        error if error.may_have_been_executed() => CallError::MaybeExecuted,
+        _ => CallError::NotExecuted,
     }
 }
 

@@ -1,8 +1,13 @@
 //! The whole gateway over its two protocols, HTTP on one side and the peer protocol on the other, on a network in memory.
 
+mod auth;
+mod certificates;
+mod encryption;
 mod failover;
 mod frost;
 mod grpc;
+mod hostile;
+mod live;
 mod names;
 mod process;
 mod twin;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use berth_gateway::{Config, Handle};
 use berth_shared::ids::{ClusterId, NodeId, ShardId};
-use berth_shared::message::{Execute, Executed, Listed, Push, Refusal, Request, Response, Seen};
+use berth_shared::message::{Event, Execute, Executed, Listed, Push, Refusal, Request, Response, Seen};
 use berth_shared::peer::{self, Class, Handler, Identity, Incoming, PushSender, Role};
 use berth_shared::problem::Code;
 use berth_shared::report::{Member, NodeReport, NodeState, ReplicaReport};
@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(7);
 pub(crate) const SHARDS: u16 = 4;
+/// Data of one event of those that tell.
+const EVENT_BYTES: usize = 4096;
 
 /// What the node does with a question.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub(crate) enum Does {
     Redirect(Option<ShardOwner>),
     /// Says that it cannot do it now.
     Refuse(Code),
+    /// Has histories of so many large events.
+    Tell(u64),
     /// Gives up without an answer: the outcome is unknown.
     Abandon,
     /// Never answers, and has done nothing.
@@ -83,6 +87,8 @@ pub(crate) struct Script {
     /// Questions of clients, which those about owners and reports are not.
     pub(crate) asked: AtomicUsize,
     inquiries: AtomicUsize,
+    /// Whose commands came, one by one.
+    pub(crate) principals: Mutex<Vec<String>>,
     /// How much time each question of a client had left.
     time_left: Mutex<Vec<Duration>>,
     clock: Arc<dyn Clock>,
@@ -147,6 +153,7 @@ impl Twin {
             does: Mutex::new(Does::Answer),
             asked: AtomicUsize::new(0),
             inquiries: AtomicUsize::new(0),
+            principals: Mutex::default(),
             time_left: Mutex::default(),
             clock: seams.clock.clone(),
             shards,
@@ -225,6 +232,12 @@ impl Twin {
         self.push_to_all(&Push::Members { members });
     }
 
+    /// Tells all connected gateways that all shards can be read here, and where this is.
+    pub(crate) fn push_replicas(&self, zone: Option<&str>) {
+        let readable = (0..SHARDS).map(ShardId).collect();
+        self.push_to_all(&Push::Replicas { shards: SHARDS, readable, zone: zone.map(str::to_owned) });
+    }
+
     fn push_to_all(&self, push: &Push) {
         let payload = peer::encode(push).unwrap();
         for pushes in self.handler.pushes.lock().iter().filter(|pushes| !pushes.is_closed()) {
@@ -255,6 +268,9 @@ impl Handler for Script {
             _ => {}
         }
         self.asked.fetch_add(1, Ordering::Relaxed);
+        if let Ok(Request::Execute(execute)) = peer::decode(&incoming.payload) {
+            self.principals.lock().push(execute.principal.to_owned());
+        }
         self.time_left.lock().push(incoming.deadline.since(self.clock.now()));
         match self.does.lock().clone() {
             Does::Answer => answer(incoming),
@@ -264,10 +280,18 @@ impl Handler for Script {
             }
             Does::Refuse(code) => {
                 let detail = "said the twin";
-                let refusal =
-                    Refusal { code, detail, reason: None, current_version: None, replayed: false, seen: None };
+                let refusal = Refusal {
+                    code,
+                    detail,
+                    reason: None,
+                    current_version: None,
+                    replayed: false,
+                    seen: None,
+                    violations: vec![],
+                };
                 incoming.reply.send(peer::encode(&Response::Refused(refusal)).unwrap());
             }
+            Does::Tell(last) => tell(incoming, last),
             Does::Abandon => drop(incoming),
             Does::Say(Saying(answer)) => {
                 let answer = answer(&peer::decode(&incoming.payload).unwrap());
@@ -290,7 +314,9 @@ impl Handler for Script {
     }
 
     fn connected(&self, _peer: &Arc<Identity>, class: Class, pushes: PushSender) {
-        assert_eq!(class, Class::Data);
+        if class != Class::Data {
+            return;
+        }
         let members = self.members.lock().clone();
         if !members.is_empty() {
             pushes.send(peer::encode(&Push::Members { members }).unwrap());
@@ -320,6 +346,7 @@ impl Script {
             is_joint: false,
             planned: None,
             movement: None,
+            last_movement: None,
         };
         NodeReport {
             node: self.node,
@@ -356,6 +383,21 @@ fn answer(incoming: Incoming) {
         Request::Kinds => Response::Kinds { json: br#"[{"kind":"counter"}]"# },
         Request::Report | Request::Owners => panic!("these are answered before"),
     };
+    let response = peer::encode(&response).unwrap();
+    incoming.reply.send(response);
+}
+
+/// The part of a history that is asked for, where it is there; other questions are not answered.
+fn tell(incoming: Incoming, last: u64) {
+    let request: Request<'_> = peer::decode(&incoming.payload).unwrap();
+    let Request::Events { after, limit, bytes_max, .. } = request else { return };
+    let data = format!("\"{}\"", "x".repeat(EVENT_BYTES));
+    let page = u64::from(limit).min(u64::from(bytes_max) / EVENT_BYTES as u64).max(1);
+    let upto = last.min(after + page);
+    let event = |version| Event { version, event_type: "told", time_micros: 1, data: data.as_bytes() };
+    let events = (after + 1..=upto).map(event).collect();
+    let seen = Seen { incarnation: 1, index: 1 };
+    let response = Response::Events { events, next: (upto < last).then_some(upto), seen };
     let response = peer::encode(&response).unwrap();
     incoming.reply.send(response);
 }

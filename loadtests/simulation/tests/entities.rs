@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use berth_node::app;
@@ -10,7 +11,7 @@ use berth_node::cluster::membership::Chitchat;
 use berth_node::disk::SimulatedDisk;
 use berth_node::entity::Registry;
 use berth_shared::key::EntityKey;
-use berth_shared::seam::Seams;
+use berth_shared::seam::{BootInstant, Clock, Seams};
 use berth_shared::telemetry::{Metrics, Tracing};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -25,7 +26,26 @@ const GATEWAYS: [&str; 2] = ["first:80", "second:80"];
 struct Cluster {
     seams: Seams,
     nodes: Vec<Option<app::Handle>>,
+    /// How far the wall clock of each node is behind that of the others, in microseconds.
+    behind: Vec<Arc<AtomicU64>>,
     gateways: Vec<berth_gateway::Handle>,
+}
+
+/// The clock of one node.
+#[derive(Debug)]
+struct Behind {
+    clock: Arc<dyn Clock>,
+    micros: Arc<AtomicU64>,
+}
+
+impl Clock for Behind {
+    fn now(&self) -> BootInstant {
+        self.clock.now()
+    }
+
+    fn wall_micros(&self) -> u64 {
+        self.clock.wall_micros() - self.micros.load(Ordering::Relaxed)
+    }
 }
 
 struct Answer {
@@ -47,7 +67,7 @@ impl Answer {
 impl Cluster {
     async fn start(seed: u64) -> Self {
         let seams = Seams::simulated(seed);
-        let mut nodes = Vec::new();
+        let (mut nodes, mut behind) = (Vec::new(), Vec::new());
         for address in NODES {
             let mut config = berth_node::config::Config {
                 listen: address.to_owned(),
@@ -58,8 +78,12 @@ impl Cluster {
             config.cluster.seeds = NODES.map(str::to_owned).to_vec();
             config.cluster.expect = Some(3);
             let (disk, kinds) = (Arc::new(SimulatedDisk::new()), Registry::built_in());
-            let node = app::start(config, kinds, disk, Arc::new(Chitchat), seams.clone(), Tracing::OFF).await;
+            let micros = Arc::new(AtomicU64::new(0));
+            let clock = Arc::new(Behind { clock: seams.clock.clone(), micros: micros.clone() });
+            let own = Seams { clock, ..seams.clone() };
+            let node = app::start(config, kinds, disk, Arc::new(Chitchat), own, Tracing::OFF).await;
             nodes.push(Some(node.unwrap()));
+            behind.push(micros);
         }
         let mut gateways = Vec::new();
         for address in GATEWAYS {
@@ -74,7 +98,7 @@ impl Cluster {
             seams.spawner.timeout(Duration::from_secs(60), gateway.ready()).await.expect("it becomes ready");
             gateways.push(gateway);
         }
-        Self { seams, nodes, gateways }
+        Self { seams, nodes, behind, gateways }
     }
 
     /// The place of the node that owns the entity's shard.
@@ -296,5 +320,61 @@ async fn every_entity_that_stays_is_listed_once_while_others_come_and_go_and_a_n
         expected.into_iter().collect::<Vec<_>>(),
         "what was deleted before its page, or came before it, is not there"
     );
+    cluster.shutdown().await;
+}
+
+/// The next owner gives its events earlier times than the former one would have, and none of them may be one that was told of.
+#[tokio::test(start_paused = true)]
+async fn what_was_told_of_a_time_stays_so_at_an_owner_whose_clock_is_behind() {
+    let cluster = Cluster::start(6).await;
+    let path = "/v1/entities/counter/a";
+    cluster.add("a").await;
+    cluster.seams.spawner.sleep(Duration::from_secs(60)).await;
+    let owner = cluster.owner("counter", "a");
+    for (place, behind) in cluster.behind.iter().enumerate() {
+        behind.store(if place == owner { 0 } else { 25_000_000 }, Ordering::Relaxed);
+    }
+    let asked_micros = cluster.seams.clock.wall_micros() - 2_000_000;
+    let asked = format!("{path}?at={}", jiff::Timestamp::from_microsecond(asked_micros.cast_signed()).unwrap());
+    let told = cluster.get(&asked).await;
+    assert_eq!((told.status, &told.json()["version"]), (200, &json!(1)));
+
+    cluster.nodes[owner].as_ref().unwrap().drain();
+    while cluster.owner("counter", "a") == owner {
+        cluster.seams.spawner.sleep(Duration::from_millis(50)).await;
+        let waited = cluster.seams.clock.wall_micros() - asked_micros;
+        assert!(waited < 20_000_000, "the next owner's clock would be ahead of what was asked for");
+    }
+    assert_eq!(cluster.add("a").await["version"], 2);
+    assert_eq!(cluster.get(&asked).await.body, told.body);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletions_and_listings_go_on_while_a_node_hands_over_all_its_shards() {
+    let mut cluster = Cluster::start(7).await;
+    let ids: Vec<String> = (0..30).map(|number| format!("e{number:02}")).collect();
+    for id in &ids {
+        cluster.add(id).await;
+    }
+    let owned = |cluster: &Cluster| cluster.nodes[0].as_ref().unwrap().owned().len();
+    assert!(owned(&cluster) > 0);
+    cluster.nodes[0].as_ref().unwrap().drain();
+    let mut rounds = 0;
+    while owned(&cluster) > 0 {
+        rounds += 1;
+        assert!(rounds < 600, "it hands nothing over");
+        let (path, key) = (format!("/v1/entities/counter/x{rounds}"), format!("bye-{rounds}"));
+        cluster.add(&format!("x{rounds}")).await;
+        for replayed in [None, Some("true")] {
+            let answer = cluster.ask("DELETE", &path, &[("idempotency-key", &key)], "").await;
+            let told = (answer.status, answer.header("etag"), answer.header("idempotency-replayed"));
+            assert_eq!(told, (204, Some("\"2\""), replayed), "{path}");
+        }
+        let found = listed(&mut cluster, "/v1/entities/counter?limit=7", async |cluster: &mut Cluster, _| {
+            cluster.seams.spawner.sleep(Duration::from_millis(20)).await;
+        });
+        assert_eq!(found.await, ids);
+    }
     cluster.shutdown().await;
 }

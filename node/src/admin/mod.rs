@@ -2,7 +2,7 @@
 //! leave, and to recover what has lost its quorum, for operators.
 //! HTTP statuses appear only here.
 
-mod connections;
+mod guard;
 pub mod recovery;
 
 use std::fmt;
@@ -11,22 +11,26 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, Uri, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use berth_shared::auth::Guard;
 use berth_shared::cluster_view::Gathered;
+use berth_shared::http_port;
 use berth_shared::key::EntityKey;
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
 use berth_shared::seam::network::Listener;
+use berth_shared::telemetry::Gauge;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::metrics::Metrics;
-use connections::Connections;
 
 /// Whether all replicas that the node hosts serve.
 pub type Readiness = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -48,6 +52,10 @@ pub struct Admin {
     pub gather: Gather,
     pub drain: Drain,
     pub recovery: Arc<dyn recovery::Recovery>,
+    /// Who is let in.
+    pub guard: Arc<Guard>,
+    /// Whether metrics need no credential.
+    pub metrics_open: bool,
     /// Shards of the cluster.
     pub shards: u16,
     pub seams: Seams,
@@ -59,16 +67,36 @@ impl fmt::Debug for Admin {
     }
 }
 
-/// Serves `listener`, whose address is `address`, until `shutdown`.
-pub fn start(listener: Box<dyn Listener>, address: String, admin: Admin, shutdown: CancellationToken) {
-    let spawner = admin.seams.spawner;
-    let connections = Connections::new(listener, address, spawner);
-    spawner.spawn(async move {
-        let served = axum::serve(connections, router(admin)).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the admin port stopped");
-        }
+/// Connections at once; one more waits to be accepted. Only operators and their tools come here.
+const CONNECTIONS_MAX: usize = 256;
+/// How long headers may take, how long a connection may stay idle, and how long an answer may stay unread.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// What the longest confirmation needs many times over.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// How long answers may go on after the end has begun.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Serves `listener` until `shutdown`.
+pub fn start(listener: Box<dyn Listener>, admin: Admin, shutdown: CancellationToken) -> std::io::Result<()> {
+    let seams = admin.seams.clone();
+    let limits = http_port::Config {
+        connections_max: CONNECTIONS_MAX,
+        header_timeout: IDLE_MAX,
+        stall_timeout: IDLE_MAX,
+        drain_timeout: DRAIN_MAX,
+        tls: None,
+    };
+    let router = router(admin);
+    let answer = move |request: http::Request<hyper::body::Incoming>| {
+        let router = router.clone();
+        async move { router.oneshot(request).await.unwrap_or_else(|never| match never {}) }
+    };
+    let port = http_port::serve(listener, limits, &seams, Gauge::default(), answer)?;
+    seams.spawner.spawn(async move {
+        shutdown.cancelled().await;
+        port.shutdown().await;
     });
+    Ok(())
 }
 
 fn router(admin: Admin) -> Router {
@@ -77,6 +105,7 @@ fn router(admin: Admin) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(page))
         .route("/drain", post(drain))
+        .route("/v1/cluster/drain", post(drain))
         .route("/v1/recovery", get(recovery::survey))
         .route("/v1/recovery/{shard}", post(recovery::recover))
         .route("/v1/cluster", get(cluster))
@@ -85,6 +114,8 @@ fn router(admin: Admin) -> Router {
         .route("/v1/cluster/explain/{kind}/{id}", get(explain))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(admin.clone(), guard::guard))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)
 }
 
@@ -150,7 +181,7 @@ async fn unknown_path(State(admin): State<Admin>, uri: Uri) -> Response {
 async fn wrong_method(State(admin): State<Admin>, uri: Uri) -> Response {
     let refusal = (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed");
     let (why, allowed) = match uri.path() {
-        "/drain" => ("to leave is asked for with POST", "POST"),
+        "/drain" | "/v1/cluster/drain" => ("to leave is asked for with POST", "POST"),
         path if path.starts_with("/v1/recovery/") => ("a shard is recovered with POST", "POST"),
         _ => ("this is only for reading", "GET, HEAD"),
     };

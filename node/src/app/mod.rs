@@ -1,6 +1,7 @@
 //! Wires the rooms of a node together, and takes them apart again in order. The only place where they meet.
 
 mod announce;
+mod claims;
 mod compaction;
 mod drain;
 mod gather;
@@ -20,8 +21,10 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use berth_shared::auth::{self, Guard};
 use berth_shared::cluster_view::Gathered;
 use berth_shared::ids::{NodeId, ShardId};
+use berth_shared::peer::security;
 use berth_shared::recovery_view::{RecoveredView, RecoveryView};
 use berth_shared::report::{NodeReport, NodeState};
 use berth_shared::seam::Seams;
@@ -37,7 +40,7 @@ use crate::config::Config;
 use crate::disk::Disk;
 use crate::entity::{Registry, registry};
 use crate::journal;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, REFUSALS};
 use crate::raft;
 use crate::recovery;
 use crate::replica_files;
@@ -62,6 +65,10 @@ pub enum Error {
     Recovery(#[from] recovery::Error),
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
+    #[error(transparent)]
+    Peer(#[from] security::Error),
+    #[error("admin_auth: {0}")]
+    Auth(#[from] auth::Error),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
     #[error("the kinds of the system shard: {0}")]
@@ -93,35 +100,36 @@ pub struct Handle {
 /// Starts a node on `disk` that runs the kinds of `registry` and follows members by `membership`. Returns once its ports are taken; [`Handle::is_ready`] says when
 /// its replicas serve, and [`Handle::ended`] that something keeps it from going on.
 pub async fn start(
-    config: Config,
+    mut config: Config,
     registry: Registry,
     disk: Arc<dyn Disk>,
     membership: Arc<dyn membership::Engine>,
     seams: Seams,
     tracing: Tracing,
 ) -> Result<Handle, Error> {
+    // The way to other nodes, and no other: the admin port is served as it is.
+    let (peer, peer_seams) = std::mem::take(&mut config.peer).start(&seams).await?;
+    config.peer = peer;
     // Ports come first, so that a node which cannot have them begins nothing.
-    let (listener, address) = listen(&config.listen, &seams).await?;
+    let (listener, address) = listen(&config.listen, &peer_seams).await?;
     let (admin_listener, admin_address) = listen(&config.admin_listen, &seams).await?;
     let identity = open_identity(&config, &*disk, &seams)?;
     let metrics = Metrics::new(&identity.node.to_string())?;
+    let guard = Guard::start(&config.admin_auth, &metrics.page, REFUSALS, "admin", &seams).await?;
     let (stage_sender, stage) = watch::channel(Stage::default());
     let (shutdown, drain) = (CancellationToken::new(), CancellationToken::new());
     let drain_deadline = config.cluster.drain_deadline.0;
     let (node, had_data) = (identity.node, identity.hosted);
-    admin::start(
-        admin_listener,
-        admin_address.clone(),
-        shown(&config, &metrics, &stage, &drain, &seams),
-        shutdown.clone(),
-    );
+    let admin = shown(&config, guard, &metrics, &stage, &drain, &seams);
+    admin::start(admin_listener, admin, shutdown.clone())
+        .map_err(|source| Error::Listen { address: admin_address.clone(), source })?;
     tracing::info!(%node, %address, admin = admin_address, "the node has started");
     let running = Node {
         config,
         registry: Arc::new(registry),
         disk: disk.clone(),
         membership,
-        seams: seams.clone(),
+        seams: peer_seams,
         tracing,
         identity,
         metrics: metrics.clone(),
@@ -211,6 +219,7 @@ impl Handle {
 /// What the admin port shows, whatever the node's stage is.
 fn shown(
     config: &Config,
+    guard: Guard,
     metrics: &Metrics,
     stage: &watch::Receiver<Stage>,
     drain: &CancellationToken,
@@ -235,7 +244,8 @@ fn shown(
     });
     let recovery = Arc::new(Recovery { stage: stage.clone(), seams: seams.clone() });
     let (metrics, shards, seams) = (metrics.clone(), config.cluster.shards, seams.clone());
-    Admin { ready, metrics, gather, drain, recovery, shards, seams }
+    let metrics_open = config.admin_metrics_open;
+    Admin { ready, metrics, gather, drain, recovery, guard: Arc::new(guard), metrics_open, shards, seams }
 }
 
 /// What the admin port needs for recoveries, whatever the node's stage is.

@@ -110,7 +110,8 @@ impl Node {
         observe::files(&self.metrics, &journal, &store);
         let peers = Peers::new(seams.clone(), self.speaker(cluster));
         let groups = Groups::new(identity.node, peers.clone(), seams);
-        let owners = Owners::new(identity.node, config.address().to_owned(), config.cluster.shards);
+        let owners =
+            Owners::new(identity.node, config.address().to_owned(), config.cluster.shards, config.zone.clone());
         let hosting = Hosting::new(config.cluster.shards);
         observe::shards(&self.metrics, &owners, &hosting);
         let residency = Residency::new(config.shard.resident_bytes_max.as_usize());
@@ -216,7 +217,7 @@ impl Node {
             node: Some(self.identity.node),
             cluster: Some(cluster),
             software: SOFTWARE.to_owned(),
-            credential: self.config.credential.clone(),
+            credential: self.config.peer.credential(),
         }
     }
 }

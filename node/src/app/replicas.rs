@@ -15,6 +15,7 @@ use berth_shared::seam::{BootInstant, Seams};
 use berth_shared::telemetry::Histogram;
 
 use super::Error;
+use super::claims::{Claim, Claims};
 use crate::cluster::plan::Plan;
 use crate::cluster::reconcile::Admission;
 use crate::cluster::system::SYSTEM_SHARD;
@@ -54,8 +55,8 @@ pub(crate) struct Parts {
 
 pub(crate) struct Replicas {
     parts: Parts,
-    /// Shards of which a replica is being opened, recovered or let go just now.
-    busy: Mutex<BTreeSet<ShardId>>,
+    /// Of those that are being opened, recovered or let go just now.
+    claims: Claims,
     /// When each replica was opened.
     opened: Mutex<BTreeMap<ShardId, BootInstant>>,
     /// Set when the node stops, and no replica may be opened any more.
@@ -66,22 +67,16 @@ pub(crate) struct Replicas {
 const FIRST_WORD_MAX: Duration = Duration::from_secs(10);
 const CLOSE_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Keeps everybody else from a shard's replica until it is dropped.
-struct Busy<'a> {
-    replicas: &'a Replicas,
-    shard: ShardId,
-}
-
 impl Replicas {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, busy: Mutex::default(), opened: Mutex::default(), is_closed: AtomicBool::new(false) }
+        Self { parts, claims: Claims::default(), opened: Mutex::default(), is_closed: AtomicBool::new(false) }
     }
 
     /// Takes up the replica of `shard` as the disk has it. One that has nothing there begins with `voters`, if any are given;
     /// without, it waits for an owner to bring it everything. `is_first` stands for election at once.
     pub(crate) async fn open(&self, shard: ShardId, voters: &[Member], is_first: bool) -> Result<(), Error> {
         match self.claim(shard) {
-            Some(_busy) => self.open_claimed(shard, voters, is_first).await,
+            Some(_claim) => self.open_claimed(shard, voters, is_first).await,
             None => Ok(()),
         }
     }
@@ -128,14 +123,8 @@ impl Replicas {
         if !is_ours {
             return Admission::NotPlanned;
         }
-        let arriving = {
-            let busy = self.busy.lock().len();
-            busy + self.parts.hosting.all().iter().filter(|hosted| self.is_arriving(hosted)).count()
-        };
-        if arriving >= self.parts.moves_max {
-            return Admission::Busy;
-        }
-        match self.open(shard, &[], false).await {
+        let Some(_claim) = self.claim_arrival(shard) else { return Admission::Busy };
+        match self.open_claimed(shard, &[], false).await {
             Ok(()) if self.hosted(shard).is_some() => Admission::Admitted,
             Ok(()) => Admission::Busy,
             Err(error) => {
@@ -158,10 +147,11 @@ impl Replicas {
     /// Lets a replica go, after a quorum of its group has said that this node is no member. `last` is the end of the log at
     /// that moment: a replica that has more has been made a member again, and stays. Says whether it is gone.
     pub(crate) async fn let_go(&self, shard: ShardId, last: LogId) -> Result<bool, Error> {
-        let (Some(_busy), Some(hosted)) = (self.claim(shard), self.hosted(shard)) else { return Ok(false) };
+        let (Some(_claim), Some(hosted)) = (self.claim(shard), self.hosted(shard)) else { return Ok(false) };
         // From here on nothing is acknowledged to an owner any more, so what the log ends with now it ends with for good.
         self.parts.owners.forget(shard);
         self.parts.hosting.remove(shard);
+        hosted.shard.waiting().close();
         self.parts.groups.stop(shard, &*hosted.group).await;
         drop(hosted);
         let ours = self.parts.journal.log_state(shard).last;
@@ -182,9 +172,10 @@ impl Replicas {
         address: &str,
         confirmed: LogId,
     ) -> Result<Option<Recovered>, Error> {
-        let (Some(_busy), Some(hosted)) = (self.claim(shard), self.hosted(shard)) else { return Ok(None) };
+        let (Some(_claim), Some(hosted)) = (self.claim(shard), self.hosted(shard)) else { return Ok(None) };
         self.parts.owners.forget(shard);
         self.parts.hosting.remove(shard);
+        hosted.shard.waiting().close();
         self.parts.groups.stop(shard, &*hosted.group).await;
         drop(hosted);
         let Parts { node, journal, store, .. } = &self.parts;
@@ -198,10 +189,10 @@ impl Replicas {
     pub(crate) async fn holdings(&self, shards: &[ShardId]) -> Vec<Holding> {
         let mut holdings = Vec::new();
         for shard in shards.iter().copied() {
-            let is_busy = self.busy.lock().contains(&shard);
+            let is_claimed = self.claims.has(shard);
             match recovery::survivor(&self.parts.journal, &self.parts.store, shard).await {
                 Ok(survivor) => {
-                    let sees_quorum = is_busy || self.hosted(shard).is_some_and(|hosted| sees_quorum(&hosted));
+                    let sees_quorum = is_claimed || self.hosted(shard).is_some_and(|hosted| sees_quorum(&hosted));
                     let (last, incarnation) = (survivor.last, survivor.incarnation);
                     holdings.push(Holding { shard, last, incarnation, sees_quorum });
                 }
@@ -215,26 +206,34 @@ impl Replicas {
     /// From now on no replica is opened, recovered or let go; returns once none is any more.
     pub(crate) async fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
-        while !self.busy.lock().is_empty() {
+        while !self.claims.is_empty() {
             self.parts.seams.spawner.sleep(CLOSE_LOOK_INTERVAL).await;
         }
     }
 
-    fn claim(&self, shard: ShardId) -> Option<Busy<'_>> {
-        let is_free = !self.is_closed.load(Ordering::Acquire) && self.busy.lock().insert(shard);
-        is_free.then_some(Busy { replicas: self, shard })
+    /// Claims a replica that is to come here, unless too many are on their way. Owners ask at the same time, so they are counted
+    /// and claimed in one step.
+    fn claim_arrival(&self, shard: ShardId) -> Option<Claim<'_>> {
+        self.claim_where(shard, |claimed| {
+            let hosted = self.parts.hosting.all();
+            let arriving =
+                hosted.iter().filter(|hosted| !claimed.contains(&hosted.shard.id()) && self.is_arriving(hosted));
+            claimed.len() + arriving.count() < self.parts.moves_max
+        })
+    }
+
+    fn claim(&self, shard: ShardId) -> Option<Claim<'_>> {
+        self.claim_where(shard, |_| true)
+    }
+
+    fn claim_where(&self, shard: ShardId, may: impl FnOnce(&BTreeSet<ShardId>) -> bool) -> Option<Claim<'_>> {
+        self.claims.claim(shard, |claimed| !self.is_closed.load(Ordering::Acquire) && may(claimed))
     }
 }
 
 /// Whether the shard's group serves, or enough of its voters are connected that it soon may.
 pub(super) fn sees_quorum(hosted: &Hosted) -> bool {
     hosted.group.is_serving() || hosted.group.status().sees_quorum
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.replicas.busy.lock().remove(&self.shard);
-    }
 }
 
 impl fmt::Debug for Replicas {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::future::{join_all, try_join_all};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -115,6 +115,10 @@ impl Node {
             let load = Load::default();
             place.gossip.leave(announce::facts(place, &self.config, NodeState::Leaving, load)).await;
         }
+        if let Some(place) = &running.place {
+            // Who waits for events is sent elsewhere, and does not hold up the end.
+            place.hosting.all().iter().for_each(|hosted| hosted.shard.waiting().close());
+        }
         self.closing.cancel();
         running.stop().await;
         lived
@@ -201,6 +205,7 @@ impl Node {
                 let held = held.clone();
                 Box::pin(async move { held.holdings(&shards).await })
             }),
+            polls: Arc::new(Semaphore::new(self.config.shard.polls_max)),
         };
         let (config, speaker) = (peer::server::Config::default(), self.speaker(place.cluster));
         let (seams, closing) = (self.seams.clone(), self.closing.clone());

@@ -4,19 +4,22 @@
 use bytes::Bytes;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
+use schemars::transform::{RecursiveTransform, ReplaceBoolSchemas, Transform};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use berth_shared::key;
 
 use super::variant::{self, UnitContent};
+use super::violations::{self, BodySchema};
 use super::{Entity, event};
 
 /// A kind as its callers see it.
 pub(super) struct Description {
     /// `{"kind","state":schema,"commands":{name:schema},"events":{type:schema},"reply":schema}`; each schema stands alone.
     pub(super) json: Bytes,
-    pub(super) commands: Vec<String>,
+    /// By name, in order.
+    pub(super) commands: Vec<(String, BodySchema)>,
 }
 
 /// Why types are not those of a kind.
@@ -28,13 +31,20 @@ pub enum Error {
         "its command '{0}' is not named by a lower-case letter followed by up to 63 lower-case letters, digits or hyphens"
     )]
     CommandName(String),
+    #[error("its command '{0}' has the name under which an entity's history is read")]
+    ReservedCommand(String),
     #[error("its command '{0}' takes something else than an object")]
     CommandBody(String),
+    #[error("the schema of its command '{name}' cannot be used: {message}")]
+    CommandSchema { name: String, message: String },
     #[error("its event '{name}' is not allowed: {source}")]
     Event { name: String, source: event::Error },
     #[error("its description is not JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
+
+/// `/v1/entities/{kind}/{id}/events` is no command.
+const HISTORY: &str = "events";
 
 #[derive(Clone, Copy)]
 enum Direction {
@@ -46,6 +56,9 @@ pub(super) fn describe<E: Entity>() -> Result<Description, Error> {
     let commands = variants::<E::Command>("commands", Direction::Read)?;
     for (name, schema) in &commands {
         key::check_kind(name).map_err(|_| Error::CommandName(name.clone()))?;
+        if name == HISTORY {
+            return Err(Error::ReservedCommand(name.clone()));
+        }
         if !accepts_object(schema) {
             return Err(Error::CommandBody(name.clone()));
         }
@@ -54,7 +67,16 @@ pub(super) fn describe<E: Entity>() -> Result<Description, Error> {
     for name in events.keys() {
         event::check_type(name.as_bytes()).map_err(|source| Error::Event { name: name.clone(), source })?;
     }
-    let names = commands.keys().cloned().collect();
+    let mut bodies = Vec::with_capacity(commands.len());
+    for (name, schema) in &commands {
+        let stops_at = |body: &Value| {
+            let stop = variant::stop::<E::Command>(name, &body.to_string(), UnitContent::Empty);
+            stop.map(|(pointer, _)| pointer)
+        };
+        let body = BodySchema::new(schema, &stops_at);
+        let body = body.map_err(|message| Error::CommandSchema { name: name.clone(), message })?;
+        bodies.push((name.clone(), body));
+    }
     let json = serde_json::to_vec(&json!({
         "kind": E::KIND,
         "state": schema_of::<E::State>(Direction::Written).standing_alone(),
@@ -62,7 +84,7 @@ pub(super) fn describe<E: Entity>() -> Result<Description, Error> {
         "events": events,
         "reply": schema_of::<E::Reply>(Direction::Written).standing_alone(),
     }))?;
-    Ok(Description { json: json.into(), commands: names })
+    Ok(Description { json: json.into(), commands: bodies })
 }
 
 /// A schema and the definitions that it may refer to.
@@ -86,8 +108,35 @@ fn schema_of<T: JsonSchema>(direction: Direction) -> Schema {
         Direction::Written => settings.for_serialize(),
     };
     let mut generator = settings.into_generator();
-    let schema = generator.subschema_for::<T>().to_value();
-    Schema { schema, definitions: generator.definitions().clone() }
+    let mut schema = generator.subschema_for::<T>();
+    let mut definitions = generator.definitions().clone();
+    let mut limit = RecursiveTransform(limit_integers);
+    // `{}` means the same as `true`, and more generators of clients know it.
+    let mut objects = ReplaceBoolSchemas::default();
+    objects.skip_additional_properties = true;
+    let mut transform = |schema: &mut schemars::Schema| {
+        limit.transform(schema);
+        objects.transform(schema);
+    };
+    transform(&mut schema);
+    for definition in definitions.values_mut() {
+        if let Ok(definition) = <&mut schemars::Schema>::try_from(definition) {
+            transform(definition);
+        }
+    }
+    Schema { schema: schema.to_value(), definitions }
+}
+
+/// Says the limits that integers have by their type, which a format alone does not: it is only a remark.
+fn limit_integers(schema: &mut schemars::Schema) {
+    let Some(limits) = schema.get("format").and_then(Value::as_str).and_then(violations::integer_limits) else {
+        return;
+    };
+    if let Some(keywords) = schema.as_object_mut() {
+        for (keyword, limit) in ["minimum", "maximum"].into_iter().zip(limits) {
+            keywords.entry(keyword).or_insert(limit);
+        }
+    }
 }
 
 fn with_definitions(mut schema: Value, definitions: &Map<String, Value>) -> Value {

@@ -16,6 +16,7 @@ use berth_shared::key;
 use super::describe::{self, Description};
 use super::json::{self, shorten};
 use super::variant::{self, UnitContent};
+use super::violations::{BodySchema, Violation};
 use super::{Context, Decision, Entity, Rejection, STORED_DEPTH_MAX, event};
 use crate::record::{EventBody, REPLY_BYTES_MAX};
 
@@ -87,8 +88,12 @@ pub struct Rejected {
 pub enum CommandError {
     #[error("{0}")]
     Unknown(String),
-    #[error("{0}")]
-    Invalid(String),
+    #[error("{detail}")]
+    Invalid {
+        detail: String,
+        /// Where the body breaks the command's schema; empty if it is no JSON object at all.
+        violations: Vec<Violation>,
+    },
     /// The fault of the kind, not of the caller.
     #[error(transparent)]
     Failed(Error),
@@ -129,8 +134,36 @@ impl<E: Entity> Erased<E> {
     }
 
     fn unknown_command(&self) -> CommandError {
-        CommandError::Unknown(format!("the commands of kind {} are: {}", E::KIND, self.description.commands.join(", ")))
+        let names: Vec<&str> = self.description.commands.iter().map(|(name, _)| name.as_str()).collect();
+        CommandError::Unknown(format!("the commands of kind {} are: {}", E::KIND, names.join(", ")))
     }
+
+    fn read(command: &str, arguments: &str) -> Result<Result<E::Command, variant::Error>, CommandError> {
+        let read = || variant::read::<E::Command>(command, arguments, UnitContent::Empty);
+        contain(E::KIND, "reading a command", read).map_err(CommandError::Failed)
+    }
+
+    /// What the types have to say against a body, and where: all that its schema finds, or where they stopped.
+    fn invalid(command: &str, arguments: &str, schema: &BodySchema, error: &variant::Error) -> CommandError {
+        let mut violations = schema.violations(arguments);
+        if violations.is_empty() && !is_malformed(error) {
+            let stop = || variant::stop::<E::Command>(command, arguments, UnitContent::Empty);
+            let stop = contain(E::KIND, "reading a command", stop).unwrap_or_default();
+            violations.extend(stop.map(|(pointer, error)| Violation::new(&pointer, error.to_string())));
+        }
+        CommandError::invalid(&error.to_string(), violations)
+    }
+}
+
+impl CommandError {
+    fn invalid(detail: &str, violations: Vec<Violation>) -> Self {
+        Self::Invalid { detail: shorten(format!("the body is invalid: {detail}"), DETAIL_BYTES_MAX), violations }
+    }
+}
+
+/// Not JSON.
+fn is_malformed(error: &variant::Error) -> bool {
+    matches!(error, variant::Error::Content(error) if error.is_syntax() || error.is_eof())
 }
 
 impl<E: Entity> Kind for Erased<E> {
@@ -147,18 +180,30 @@ impl<E: Entity> Kind for Erased<E> {
     }
 
     fn decode(&self, command: &str, body: &[u8]) -> Result<Command, CommandError> {
-        if !self.description.commands.iter().any(|name| name == command) {
+        let Some((_, schema)) = self.description.commands.iter().find(|(name, _)| name == command) else {
             return Err(self.unknown_command());
-        }
-        let arguments = json::arguments(body).map_err(|error| CommandError::Invalid(error.to_string()))?;
-        let read = || variant::read::<E::Command>(command, arguments, UnitContent::Empty);
-        match contain(E::KIND, "reading a command", read).map_err(CommandError::Failed)? {
-            Ok(command) => Ok(Command(Box::new(command))),
-            Err(variant::Error::UnknownVariant) => Err(self.unknown_command()),
-            Err(error) => {
-                Err(CommandError::Invalid(shorten(format!("the body is invalid: {error}"), DETAIL_BYTES_MAX)))
+        };
+        let unreadable =
+            |error: json::Error| CommandError::Invalid { detail: error.to_string(), violations: Vec::new() };
+        let arguments = json::arguments(body).map_err(unreadable)?;
+        let read = match Self::read(command, arguments)? {
+            Ok(read) => read,
+            Err(variant::Error::UnknownVariant) => return Err(self.unknown_command()),
+            Err(error) if is_malformed(&error) => return Err(CommandError::invalid(&error.to_string(), Vec::new())),
+            Err(error) => match json::with_whole_numbers(arguments) {
+                None => return Err(Self::invalid(command, arguments, schema, &error)),
+                Some(arguments) => Self::read(command, &arguments)?
+                    .map_err(|error| Self::invalid(command, &arguments, schema, &error))?,
+            },
+        };
+        if schema.is_stricter_than_types {
+            let violations = schema.violations(arguments);
+            if let Some(first) = violations.first() {
+                let detail = format!("{} at '{}'", first.detail, first.pointer);
+                return Err(CommandError::invalid(&detail, violations));
             }
         }
+        Ok(Command(Box::new(read)))
     }
 
     fn decide(&self, state: &State, command: &Command, context: &Context<'_>) -> Result<Verdict, Error> {

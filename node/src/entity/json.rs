@@ -64,6 +64,54 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
+/// The same JSON with whole numbers written as such: `3` for `3.0` and for `0.3e1`, which JSON Schema takes for the same
+/// integer and parsers of integers do not. `None` if there is nothing to write otherwise.
+pub(super) fn with_whole_numbers(json: &str) -> Option<String> {
+    let mut written = String::with_capacity(json.len());
+    let mut rest = json;
+    let mut is_changed = false;
+    while let Some(start) = rest.find(|sign: char| sign == '"' || sign == '-' || sign.is_ascii_digit()) {
+        let (before, from) = rest.split_at(start);
+        written.push_str(before);
+        let length = if from.starts_with('"') {
+            let mut bytes = from.as_bytes()[1..].iter();
+            skip_string(&mut bytes);
+            from.len() - bytes.len()
+        } else {
+            from.find(|sign| !matches!(sign, '0'..='9' | '.' | 'e' | 'E' | '+' | '-')).unwrap_or(from.len())
+        };
+        let (token, after) = from.split_at(length);
+        let whole = if token.starts_with('"') { None } else { whole_number(token) };
+        is_changed |= whole.is_some();
+        written.push_str(whole.as_deref().unwrap_or(token));
+        rest = after;
+    }
+    written.push_str(rest);
+    is_changed.then_some(written)
+}
+
+/// Up to here all whole numbers are doubles.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// A number with a fraction or an exponent, if it is whole for all that.
+fn whole_number(number: &str) -> Option<String> {
+    let value: f64 = serde_json::from_str(number).ok()?;
+    if number.contains(['e', 'E']) {
+        let is_whole = value.fract() == 0.0 && value.abs() <= EXACT_MAX;
+        return is_whole.then(|| format!("{}", value as i64));
+    }
+    // By its digits, because a double may have rounded it.
+    let (whole, fraction) = number.split_once('.')?;
+    let is_whole = fraction.bytes().all(|digit| digit == b'0');
+    is_whole.then(|| if whole == "-0" { "0" } else { whole }.to_owned())
+}
+
+/// One more step of a JSON Pointer (RFC 6901, 3).
+pub(super) fn push_segment(pointer: &mut String, name: &str) {
+    pointer.push('/');
+    pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+}
+
 /// A text for people, cut at `bytes_max`: it may repeat what a client sent.
 pub(super) fn shorten(mut text: String, bytes_max: usize) -> String {
     if text.len() > bytes_max {
@@ -103,6 +151,24 @@ mod tests {
         assert_eq!(arguments(b"[]"), Err(Error::NotAnObject));
         assert_eq!(arguments(b"null"), Err(Error::NotAnObject));
         assert_eq!(arguments(b"{\"a\":\"\xff\"}"), Err(Error::Utf8(6)));
+    }
+
+    #[test]
+    fn whole_numbers_are_written_without_fraction_and_nothing_else_is_touched() {
+        for (json, written) in [
+            ("[1.0]", "[1]"),
+            ("[-1.000,2.5,-0.0,10]", "[-1,2.5,0,10]"),
+            ("{\"a\":1e3,\"b\":25E-1,\"c\":0.3e1}", "{\"a\":1000,\"b\":25E-1,\"c\":3}"),
+            // Beyond what doubles can tell apart.
+            ("18446744073709551615.0", "18446744073709551615"),
+            ("{\"ä1.0\":\"2.0\\\"3.0\",\"a\":4.0}", "{\"ä1.0\":\"2.0\\\"3.0\",\"a\":4}"),
+        ] {
+            assert_eq!(with_whole_numbers(json).as_deref(), Some(written));
+        }
+        for json in ["", "[1,-2]", "[1.5]", "\"1.0\"", "\"1.0", "1.", ".0", "01.0", "-", "1e", "1e400", "1e17", "1.0.0"]
+        {
+            assert_eq!(with_whole_numbers(json), None, "{json}");
+        }
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! Reads an enum whose variant name and content arrive apart: a command from URL and body, an event from type and data.
 //! The content is parsed straight from its text, without a value in between.
 
+use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IgnoredAny, VariantAccess, Visitor,
 };
 use serde::{Deserialize, forward_to_deserialize_any};
+use serde_path_to_error::Segment;
+
+use super::json;
 
 /// Why name and content are no value of the enum.
 #[derive(Debug)]
@@ -30,28 +35,63 @@ pub(super) enum UnitContent {
 }
 
 pub(super) fn read<T: DeserializeOwned>(name: &str, content: &str, unit: UnitContent) -> Result<T, Error> {
-    T::deserialize(Variant { name, content, unit })
+    T::deserialize(Variant::<'_, false> { name, content, unit, stopped_at: &Cell::new(None) })
 }
 
+/// Where in `content` reading stops, as a JSON Pointer (RFC 6901), and why; `None` if it does not. Slower than [`read`].
+pub(super) fn stop<T: DeserializeOwned>(name: &str, content: &str, unit: UnitContent) -> Option<(String, Error)> {
+    let stopped_at = Cell::new(None);
+    let error = T::deserialize(Variant::<'_, true> { name, content, unit, stopped_at: &stopped_at }).err()?;
+    Some((stopped_at.take().unwrap_or_default(), error))
+}
+
+/// `TRACKED`: whether the way to what cannot be read is followed.
 #[derive(Clone, Copy)]
-struct Variant<'a> {
+struct Variant<'a, const TRACKED: bool> {
     name: &'a str,
     content: &'a str,
     unit: UnitContent,
+    stopped_at: &'a Cell<Option<String>>,
 }
 
-/// Parses all of `content`: what follows the value is an error.
-fn parse<'de, T>(
-    content: &'de str,
-    value: impl FnOnce(&mut serde_json::Deserializer<serde_json::de::StrRead<'de>>) -> serde_json::Result<T>,
-) -> Result<T, Error> {
-    let mut deserializer = serde_json::Deserializer::from_str(content);
-    let value = value(&mut deserializer).map_err(Error::Content)?;
-    deserializer.end().map_err(Error::Content)?;
-    Ok(value)
+/// What is read from a content, whichever deserializer it comes from.
+trait Reader<'de> {
+    type Value;
+
+    fn read<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error>;
 }
 
-impl<'de> Deserializer<'de> for Variant<'de> {
+impl<'de, const TRACKED: bool> Variant<'de, TRACKED> {
+    /// Parses all of the content: what follows the value is an error.
+    fn parse<R: Reader<'de>>(self, reader: R) -> Result<R::Value, Error> {
+        let mut json = serde_json::Deserializer::from_str(self.content);
+        let value = if TRACKED {
+            let mut track = serde_path_to_error::Track::new();
+            let value = reader.read(serde_path_to_error::Deserializer::new(&mut json, &mut track));
+            value.inspect_err(|_| self.stopped_at.set(Some(pointer(&track.path()))))
+        } else {
+            reader.read(&mut json)
+        };
+        let value = value.map_err(Error::Content)?;
+        json.end().map_err(Error::Content)?;
+        Ok(value)
+    }
+}
+
+/// Names of variants are left out where they are no member of the JSON; what cannot be named ends the pointer.
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => json::push_segment(&mut pointer, &index.to_string()),
+            Segment::Map { key } => json::push_segment(&mut pointer, key),
+            Segment::Enum { .. } | Segment::Unknown => break,
+        }
+    }
+    pointer
+}
+
+impl<'de, const TRACKED: bool> Deserializer<'de> for Variant<'de, TRACKED> {
     type Error = Error;
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -73,7 +113,7 @@ impl<'de> Deserializer<'de> for Variant<'de> {
     }
 }
 
-impl<'de> EnumAccess<'de> for Variant<'de> {
+impl<'de, const TRACKED: bool> EnumAccess<'de> for Variant<'de, TRACKED> {
     type Error = Error;
     type Variant = Self;
 
@@ -82,27 +122,67 @@ impl<'de> EnumAccess<'de> for Variant<'de> {
     }
 }
 
-impl<'de> VariantAccess<'de> for Variant<'de> {
+impl<'de, const TRACKED: bool> VariantAccess<'de> for Variant<'de, TRACKED> {
     type Error = Error;
 
     fn unit_variant(self) -> Result<(), Error> {
         match self.unit {
-            UnitContent::Empty => parse(self.content, |json| Nothing::deserialize(json)).map(|Nothing {}| ()),
-            UnitContent::Any => parse(self.content, |json| IgnoredAny::deserialize(json)).map(|_| ()),
+            UnitContent::Empty => self.parse(Of::<Nothing>(PhantomData)).map(|Nothing {}| ()),
+            UnitContent::Any => self.parse(Of::<IgnoredAny>(PhantomData)).map(|_| ()),
         }
     }
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Error> {
-        parse(self.content, |json| seed.deserialize(json))
+        self.parse(Seeded(seed))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Error> {
-        parse(self.content, |json| json.deserialize_tuple(len, visitor))
+        self.parse(Tuple(len, visitor))
     }
 
     fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
+        self.parse(Fields(visitor))
+    }
+}
+
+struct Of<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Reader<'de> for Of<T> {
+    type Value = T;
+
+    fn read<D: Deserializer<'de>>(self, json: D) -> Result<T, D::Error> {
+        T::deserialize(json)
+    }
+}
+
+struct Seeded<S>(S);
+
+impl<'de, S: DeserializeSeed<'de>> Reader<'de> for Seeded<S> {
+    type Value = S::Value;
+
+    fn read<D: Deserializer<'de>>(self, json: D) -> Result<S::Value, D::Error> {
+        self.0.deserialize(json)
+    }
+}
+
+struct Tuple<V>(usize, V);
+
+impl<'de, V: Visitor<'de>> Reader<'de> for Tuple<V> {
+    type Value = V::Value;
+
+    fn read<D: Deserializer<'de>>(self, json: D) -> Result<V::Value, D::Error> {
+        json.deserialize_tuple(self.0, self.1)
+    }
+}
+
+struct Fields<V>(V);
+
+impl<'de, V: Visitor<'de>> Reader<'de> for Fields<V> {
+    type Value = V::Value;
+
+    fn read<D: Deserializer<'de>>(self, json: D) -> Result<V::Value, D::Error> {
         // As a map, because serde_json would also read a struct from an array.
-        parse(self.content, |json| json.deserialize_map(visitor))
+        json.deserialize_map(self.0)
     }
 }
 

@@ -18,6 +18,7 @@ use berth_shared::peer::{self, Reply};
 use berth_shared::seam::{BootInstant, Seams};
 
 use super::check::{self, Ours};
+use super::level::Levels;
 use super::message::{Answer, Append, Appended, Request, Transferred, Vote};
 use super::{RaftOf, Runtime, from_raft, snapshot};
 use crate::recovery::is_of_earlier_incarnation;
@@ -62,6 +63,8 @@ pub(super) struct Heard {
     target: AtomicU64,
     /// Who has last written as a member of a later incarnation.
     outlived_by: Mutex<Option<NodeId>>,
+    /// What leaders said of how new their logs are.
+    pub(super) levels: Levels,
 }
 
 impl Heard {
@@ -80,6 +83,11 @@ impl Heard {
     pub(super) fn has_caught_up(&self, applied: Option<LogId>) -> bool {
         let target = self.target.load(Ordering::Relaxed);
         target > 0 && applied.is_some_and(|applied| applied.index.saturating_add(1) >= target)
+    }
+
+    /// Whether it is known that this replica has yet to apply what was committed when a leader was first heard.
+    pub(super) fn is_catching_up(&self, applied: Option<LogId>) -> bool {
+        self.target.load(Ordering::Relaxed) > 0 && !self.has_caught_up(applied)
     }
 
     fn note(&self, at: BootInstant, term: Term, committed: Option<LogId>) {
@@ -196,7 +204,7 @@ impl<R: Runtime> Arrivals<R> {
             }
         };
         let (raft, heard, arrived_at) = (self.raft.clone(), self.heard.clone(), self.seams.clock.now());
-        let (term, committed) = (append.vote.term, append.committed);
+        let (term, committed, level) = (append.vote.term, append.committed, append.level);
         let mut handing_over: Answering = Box::pin(async move {
             let appended = match raft.append_entries(request).await {
                 Ok(response) => Answer::from_append::<R>(&response),
@@ -204,6 +212,9 @@ impl<R: Runtime> Arrivals<R> {
             };
             if !matches!(appended, Answer::Append(Appended::HigherVote(_))) {
                 heard.note(arrived_at, term, committed);
+                if let Some(level) = level {
+                    heard.levels.note(level, arrived_at);
+                }
             }
             answer(reply, &appended);
         });

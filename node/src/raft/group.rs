@@ -1,6 +1,5 @@
 //! One shard's group on this node: how it starts, and what the shard asks of it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use openraft::type_config::alias::WatchReceiverOf;
 use openraft::vote::RaftLeaderId;
 use openraft::{Raft, ReadPolicy, SnapshotPolicy, StepDownPolicy};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use berth_shared::ids::{LogId, NodeId, ShardId, Term};
@@ -25,20 +24,22 @@ use berth_shared::seam::{BootInstant, Seams};
 
 use super::acknowledged::Acknowledged;
 use super::arrival::{Arrivals, Arrived, Heard};
+use super::beginning::{begin_log, check};
 use super::campaign::{Beginning, Campaigner, View, rank};
 use super::granted::Granted;
 use super::leadership::Leadership;
+use super::level::Speaker;
 use super::membership::meet;
 use super::message::Vote;
 use super::network::Network;
 use super::{
-    Callback, ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Error, HEARTBEAT, Member, Membership, Proposal, RaftLogId,
-    RaftOf, Runtime, Types, encode_membership, from_raft, log, machine, snapshot,
+    Callback, ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Error, HEARTBEAT, Proposal, RaftLogId, RaftOf, Runtime,
+    Types, from_raft, log, machine, snapshot,
 };
-use crate::journal::{self, Journal};
+use crate::journal::Journal;
 use crate::record::Batch;
 use crate::shard::Shard;
-use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Observed, Proposed, Status};
+use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Level, Observed, Proposed, Status};
 use crate::transport::peers::Peers;
 
 /// A heartbeat to a member is left out when an append to it was sent as recently and has been acknowledged.
@@ -89,6 +90,10 @@ pub(super) struct RaftGroup<R: Runtime> {
     pub(super) leadership: Arc<Leadership<R>>,
     pub(super) granted: Arc<Granted>,
     heard: Arc<Heard>,
+    /// Whether this node is a voter by the members that are applied.
+    voter: Arc<AtomicBool>,
+    /// How far the log of a replica went that was deleted here before this one.
+    vote_floor: Option<LogId>,
     campaigner: Mutex<Campaigner>,
     /// The entry of the newest members that this node has made its connections to.
     met: Mutex<Option<RaftLogId>>,
@@ -131,9 +136,11 @@ impl<R: Runtime> RaftGroup<R> {
         let is_blank = journal.log_state(id).last.is_none() && shard.machine().head().applied.is_none();
         let (blank_sender, blank) = watch::channel(0);
         let (sole_voter, ended) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+        let (voter, speaker) = (Arc::new(AtomicBool::new(false)), Speaker::new());
         let log = log::ShardLog::new(id, journal.clone());
         let drop_guard = ended.clone().drop_guard();
-        let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, sole_voter.clone(), drop_guard)
+        let alone = sole_voter.clone();
+        let machine = machine::ShardMachine::new(node, shard.clone(), blank_sender, alone, voter.clone(), drop_guard)
             .map_err(|error| failed(error.to_string()))?;
         let acknowledged = Arc::new(Acknowledged::new());
         let granted = Arc::new(Granted::new(id, journal.clone()));
@@ -144,6 +151,7 @@ impl<R: Runtime> RaftGroup<R> {
             snapshot_turns,
             acknowledged: acknowledged.clone(),
             granted: granted.clone(),
+            speaker: speaker.clone(),
             runtime: PhantomData,
         };
         let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
@@ -158,6 +166,7 @@ impl<R: Runtime> RaftGroup<R> {
             (false, _) => Beginning::Open,
         };
         let leadership = Arc::new(Leadership::new(node, &raft, acknowledged, sole_voter, &seams));
+        speaker.begin(leadership.clone(), shard.clone(), seams.clock.clone());
         let stopping = Arc::new(AtomicBool::new(false));
         leadership.clone().watch(id, &raft, blank, stopping.clone(), &seams);
         let heard = Arc::new(Heard::default());
@@ -189,6 +198,8 @@ impl<R: Runtime> RaftGroup<R> {
             leadership,
             granted,
             heard,
+            voter,
+            vote_floor,
             campaigner,
             met: Mutex::new(None),
             seams,
@@ -284,44 +295,6 @@ impl<R: Runtime> RaftGroup<R> {
     pub(super) fn vote(&self) -> Vote {
         Vote::from_raft::<R>(&self.metrics.borrow_watched().vote)
     }
-}
-
-/// Whether a shard and the journal belong together.
-fn check(shard: &Shard, journal: &Journal) -> Result<(), String> {
-    let id = shard.id();
-    let head = shard.machine().head().clone();
-    let (state, applied) = (journal.log_state(id), head.applied);
-    if (applied > state.last && !head.is_as_installed()) || (applied.is_some() && journal.vote(id).is_none()) {
-        // A checkpoint waits for the journal, so this is another journal, or none: votes and entries are lost. Only a
-        // snapshot gets ahead of the log, which is purged up to it afterwards.
-        return Err(format!("its store holds entries up to {applied:?}, and its journal ends at {:?}", state.last));
-    }
-    if state.last_purged > applied {
-        // One flipped bit in the store's file can bring back the checkpoint before the last: never start on that.
-        let purged = state.last_purged;
-        return Err(format!("its store holds entries up to {applied:?}, and its journal begins after {purged:?}"));
-    }
-    Ok(())
-}
-
-/// Writes the first entry of a group: its members. Every voter writes the same one, from the plan that all of them follow,
-/// before it takes any message; so none depends on the others to know whom the group consists of. (The library's
-/// `initialize` does the same on one voter, and refuses to on one that has given its vote already: if the only voter with
-/// the entry were then lost, the others could not even begin.)
-async fn begin_log(shard: ShardId, journal: &Journal, voters: &[(NodeId, String)]) -> std::io::Result<()> {
-    let members: BTreeMap<u64, Member> =
-        voters.iter().map(|(node, address)| (node.0, Member { address: address.clone() })).collect();
-    let ids = members.keys().copied().collect();
-    let membership = Membership::new(vec![ids], members).map_err(std::io::Error::other)?;
-    let bytes = encode_membership(&membership).map_err(std::io::Error::other)?;
-    let entry = journal::Entry { log_id: LogId { term: 0, index: 0 }, payload: journal::Payload::Membership(bytes) };
-    let (sender, written) = oneshot::channel();
-    let done = Box::new(|result| {
-        // Nobody waits any more when the node is stopping.
-        let _ = sender.send(result);
-    });
-    journal.append(shard, vec![entry], done).await?;
-    written.await.unwrap_or_else(|_| Err(std::io::Error::other("the journal's writer has ended")))
 }
 
 fn config(shard: ShardId) -> openraft::Config {
@@ -465,6 +438,26 @@ impl<R: Runtime> Group for RaftGroup<R> {
             && self.is_voter()
             && self.heard.has_caught_up(self.machine.machine().head().applied)
             && self.sees_quorum()
+    }
+
+    /// A voter is one that had nearly everything when it became one, by the very entries that it has applied since. But one that
+    /// was a voter before, was deleted and begins anew, takes itself for a voter while it goes through the entries of that time
+    /// again: it has to reach the end of what it had. And whoever hears a leader catches up first.
+    fn level(&self) -> Option<Level> {
+        let applied = self.machine.machine().head().applied?;
+        let may_lack = !self.voter.load(Ordering::Acquire)
+            || Some(applied) < self.vote_floor
+            || self.heard.is_catching_up(Some(applied))
+            || self.heard.outlived_by().is_some();
+        if may_lack {
+            return None;
+        }
+        let by_others = self.heard.levels.at(applied.index);
+        let by_ourselves = self.term().and_then(|term| match self.holds_lease(term) {
+            true => Some(self.seams.clock.now()),
+            false => self.leadership.acknowledged_at(term),
+        });
+        Some(Level { at: by_others.max(by_ourselves) })
     }
 
     fn compact(&self) -> BoxFuture<'_, ()> {

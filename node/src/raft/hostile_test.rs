@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use berth_shared::ids::{LogId, NodeId};
 use berth_shared::seam::Seams;
 
-use super::message::{Answer, Append, Appended, Campaign, Entry, Payload, Request, SnapshotPart, Transfer, Vote};
+use super::message::{
+    Answer, Append, Appended, Campaign, Entry, Level, Payload, Request, SnapshotPart, Transfer, Vote,
+};
 use super::restart_test::{FIRST, Replica, SHARD, THEM, US, VOTERS, leader, vote};
 use super::{Member, Membership, encode_membership};
 use crate::disk::SimulatedDisk;
@@ -28,7 +30,7 @@ fn blank(term: u64, index: u64) -> Entry<'static> {
 }
 
 fn append(vote: Vote, previous: Option<LogId>, entries: Vec<Entry<'static>>) -> Append<'static> {
-    Append { vote, previous, committed: None, entries }
+    Append { vote, previous, committed: None, entries, level: None }
 }
 
 fn members() -> Bytes {
@@ -158,8 +160,15 @@ fn some_entries() -> impl Strategy<Value = Vec<Entry<'static>>> {
 }
 
 fn some_request() -> impl Strategy<Value = Request<'static>> {
-    let append = (some_vote(), some_id(), some_id(), some_entries());
-    let append = append.prop_map(|(vote, previous, committed, entries)| Append { vote, previous, committed, entries });
+    let level = (some_number(), any::<u64>()).prop_map(|(applied, age_micros)| Level { applied, age_micros });
+    let append = (some_vote(), some_id(), some_id(), some_entries(), proptest::option::of(level));
+    let append = append.prop_map(|(vote, previous, committed, entries, level)| Append {
+        vote,
+        previous,
+        committed,
+        entries,
+        level,
+    });
     let campaign = (any::<bool>(), some_vote(), some_id(), any::<bool>());
     let campaign =
         campaign.prop_map(|(pre, vote, last, leadership_transfer)| (pre, Campaign { vote, last, leadership_transfer }));

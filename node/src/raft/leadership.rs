@@ -82,16 +82,21 @@ impl<R: Runtime> Leadership<R> {
             && self.revoked.load(Ordering::Acquire) < term
     }
 
+    /// When this node sent, as the leader of `term`, the newest of what a quorum has answered; just now where it is the only voter.
+    pub(super) fn acknowledged_at(&self, term: Term) -> Option<BootInstant> {
+        let quorum = {
+            let metrics = self.metrics.borrow_watched();
+            let configurations = metrics.membership_config.membership().get_joint_config();
+            self.acknowledged.quorum(term, self.node, configurations)
+        };
+        quorum.map(|sent| sent.min(self.clock.now()))
+    }
+
     /// Returns once a quorum has answered something that this node sent, at `time` or later, as the leader of `term`.
     pub(super) async fn acknowledged_since(&self, term: Term, time: BootInstant) {
         let mut changes = self.acknowledged.changes();
         loop {
-            let quorum = {
-                let metrics = self.metrics.borrow_watched();
-                let configurations = metrics.membership_config.membership().get_joint_config();
-                self.acknowledged.quorum(term, self.node, configurations)
-            };
-            if quorum.is_some_and(|sent| sent >= time) {
+            if self.acknowledged_at(term).is_some_and(|sent| sent >= time) {
                 return;
             }
             if changes.changed().await.is_err() {

@@ -14,9 +14,9 @@ use berth_shared::ids::{LogIndex, NodeId, ShardId};
 use super::{Proposal, Runtime, Types, decode_membership, encode_membership, from_raft, to_raft};
 use crate::journal::{Entry, Journal, Payload, Vote};
 
-/// Bytes of entries read at once for replication: one append, which must fit into one frame between nodes. A larger entry
-/// goes alone.
-const READ_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of entries read at once for replication: one append, which must fit into one frame between nodes, and should not keep
+/// others waiting on the same connection. A larger entry goes alone.
+const READ_BYTES_MAX: u64 = 256 << 10;
 
 #[derive(Debug)]
 pub(super) struct ShardLog<R> {

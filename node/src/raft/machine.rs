@@ -18,12 +18,17 @@ use super::snapshot::{self, SnapshotHandle};
 use super::{Proposal, Runtime, Types, encode_membership, from_raft};
 use crate::shard::Shard;
 
+/// Entries that are applied before others have a turn: whoever catches up has many at once, and nothing to wait for.
+const APPLIED_AT_ONCE: usize = 64;
+
 pub(super) struct ShardMachine<R> {
     shard: Arc<Shard>,
     /// The term of the newest blank entry that was applied.
     blank: watch::Sender<Term>,
     node: NodeId,
     sole_voter: Arc<AtomicBool>,
+    /// Whether this node is a voter by the members that are applied.
+    voter: Arc<AtomicBool>,
     /// Says, when this is dropped, that nothing is applied any more.
     _ended: DropGuard,
     runtime: PhantomData<R>,
@@ -40,9 +45,10 @@ impl<R: Runtime> ShardMachine<R> {
         shard: Arc<Shard>,
         blank: watch::Sender<Term>,
         sole_voter: Arc<AtomicBool>,
+        voter: Arc<AtomicBool>,
         ended: DropGuard,
     ) -> io::Result<Self> {
-        let machine = Self { shard, blank, node, sole_voter, _ended: ended, runtime: PhantomData };
+        let machine = Self { shard, blank, node, sole_voter, voter, _ended: ended, runtime: PhantomData };
         let (_, membership) = applied_state::<R>(&machine.shard)?;
         machine.note_members(membership.membership());
         Ok(machine)
@@ -51,6 +57,7 @@ impl<R: Runtime> ShardMachine<R> {
     fn note_members(&self, membership: &super::Membership) {
         let alone = membership.get_joint_config().iter().all(|voters| voters.iter().eq([&self.node.0]));
         self.sole_voter.store(alone && membership.voter_ids().next().is_some(), Ordering::Release);
+        self.voter.store(membership.voter_ids().any(|voter| voter == self.node.0), Ordering::Release);
     }
 }
 
@@ -66,7 +73,12 @@ impl<R: Runtime> RaftStateMachine<Types<R>> for ShardMachine<R> {
     where
         S: Stream<Item = io::Result<EntryResponder<Types<R>>>> + Unpin + OptionalSend,
     {
+        let mut applied_at_once = 0;
         while let Some(item) = entries.next().await {
+            applied_at_once += 1;
+            if applied_at_once % APPLIED_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
             let (entry, responder) = item?;
             let log_id = from_raft(&entry.log_id);
             let applied = match entry.payload {

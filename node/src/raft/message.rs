@@ -101,6 +101,17 @@ pub(super) struct Append<'a> {
     pub(super) committed: Option<LogId>,
     #[serde(borrow)]
     pub(super) entries: Vec<Entry<'a>>,
+    pub(super) level: Option<Level>,
+}
+
+/// What a leader says of how new its log is, for reads of its followers: whatever was acknowledged to a client longer ago than
+/// this is among the entries up to `applied`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Level {
+    /// What the leader itself has applied.
+    pub(super) applied: LogIndex,
+    /// How long ago it sent what a quorum has answered since, so that nobody else can have led then.
+    pub(super) age_micros: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -261,7 +272,11 @@ pub(super) fn memberships<R: Runtime>(request: &AppendEntriesRequest<Types<R>>) 
 
 impl<'a> Append<'a> {
     /// `memberships` come from the function of that name.
-    pub(super) fn from_raft<R: Runtime>(request: &'a AppendEntriesRequest<Types<R>>, memberships: &'a [Bytes]) -> Self {
+    pub(super) fn from_raft<R: Runtime>(
+        request: &'a AppendEntriesRequest<Types<R>>,
+        memberships: &'a [Bytes],
+        level: Option<Level>,
+    ) -> Self {
         let mut memberships = memberships.iter();
         let entry = |entry: &'a RaftEntry<R>| {
             let LogId { term, index } = from_raft(&entry.log_id);
@@ -277,6 +292,7 @@ impl<'a> Append<'a> {
             previous: request.prev_log_id.as_ref().map(from_raft),
             committed: request.leader_commit.as_ref().map(from_raft),
             entries: request.entries.iter().map(entry).collect(),
+            level,
         }
     }
 
@@ -360,7 +376,7 @@ mod tests {
     fn encoded() -> Bytes {
         let request = request();
         let members = memberships::<Tested>(&request).unwrap();
-        peer::encode(&Request::Append(Append::from_raft::<Tested>(&request, &members))).unwrap()
+        peer::encode(&Request::Append(Append::from_raft::<Tested>(&request, &members, None))).unwrap()
     }
 
     fn arrived(message: &Bytes) -> io::Result<AppendEntriesRequest<Types<Tested>>> {
@@ -396,7 +412,7 @@ mod tests {
         let mut request = request();
         request.entries.remove(0);
         let members = memberships::<Tested>(&request).unwrap();
-        let append = Append::from_raft::<Tested>(&request, &members);
+        let append = Append::from_raft::<Tested>(&request, &members, None);
         assert!(append.to_raft::<Tested>(&Bytes::new()).is_err());
     }
 
@@ -423,7 +439,7 @@ mod tests {
         for (previous, index) in [(u64::MAX, 0), (u64::MAX - 1, u64::MAX)] {
             let entry = |index| Entry { term: 5, index, payload: Payload::Blank };
             let previous = Some(LogId { term: 5, index: previous });
-            let append = Append { vote, previous, committed: None, entries: vec![entry(index), entry(0)] };
+            let append = Append { vote, previous, committed: None, entries: vec![entry(index), entry(0)], level: None };
             assert!(append.to_raft::<Tested>(&Bytes::new()).is_err());
         }
     }

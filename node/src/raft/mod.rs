@@ -8,6 +8,7 @@
 
 mod acknowledged;
 mod arrival;
+mod beginning;
 mod campaign;
 mod check;
 mod gather;
@@ -17,6 +18,7 @@ mod groups;
 #[cfg(test)]
 mod hostile_test;
 mod leadership;
+mod level;
 mod log;
 mod machine;
 mod membership;

@@ -26,6 +26,7 @@ use berth_shared::seam::{BootInstant, Seams};
 use super::acknowledged::Acknowledged;
 use super::gather::Gathered;
 use super::granted::Granted;
+use super::level::Speaker;
 use super::message::{self, Answer, Append, Appended, Campaign, Request, Transfer};
 use super::{ELECTION_TIMEOUT_MIN, Member, RaftLogId, Runtime, SnapshotHandle, Types, from_raft, snapshot, to_raft};
 use crate::transport::peers::Peers;
@@ -49,7 +50,7 @@ const BACKOFF: [Duration; 5] = [
 
 /// Makes the connections of one group to its members.
 #[derive(Clone, Debug)]
-pub(super) struct Network<R> {
+pub(super) struct Network<R: Runtime> {
     pub(super) shard: ShardId,
     pub(super) peers: Peers,
     pub(super) seams: Seams,
@@ -57,12 +58,13 @@ pub(super) struct Network<R> {
     pub(super) snapshot_turns: Arc<Semaphore>,
     pub(super) acknowledged: Arc<Acknowledged>,
     pub(super) granted: Arc<Granted>,
+    pub(super) speaker: Speaker<R>,
     pub(super) runtime: PhantomData<R>,
 }
 
 /// The way to one member.
 #[derive(Debug)]
-pub(super) struct Link<R> {
+pub(super) struct Link<R: Runtime> {
     /// Shared by what is on its way.
     route: Arc<Route<R>>,
     /// Of appends.
@@ -70,7 +72,7 @@ pub(super) struct Link<R> {
 }
 
 #[derive(Debug)]
-pub(super) struct Route<R> {
+pub(super) struct Route<R: Runtime> {
     pub(super) to: NodeId,
     pub(super) network: Network<R>,
 }
@@ -248,8 +250,10 @@ impl<R: Runtime> Route<R> {
             return sending(Err(unreachable("there is no connection to the node").into()), None, false);
         }
         let payload = message::memberships::<R>(&request).map_err(|error| network_error(error).into());
-        let payload =
-            payload.and_then(|members| self.encode(&Request::Append(Append::from_raft::<R>(&request, &members))));
+        let level = self.network.speaker.level(term);
+        let encode =
+            |members: Vec<Bytes>| self.encode(&Request::Append(Append::from_raft::<R>(&request, &members, level)));
+        let payload = payload.and_then(encode);
         let room = match &payload {
             Ok(payload) if class == Class::Data => self.network.peers.data_room(self.to, payload.len()).await,
             _ => None,

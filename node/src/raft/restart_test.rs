@@ -129,7 +129,7 @@ async fn a_replica_started_anew_gives_no_vote_says_none_and_takes_no_leadership(
     let answers = fresh.ask_all(vote(5), leader(4)).await;
     assert!(answers.iter().all(Option::is_some), "it has promised nobody anything: {answers:?}");
     assert!(matches!(answers[1], Some(Answer::Vote { granted: true, .. })), "{answers:?}");
-    let append = Append { vote: leader(5), previous: FIRST, committed: FIRST, entries: vec![] };
+    let append = Append { vote: leader(5), previous: FIRST, committed: FIRST, entries: vec![], level: None };
     assert_eq!(fresh.ask(&Request::Append(append)).await, Some(Answer::Append(Appended::Success)));
     fresh.stop().await;
 
@@ -188,7 +188,7 @@ async fn a_voter_that_is_alone_keeps_its_promise_to_a_leader_that_is_no_voter() 
     let entries =
         vec![Entry { term: 5, index: 1, payload: Payload::Blank }, members(5, 2, &joint), members(5, 3, &alone)];
     let committed = Some(LogId { term: 5, index: 3 });
-    let append = Append { vote: leader(5), previous: FIRST, committed, entries };
+    let append = Append { vote: leader(5), previous: FIRST, committed, entries, level: None };
     assert_eq!(fresh.ask(&Request::Append(append)).await, Some(Answer::Append(Appended::Success)));
     assert_eq!(fresh.group.status().voters, [US]);
     fresh.stop().await;

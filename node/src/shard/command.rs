@@ -61,6 +61,7 @@ impl Answer {
             current_version: None,
             replayed: false,
             seen: None,
+            violations: Vec::new(),
         }));
     }
 
@@ -84,6 +85,7 @@ impl Answer {
             current_version: (outcome.status == Status::VersionMismatch).then_some(version),
             replayed,
             seen: Some(seen),
+            violations: Vec::new(),
         }));
     }
 }

@@ -68,6 +68,13 @@ pub struct Follower {
     pub answered: Option<BootInstant>,
 }
 
+/// How new what a replica has applied is, where it may answer reads at all that are not for the newest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Level {
+    /// Everything that was acknowledged before this moment is applied here. `None` where no leader has said enough yet to tell.
+    pub at: Option<BootInstant>,
+}
+
 /// A change of a group's members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -166,6 +173,10 @@ pub trait Group: Send + Sync + fmt::Debug {
     /// Whether this replica does its part: it leads under a lease, or it has heard of a leader lately that has a quorum, as far
     /// as can be seen from here, and has applied at least once what that leader had committed.
     fn is_serving(&self) -> bool;
+
+    /// How new what this replica has applied is. `None` where it may lack what has long been there, and so must not say that
+    /// something is not: a learner, one that is blank or is made anew, one that the shard was recovered without.
+    fn level(&self) -> Option<Level>;
 
     /// Makes everything applied durable in the store and lets the journal drop what is behind it.
     fn compact(&self) -> BoxFuture<'_, ()>;

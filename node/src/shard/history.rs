@@ -18,7 +18,7 @@ use crate::shard::machine::fold;
 use crate::store::{self, EventsPage, Store, StoredEntity, StoredEvent};
 
 /// Bytes of event data per page, past which it is cut; one event is always given.
-const PAGE_BYTES_MAX: usize = 1024 * 1024;
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Events folded per read of the store.
 const FOLDED_AT_ONCE: usize = 1024;
 
@@ -46,8 +46,19 @@ impl Shard {
         after: Version,
         limit: usize,
     ) -> Result<Option<EventsPage>, store::Error> {
+        self.events_within(key, after, limit, PAGE_BYTES_MAX).await
+    }
+
+    /// The same of at most `bytes_max` together, but one in any case.
+    pub async fn events_within(
+        &self,
+        key: &EntityKey,
+        after: Version,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Option<EventsPage>, store::Error> {
         let (store, id, key) = (self.store.clone(), self.id, key.clone());
-        self.blocking(move || store.events(id, &key, after, limit, PAGE_BYTES_MAX)).await
+        self.blocking(move || store.events(id, &key, after, limit, bytes_max.min(PAGE_BYTES_MAX))).await
     }
 
     /// What the entity was at `moment`. At a time, this is final only once the shard's time has passed it.

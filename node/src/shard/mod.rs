@@ -12,10 +12,12 @@ pub mod hold;
 pub mod in_flight;
 pub mod listing;
 pub mod machine;
+pub mod polling;
 pub mod reader;
 pub mod residency;
 pub mod speculation;
 pub mod time;
+pub mod waiting;
 mod warming;
 pub mod window;
 
@@ -38,6 +40,7 @@ use crate::store::{self, Changes, OutcomeRow, SnapshotReader, Staging, Store};
 use entities::{LoadTicket, Resident};
 use machine::{Applied, Machine, rehydrate};
 use residency::Residency;
+use waiting::Waiting;
 use window::RowId;
 
 /// A shard as everybody on this node shares it. No lock of it is held across an await.
@@ -49,6 +52,8 @@ pub struct Shard {
     seams: Seams,
     machine: Mutex<Machine>,
     residency: Arc<Residency>,
+    /// Reads that wait until more is applied.
+    waiting: Arc<Waiting>,
     /// What [`Residency`] was last told of this shard.
     reported_bytes: AtomicUsize,
     /// When the least recently used resident was last used; `u64::MAX` without residents.
@@ -75,6 +80,7 @@ impl Shard {
             seams,
             machine: Mutex::new(machine),
             residency: residency.clone(),
+            waiting: Arc::default(),
             reported_bytes: AtomicUsize::new(0),
             oldest_use: AtomicU64::new(u64::MAX),
         });
@@ -105,6 +111,15 @@ impl Shard {
     /// The shard's time: no record that is still to be applied has this or an earlier one.
     pub fn time_micros(&self) -> u64 {
         self.machine().head().shard_time_micros
+    }
+
+    /// Reads that wait until more is applied.
+    pub fn waiting(&self) -> &Arc<Waiting> {
+        &self.waiting
+    }
+
+    fn seams(&self) -> &Seams {
+        &self.seams
     }
 
     /// The entity, if it is in memory.
@@ -208,21 +223,35 @@ impl Shard {
             loaded.extend(self.load(missing).await.map_err(io::Error::other)?);
         };
         self.residency.enforce();
+        if batch.incarnation().is_some() {
+            self.waiting.wake_all();
+        } else {
+            let changed = batch.records().iter().filter(|record| !record.events.is_empty());
+            self.waiting.applied(log_id.index, changed.map(|record| &record.key));
+        }
         Ok(applied)
     }
 
     pub async fn apply_blank(&self, log_id: LogId) -> io::Result<()> {
         self.store.room().await.map_err(io::Error::other)?;
-        let mut machine = self.machine();
-        let changes = machine.apply_blank(log_id);
-        self.hand_over(changes)
+        {
+            let mut machine = self.machine();
+            let changes = machine.apply_blank(log_id);
+            self.hand_over(changes)?;
+        }
+        self.waiting.applied(log_id.index, std::iter::empty());
+        Ok(())
     }
 
     pub async fn apply_membership(&self, log_id: LogId, membership: Bytes) -> io::Result<()> {
         self.store.room().await.map_err(io::Error::other)?;
-        let mut machine = self.machine();
-        let changes = machine.apply_membership(log_id, membership);
-        self.hand_over(changes)
+        {
+            let mut machine = self.machine();
+            let changes = machine.apply_membership(log_id, membership);
+            self.hand_over(changes)?;
+        }
+        self.waiting.applied(log_id.index, std::iter::empty());
+        Ok(())
     }
 
     /// The shard as the store holds it, to be sent to another replica.
@@ -241,9 +270,12 @@ impl Shard {
     pub async fn install(&self, staging: Staging) -> Result<(), store::Error> {
         let mut installed = staging.commit().await?;
         let window = installed.take_outcomes().into_iter().collect();
-        let mut machine = self.machine();
-        machine.reset(installed.publish(), window);
-        self.report(&machine);
+        {
+            let mut machine = self.machine();
+            machine.reset(installed.publish(), window);
+            self.report(&machine);
+        }
+        self.waiting.wake_all();
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //! confirmed that this node still leads (rule R4, ReadIndex), which rests on no clock.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,7 +15,8 @@ use crate::entity::Registry;
 use crate::shard::Shard;
 use crate::shard::entities::Resident;
 use crate::shard::group::Group;
-use crate::shard::history::Past;
+use crate::shard::history::{PAGE_BYTES_MAX, Past};
+use crate::shard::polling::Poll;
 use crate::store::{self, EventsPage};
 
 /// Reads one shard.
@@ -40,6 +42,8 @@ pub enum Error {
     NotOwner,
     #[error("no quorum confirmed in time that this node owns the shard")]
     Unconfirmed,
+    #[error("this replica did not reach in time what the client has seen")]
+    Behind,
     #[error("the entity has no events")]
     NotFound,
     #[error("the entity was deleted")]
@@ -54,13 +58,16 @@ pub enum Error {
 
 /// What a read of one term rests on.
 #[derive(Clone, Copy, Debug)]
-enum Warrant {
+pub(super) enum Warrant {
     /// No other node can lead while the lease lasts, which must still do so after the read.
     Lease(Term),
     /// A quorum has confirmed this term after the read was asked for, and what was committed by then is applied. What is
     /// read from here on cannot be too old, whoever leads by then; that the term is still ours is only the cheap proof that
     /// the replica was not replaced under the read.
     Quorum(Term),
+    /// Nothing but that the replica is one that may answer, also after the read: one that is let go meanwhile would not find
+    /// what it has had.
+    Replica,
 }
 
 impl Reader {
@@ -91,7 +98,7 @@ impl Reader {
         }
     }
 
-    /// At most `limit` events after `after`, and how much of the shard's history they include.
+    /// At most `limit` events after `after`, and how much of the shard's history they include. It waits for nothing.
     pub async fn events(
         &self,
         key: &EntityKey,
@@ -99,15 +106,9 @@ impl Reader {
         limit: usize,
         consistency: Consistency,
     ) -> Result<(EventsPage, Seen), Error> {
-        let warrant = match consistency {
-            Consistency::Linearizable => self.lease()?,
-            Consistency::Strict => self.quorum().await?,
-        };
-        let page = self.shard.events(key, after, limit).await?;
-        // After the page, so that it never says less than the page shows.
-        let seen = self.shard.seen();
-        self.check(warrant)?;
-        Ok((page.ok_or(Error::NotFound)?, seen))
+        let (bytes_max, wait, patience) = (PAGE_BYTES_MAX, Duration::ZERO, Duration::ZERO);
+        let polled = self.poll(key, &Poll { after, limit, bytes_max, consistency, wait, patience }).await?;
+        Ok((polled.page, polled.seen))
     }
 
     /// An earlier state. Whoever asks for that at a time sees to it that the shard's time has passed it.
@@ -118,10 +119,7 @@ impl Reader {
         consistency: Consistency,
         deadline: BootInstant,
     ) -> Result<Current, Error> {
-        let warrant = match consistency {
-            Consistency::Linearizable => self.lease()?,
-            Consistency::Strict => self.quorum().await?,
-        };
+        let warrant = self.warrant(consistency, Duration::ZERO).await?;
         let past = self.shard.past(key, moment, deadline).await?;
         let seen = self.shard.seen();
         self.check(warrant)?;
@@ -139,13 +137,13 @@ impl Reader {
         self.group.term().filter(|term| self.group.holds_lease(*term))
     }
 
-    async fn load(&self, warrant: Warrant, key: &EntityKey) -> Result<Current, Error> {
+    pub(super) async fn load(&self, warrant: Warrant, key: &EntityKey) -> Result<Current, Error> {
         let mut loaded = self.shard.load(vec![key.clone()]).await?;
         let resident = loaded.remove(key).ok_or(Error::NotFound)?;
         self.answer(warrant, key, resident)
     }
 
-    fn answer(&self, warrant: Warrant, key: &EntityKey, resident: Resident) -> Result<Current, Error> {
+    pub(super) fn answer(&self, warrant: Warrant, key: &EntityKey, resident: Resident) -> Result<Current, Error> {
         let seen = self.shard.seen();
         if resident.version == 0 {
             self.check(warrant)?;
@@ -169,21 +167,22 @@ impl Reader {
         Ok(Current { version: resident.version, state, seen })
     }
 
-    fn lease(&self) -> Result<Warrant, Error> {
+    pub(super) fn lease(&self) -> Result<Warrant, Error> {
         let warrant = Warrant::Lease(self.group.term().ok_or(Error::NotOwner)?);
         self.check(warrant)?;
         Ok(warrant)
     }
 
-    async fn quorum(&self) -> Result<Warrant, Error> {
+    pub(super) async fn quorum(&self) -> Result<Warrant, Error> {
         let term = self.group.term().ok_or(Error::NotOwner)?;
         if self.group.confirm(term).await { Ok(Warrant::Quorum(term)) } else { Err(Error::Unconfirmed) }
     }
 
-    fn check(&self, warrant: Warrant) -> Result<(), Error> {
+    pub(super) fn check(&self, warrant: Warrant) -> Result<(), Error> {
         let holds = match warrant {
             Warrant::Lease(term) => self.group.holds_lease(term),
             Warrant::Quorum(term) => self.group.term() == Some(term),
+            Warrant::Replica => !self.shard.waiting().is_closed() && self.group.level().is_some(),
         };
         if holds { Ok(()) } else { Err(Error::NotOwner) }
     }

@@ -1,5 +1,6 @@
 //! Where requests from gateways and other nodes arrive and find their shard, and the way to other nodes.
 
+mod answering;
 pub mod backlog;
 mod from_nodes;
 pub mod hosting;

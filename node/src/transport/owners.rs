@@ -15,12 +15,15 @@ use berth_shared::peer::{self, PushSender};
 use berth_shared::report::Member;
 use berth_shared::seam::Seams;
 use berth_shared::shard_map::ShardOwner;
+use berth_shared::shard_set::ShardSet;
 
 use crate::shard::Shard;
 use crate::shard::group::Group;
 
-/// How often gateways are told again what they should know.
+/// How often gateways are told again what they should know …
 const REPEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// … and how often it is looked whether other replicas can be read here than they were told.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What this node knows of owners, and who wants to know.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct Owners {
     node: NodeId,
     address: String,
     shards: u16,
+    /// Where this node runs, if that was configured.
+    zone: Option<String>,
     state: Mutex<State>,
 }
 
@@ -43,14 +48,17 @@ struct State {
     heard: BTreeMap<NodeId, String>,
     /// Both together, and this node.
     addresses: BTreeMap<NodeId, String>,
+    /// The replicas that gateways were told of.
+    readable: ShardSet,
     /// Bounded by the connections that the server takes.
     listeners: Vec<PushSender>,
 }
 
 impl Owners {
-    pub fn new(node: NodeId, address: String, shards: u16) -> Arc<Self> {
+    pub fn new(node: NodeId, address: String, shards: u16, zone: Option<String>) -> Arc<Self> {
         let addresses = BTreeMap::from([(node, address.clone())]);
-        Arc::new(Self { node, address, shards, state: Mutex::new(State { addresses, ..State::default() }) })
+        let state = Mutex::new(State { addresses, ..State::default() });
+        Arc::new(Self { node, address, shards, zone, state })
     }
 
     /// Follows the leadership of one shard from now on.
@@ -72,7 +80,24 @@ impl Owners {
 
     /// This node has no replica of the shard any more.
     pub fn forget(&self, shard: ShardId) {
-        self.state.lock().groups.remove(&shard);
+        let mut state = self.state.lock();
+        state.groups.remove(&shard);
+        self.look_for_readable(&mut state);
+    }
+
+    /// Tells gateways if other replicas can be read here than before.
+    fn look_for_readable(&self, state: &mut State) {
+        let readable = state.groups.iter().filter(|(_, group)| group.level().is_some()).map(|(shard, _)| *shard);
+        let readable: ShardSet = readable.collect();
+        if state.readable != readable {
+            state.readable = readable;
+            let push = self.encode_readable(state);
+            state.tell(push);
+        }
+    }
+
+    fn encode_readable(&self, state: &State) -> Option<Bytes> {
+        encode(&Push::Replicas { shards: self.shards, readable: state.readable.clone(), zone: self.zone.clone() })
     }
 
     /// Replaces the nodes of the plan, and tells gateways if that is news. They count beside those of [`Self::set_heard`].
@@ -112,7 +137,8 @@ impl Owners {
     pub fn listen(&self, pushes: PushSender) {
         let mut state = self.state.lock();
         state.listeners.retain(|listener| !listener.is_closed());
-        for push in [encode_members(&state), self.encode_owned(state.owned.clone())].into_iter().flatten() {
+        let said = [encode_members(&state), self.encode_owned(state.owned.clone()), self.encode_readable(&state)];
+        for push in said.into_iter().flatten() {
             pushes.send(push);
         }
         state.listeners.push(pushes);
@@ -120,16 +146,22 @@ impl Owners {
 
     /// Tells every gateway again from time to time, because a push is dropped where a connection is congested.
     pub async fn repeat(self: Arc<Self>, seams: Seams, shutdown: CancellationToken) {
+        let mut told = seams.clock.now();
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                () = seams.spawner.sleep(REPEAT_INTERVAL) => {}
+                () = seams.spawner.sleep(LOOK_INTERVAL) => {}
             }
             let mut state = self.state.lock();
-            let (members, owned) = (encode_members(&state), self.encode_owned(state.owned.clone()));
-            state.tell(members);
-            state.tell(owned);
+            self.look_for_readable(&mut state);
+            let now = seams.clock.now();
+            if now.since(told) < REPEAT_INTERVAL {
+                continue;
+            }
+            told = now;
+            let said = [encode_members(&state), self.encode_owned(state.owned.clone()), self.encode_readable(&state)];
+            said.into_iter().for_each(|push| state.tell(push));
         }
     }
 

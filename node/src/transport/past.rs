@@ -12,8 +12,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
+use super::answering::Answering;
 use super::hosting::Hosted;
-use super::service::{Service, refusal, refuse, refuse_read, send, send_current};
+use super::service::{Service, refusal, refuse, send};
 use crate::record::{Fingerprint, KeyOrigin, RequestKey, Scope};
 use crate::shard::command::{Action, Answer, Command};
 use crate::shard::reader;
@@ -53,23 +54,18 @@ impl Service {
             }
             _ => None,
         };
-        let owners = self.owners.clone();
+        let answering = Answering { reader: hosted.reader.clone(), owners: self.owners.clone(), lag: None };
         let read = async move {
             if let Some(passed) = passed {
                 match passed.await {
                     Ok(Ok(())) => {}
                     Ok(Err(NotPassed::Refused(refusal))) => return reply.send(refusal),
-                    Ok(Err(NotPassed::NotOwner)) => {
-                        return refuse_read(&owners, reply, shard, &reader::Error::NotOwner);
-                    }
-                    Err(_) => return refuse_read(&owners, reply, shard, &reader::Error::Unconfirmed),
+                    Ok(Err(NotPassed::NotOwner)) => return answering.current(reply, Err(reader::Error::NotOwner)),
+                    Err(_) => return answering.current(reply, Err(reader::Error::Unconfirmed)),
                 }
             }
-            let answer = hosted.reader.past(&key, asked.moment, asked.consistency, asked.deadline).await;
-            match answer {
-                Ok(current) => send_current(&owners, reply, shard, Ok(current)),
-                Err(error) => refuse_read(&owners, reply, shard, &error),
-            }
+            let answer = answering.reader.past(&key, asked.moment, asked.consistency, asked.deadline).await;
+            answering.current(reply, answer);
         };
         self.seams.spawner.spawn(read.in_current_span());
     }

@@ -3,10 +3,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use berth_shared::ids::{ShardId, Version};
+use berth_shared::ids::ShardId;
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Consistency, Event, Execute, Precondition, Refusal, Request, Response};
+use berth_shared::message::{self, Consistency, Execute, Precondition, Refusal, Request, Response};
 use berth_shared::peer::{self, Class, Handler, Identity, Incoming, PushSender, Reply, Role};
 use berth_shared::problem::Code;
 use berth_shared::seam::{BootInstant, Seams};
@@ -14,6 +15,7 @@ use berth_shared::shard_map::ShardOwner;
 use berth_shared::telemetry::{self, Traceparent, Tracing};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{Instrument, Span};
 
@@ -24,6 +26,7 @@ use crate::cluster::plans::Plans;
 use crate::cluster::reconcile::Admission;
 use crate::entity::Registry;
 use crate::entity::erased::CommandError;
+use crate::entity::violations::Violation;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::raft::Groups;
@@ -31,7 +34,8 @@ use crate::record::{Fingerprint, RequestKey, Scope};
 use crate::recovery::survey::Holding;
 use crate::report::Reporter;
 use crate::shard::command::{Action, Answer, Command};
-use crate::shard::reader::{self, Current};
+use crate::shard::polling::Poll;
+use crate::transport::answering::Answering;
 use crate::transport::backlog::{Backlog, Room};
 use crate::transport::hosting::{Hosted, Hosting};
 use crate::transport::owners::Owners;
@@ -39,6 +43,10 @@ use crate::transport::past::Asked;
 
 /// Events per page, whatever is asked for.
 const EVENTS_MAX: u32 = 1000;
+/// Longest wait for an event, whatever is asked for.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a replica that is behind may hold up a read, however much time that has.
+const PATIENCE_MAX: Duration = Duration::from_secs(1);
 
 pub struct Service {
     pub seams: Seams,
@@ -62,6 +70,8 @@ pub struct Service {
     pub admit: Admit,
     /// What this node has of shards that another one has lost the quorum of.
     pub holdings: Holdings,
+    /// Bounds the long polls of histories.
+    pub polls: Arc<Semaphore>,
 }
 
 /// Tells what is here of these shards.
@@ -87,12 +97,19 @@ impl Handler for Service {
             Ok(Request::Delete(execute)) => self.execute(&execute, true, deadline, reply),
             Ok(Request::Read { shard, kind, id, consistency, traceparent }) => {
                 let span = self.span("read", traceparent);
-                span.in_scope(|| self.read(shard, kind, id, consistency, reply));
+                span.in_scope(|| self.read(shard, kind, id, consistency, deadline, reply));
             }
-            Ok(Request::Events { shard, kind, id, after, limit, consistency, traceparent }) => {
+            Ok(Request::Events { shard, kind, id, after, limit, bytes_max, wait_millis, consistency, traceparent }) => {
                 let span = self.span("events", traceparent);
-                let page = Page { after, limit: limit.clamp(1, EVENTS_MAX) as usize, consistency };
-                span.in_scope(|| self.events(shard, kind, id, page, reply));
+                let poll = Poll {
+                    after,
+                    limit: limit.clamp(1, EVENTS_MAX) as usize,
+                    bytes_max: bytes_max as usize,
+                    consistency,
+                    wait: Duration::from_millis(wait_millis.into()).min(WAIT_MAX),
+                    patience: self.patience(deadline),
+                };
+                span.in_scope(|| self.events(shard, kind, id, poll, reply));
             }
             Ok(Request::Past { shard, kind, id, moment, consistency, traceparent }) => {
                 let span = self.span("past", traceparent);
@@ -141,7 +158,9 @@ impl Service {
         let action = match decoded {
             Ok(action) => action,
             Err(CommandError::Unknown(detail)) => return refuse(reply, Code::UnknownCommand, &detail),
-            Err(CommandError::Invalid(detail)) => return refuse(reply, Code::InvalidRequest, &detail),
+            Err(CommandError::Invalid { detail, violations }) => {
+                return refuse_body(reply, Code::InvalidRequest, &detail, &violations);
+            }
             Err(CommandError::Failed(error)) => {
                 tracing::error!(kind = execute.kind, %error, "a kind failed to read a command");
                 return refuse(reply, Code::Internal, "the entity's code failed; nothing was written");
@@ -202,7 +221,15 @@ impl Service {
         self.tracing.request(name, telemetry::Role::Server, received, &*self.seams.random).span
     }
 
-    fn read(&self, shard: ShardId, kind: &str, id: &str, consistency: Consistency, reply: Reply) {
+    fn read(
+        &self,
+        shard: ShardId,
+        kind: &str,
+        id: &str,
+        consistency: Consistency,
+        deadline: BootInstant,
+        reply: Reply,
+    ) {
         let Some((key, hosted)) = self.locate(shard, kind, id) else {
             return self.refuse_unlocated(shard, kind, id, reply);
         };
@@ -210,23 +237,33 @@ impl Service {
             return refuse(reply, Code::UnknownKind, "no node knows this kind");
         }
         self.metrics.reads.increment();
+        let answering = Answering { reader: hosted.reader.clone(), owners: self.owners.clone(), lag: None };
         if consistency == Consistency::Linearizable
             && let Some(answer) = hosted.reader.try_read(&key)
         {
-            return send_current(&self.owners, reply, shard, answer);
+            return answering.current(reply, answer);
         }
-        let (reader, owners) = (hosted.reader.clone(), self.owners.clone());
+        let (clock, patience) = (self.seams.clock.clone(), self.patience(deadline));
         let read = async move {
+            let reader = &answering.reader;
+            let level_at = if consistency == Consistency::Stale { reader.level_at() } else { None };
             let answer = match consistency {
                 Consistency::Linearizable => reader.read(&key).await,
                 Consistency::Strict => reader.read_strict(&key).await,
+                Consistency::Session { at_least } => reader.read_here(&key, at_least, patience).await,
+                Consistency::Stale => reader.read_here(&key, None, patience).await,
             };
-            send_current(&owners, reply, shard, answer);
+            answering.at_level(consistency, level_at, &*clock).current(reply, answer);
         };
         self.seams.spawner.spawn(read.in_current_span());
     }
 
-    fn events(&self, shard: ShardId, kind: &str, id: &str, page: Page, reply: Reply) {
+    /// How long a replica that is behind may hold up a read: a part of its time, so that there is enough to ask the owner.
+    fn patience(&self, deadline: BootInstant) -> Duration {
+        (deadline.since(self.seams.clock.now()) / 2).min(PATIENCE_MAX)
+    }
+
+    fn events(&self, shard: ShardId, kind: &str, id: &str, poll: Poll, reply: Reply) {
         let Some((key, hosted)) = self.locate(shard, kind, id) else {
             return self.refuse_unlocated(shard, kind, id, reply);
         };
@@ -234,20 +271,28 @@ impl Service {
             return refuse(reply, Code::UnknownKind, "no node knows this kind");
         }
         self.metrics.reads.increment();
-        let (reader, owners) = (hosted.reader.clone(), self.owners.clone());
+        // Taken for as long as it may wait, and given back with the answer, or when nobody waits for that any more.
+        let place = match poll.wait.is_zero() {
+            true => None,
+            false => match self.polls.clone().try_acquire_owned() {
+                Ok(place) => Some((place, reply.given_up())),
+                Err(_) => return refuse(reply, Code::Overloaded, "the node has as many long polls as it may"),
+            },
+        };
+        let answering = Answering { reader: hosted.reader.clone(), owners: self.owners.clone(), lag: None };
+        let clock = self.seams.clock.clone();
         let read = async move {
-            match reader.events(&key, page.after, page.limit, page.consistency).await {
-                Err(error) => refuse_read(&owners, reply, shard, &error),
-                Ok((page, seen)) => {
-                    let events = page.events.iter().map(|event| Event {
-                        version: event.version,
-                        event_type: std::str::from_utf8(&event.event_type).unwrap_or_default(),
-                        time_micros: event.time_micros,
-                        data: &event.data,
-                    });
-                    send(reply, &Response::Events { events: events.collect(), next: page.next, seen });
-                }
-            }
+            let begun_at = if poll.consistency == Consistency::Stale { answering.reader.level_at() } else { None };
+            let polling = answering.reader.poll(&key, &poll);
+            let polled = match place {
+                None => polling.await,
+                Some((_place, given_up)) => match given_up.run_until_cancelled(polling).await {
+                    Some(polled) => polled,
+                    None => return,
+                },
+            };
+            let level_at = polled.as_ref().map_or(begun_at, |polled| polled.level_at);
+            answering.at_level(poll.consistency, level_at, &*clock).page(reply, polled);
         };
         self.seams.spawner.spawn(read.in_current_span());
     }
@@ -272,42 +317,9 @@ impl Service {
     }
 }
 
-/// Which part of an entity's history is wanted, and how surely it must be the newest.
-#[derive(Clone, Copy, Debug)]
-struct Page {
-    after: Version,
-    limit: usize,
-    consistency: Consistency,
-}
-
 fn encode_precondition(precondition: &Precondition) -> Bytes {
     // An enum of numbers always encodes.
     peer::encode(precondition).unwrap_or_default()
-}
-
-pub(super) fn send_current(owners: &Owners, reply: Reply, shard: ShardId, answer: Result<Current, reader::Error>) {
-    match answer {
-        Ok(current) => {
-            let Current { version, state, seen } = current;
-            send(reply, &Response::State { version, state: &state, seen });
-        }
-        Err(error) => refuse_read(owners, reply, shard, &error),
-    }
-}
-
-pub(super) fn refuse_read(owners: &Owners, reply: Reply, shard: ShardId, error: &reader::Error) {
-    let code = match error {
-        reader::Error::NotOwner => return send(reply, &Response::WrongOwner { owner: elsewhere(owners, shard) }),
-        reader::Error::Unconfirmed | reader::Error::Late => Code::Unavailable,
-        reader::Error::NotFound => Code::NotFound,
-        reader::Error::Deleted => Code::Deleted,
-        reader::Error::Unreadable => Code::Internal,
-        reader::Error::Store(error) => {
-            tracing::error!(%error, "the store cannot be read");
-            return refuse(reply, Code::Unavailable, "the node cannot read its store");
-        }
-    };
-    refuse(reply, code, &error.to_string());
 }
 
 /// The owner to send a request on to that this node has refused. Never this node itself, which may own the shard without a
@@ -320,8 +332,26 @@ pub(super) fn refuse(reply: Reply, code: Code, detail: &str) {
     send(reply, &refusal(code, detail));
 }
 
+/// Refuses a command for what is wrong in its body.
+fn refuse_body(reply: Reply, code: Code, detail: &str, violations: &[Violation]) {
+    let mut response = refusal(code, detail);
+    if let Response::Refused(refusal) = &mut response {
+        let places = violations.iter().map(|Violation { pointer, detail }| message::Violation { pointer, detail });
+        refusal.violations.extend(places);
+    }
+    send(reply, &response);
+}
+
 pub(super) fn refusal(code: Code, detail: &str) -> Response<'_> {
-    Response::Refused(Refusal { code, detail, reason: None, current_version: None, replayed: false, seen: None })
+    Response::Refused(Refusal {
+        code,
+        detail,
+        reason: None,
+        current_version: None,
+        replayed: false,
+        seen: None,
+        violations: Vec::new(),
+    })
 }
 
 /// Room for an answer's fields besides its bodies.
@@ -334,6 +364,7 @@ pub(super) fn send(reply: Reply, response: &Response<'_>) {
         Response::Executed(executed) => executed.reply.len() + executed.state.map_or(0, <[u8]>::len),
         Response::State { state, .. } => state.len(),
         Response::Listed(listed) => listed.entities.iter().map(|entity| entity.id.len() + LISTED_BYTES).sum(),
+        Response::Stale { answer, .. } => answer.len(),
         _ => 256,
     };
     match peer::encode_with_capacity(response, ANSWER_BYTES + bodies) {

@@ -13,6 +13,7 @@ mod listing;
 mod owners;
 mod past;
 mod pipelining;
+mod polls;
 mod reads;
 mod refusals;
 mod retries;

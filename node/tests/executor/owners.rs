@@ -23,7 +23,7 @@ fn status(leader: Option<NodeId>) -> Status {
 #[tokio::test(start_paused = true)]
 async fn a_node_names_itself_only_while_it_owns_and_another_by_the_address_it_knows() {
     let stage = Stage::leading().await;
-    let owners = Owners::new(US, "us:1".to_owned(), 4);
+    let owners = Owners::new(US, "us:1".to_owned(), 4, None);
     let group: Arc<dyn Group> = stage.group.clone();
     owners.follow(stage.shard.clone(), &group, &stage.seams);
     stage.settle().await;

@@ -14,6 +14,7 @@ mod half_done;
 mod hand_offs;
 mod leases;
 mod members;
+mod reading;
 mod recovering;
 mod replicating;
 mod restarts;

@@ -133,7 +133,11 @@ impl Caller {
     pub async fn events(&self, kind: &str, id: &str, after: u64) -> Result<Bytes, CallError> {
         let shard = EntityKey::new(kind, id).unwrap().shard(self.shards);
         let consistency = Consistency::Linearizable;
-        self.request(&Request::Events { shard, kind, id, after, limit: 1000, consistency, traceparent: "" }).await
+        let (limit, bytes_max, wait_millis) = (1000, 1 << 20, 0);
+        let traceparent = "";
+        let request =
+            Request::Events { shard, kind, id, after, limit, bytes_max, wait_millis, consistency, traceparent };
+        self.request(&request).await
     }
 
     pub async fn request(&self, request: &Request<'_>) -> Result<Bytes, CallError> {

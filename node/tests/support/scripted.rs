@@ -13,7 +13,9 @@ use berth_node::record::{Batch, Fingerprint, KeyOrigin, RequestKey, Scope};
 use berth_node::shard::Shard;
 use berth_node::shard::command::{Answer, Command};
 use berth_node::shard::executor::{self, Executor, Mailbox};
-use berth_node::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Observed, Proposed, Status};
+use berth_node::shard::group::{
+    Change, ChangeError, ConfirmedMembership, Done, Group, Level, Observed, Proposed, Status,
+};
 use berth_node::shard::hold::Hold;
 use berth_node::shard::machine::{Applied, Verdict};
 use berth_node::shard::reader::{self, Reader};
@@ -46,6 +48,7 @@ struct GroupState {
     /// The term that a quorum confirms when it is asked (ReadIndex), whatever becomes of the lease.
     confirmed: Option<Term>,
     status: Status,
+    level: Option<Level>,
     /// How many more times the lease is confirmed before it passes to another term, or to nobody.
     passes: Option<(usize, Option<Term>)>,
     held: VecDeque<Held>,
@@ -89,6 +92,11 @@ impl ScriptedGroup {
     /// What the group knows of itself.
     pub(crate) fn say_status(&self, status: Status) {
         self.state.lock().status = status;
+    }
+
+    /// The replica may answer reads that are not for the newest, and is as new as that; or it may not.
+    pub(crate) fn say_level(&self, level: Option<Level>) {
+        self.state.lock().level = level;
     }
 
     /// The lease is confirmed so many times more and then is that of `term`, or nobody's.
@@ -156,6 +164,10 @@ impl Group for ScriptedGroup {
 
     fn is_serving(&self) -> bool {
         self.term().is_some_and(|term| self.holds_lease(term))
+    }
+
+    fn level(&self) -> Option<Level> {
+        self.state.lock().level
     }
 
     fn compact(&self) -> BoxFuture<'_, ()> {

@@ -136,6 +136,13 @@ pub fn address(key: &str, address: &str, port_min: u16) -> Result<(), Error> {
     allow(well_formed, key, format!("{address:?}"), "addresses such as \"127.0.0.1:8080\" or \"[::1]:8080\"")
 }
 
+/// Whether `host:port` is reached from this machine alone. A name other than `localhost` may be anything.
+pub fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
+}
+
 /// Most DNS servers that are asked.
 const DNS_SERVERS_MAX: usize = 8;
 

@@ -230,3 +230,21 @@ fn what_is_loaded_writes_back_to_the_same() {
     let again: Program = serde_json::from_value(serde_json::to_value(&config).unwrap()).unwrap();
     assert_eq!(again, config);
 }
+
+#[test]
+fn only_addresses_of_this_machine_are_loopback() {
+    for address in ["127.0.0.1:1", "127.9.9.9:0", "[::1]:80", "[::ffff:127.0.0.1]:80", "localhost:80"] {
+        assert!(is_loopback(address), "{address}");
+    }
+    for address in [
+        "0.0.0.0:1",
+        "[::]:1",
+        "10.0.0.1:1",
+        "128.0.0.1:1",
+        "node:1",
+        "localhost.example.com:1",
+        "127.0.0.1.example.com:1",
+    ] {
+        assert!(!is_loopback(address), "{address}");
+    }
+}

@@ -93,9 +93,9 @@ impl Calls {
         }
     }
 
-    /// Frees the slot of a call that nobody waits for any more.
-    pub(super) fn give_up(&mut self, id: CorrelationId) {
-        self.end(id);
+    /// Frees the slot of a call that nobody waits for any more; says whether its answer was still to come.
+    pub(super) fn give_up(&mut self, id: CorrelationId) -> bool {
+        matches!(self.end(id), Some(State::Waiting { .. }))
     }
 
     /// A time before which no deadline passes.

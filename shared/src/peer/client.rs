@@ -405,8 +405,21 @@ impl Future for Call<'_> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        if let CallState::Sent(id) = self.state {
-            self.shared.state.lock().calls.give_up(id);
+        let CallState::Sent(id) = self.state else { return };
+        let writer = {
+            let mut guard = self.shared.state.lock();
+            let state = &mut *guard;
+            let is_awaited = state.calls.give_up(id) && matches!(state.link, Link::Connected { .. });
+            // Where there is much to say already, the peer finds out by its answer.
+            if is_awaited && state.outbox.has_room(0, self.shared.config.queued_bytes_max) {
+                state.outbox.append(&Header::given_up(id), Bytes::new());
+                state.outbox.take_waker()
+            } else {
+                None
+            }
+        };
+        if let Some(writer) = writer {
+            writer.wake();
         }
     }
 }

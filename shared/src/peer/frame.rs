@@ -21,6 +21,7 @@ const PUSH: u8 = 5;
 const PING: u8 = 6;
 const PONG: u8 = 7;
 const GOODBYE: u8 = 8;
+const GIVEN_UP: u8 = 9;
 
 /// The client's number of a call, given back with its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,10 @@ pub(super) enum Frame {
     Pong,
     /// The last frame of a server that shuts down: with what it has not answered it never began.
     Goodbye,
+    /// The client waits no more for this answer.
+    GivenUp {
+        id: CorrelationId,
+    },
 }
 
 /// Why a server did not begin with a request.
@@ -115,6 +120,10 @@ impl Header {
         Self::new(GOODBYE, 0).measured(0)
     }
 
+    pub(super) fn given_up(id: CorrelationId) -> Self {
+        Self::new(GIVEN_UP, 0).with(&id.0.to_le_bytes()).measured(0)
+    }
+
     pub(super) fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -155,7 +164,7 @@ pub(super) fn take(input: &mut BytesMut, frame_bytes_max: usize) -> Result<Optio
     let kind = input[4];
     let fixed = match kind {
         REQUEST => 1 + ID_BYTES + REMAINING_BYTES,
-        REPLY | ABANDONED => 1 + ID_BYTES,
+        REPLY | ABANDONED | GIVEN_UP => 1 + ID_BYTES,
         DECLINED => 1 + ID_BYTES + 1,
         PUSH | PING | PONG | GOODBYE => 1,
         _ => return Err(Error::Kind(kind)),
@@ -181,6 +190,7 @@ pub(super) fn take(input: &mut BytesMut, frame_bytes_max: usize) -> Result<Optio
         PUSH => Frame::Push { payload },
         PING => Frame::Ping,
         GOODBYE => Frame::Goodbye,
+        GIVEN_UP => Frame::GivenUp { id: id() },
         _ => Frame::Pong,
     }))
 }
@@ -227,6 +237,7 @@ mod tests {
             Frame::Ping => (Header::ping(), &Bytes::new()),
             Frame::Pong => (Header::pong(), &Bytes::new()),
             Frame::Goodbye => (Header::goodbye(), &Bytes::new()),
+            Frame::GivenUp { id } => (Header::given_up(*id), &Bytes::new()),
         };
         [header.as_slice(), payload].concat()
     }
@@ -248,6 +259,7 @@ mod tests {
             Just(Frame::Ping),
             Just(Frame::Pong),
             Just(Frame::Goodbye),
+            id().prop_map(|id| Frame::GivenUp { id }),
         ]
     }
 
@@ -268,6 +280,7 @@ mod tests {
         assert_eq!(written(&Frame::Push { payload: Bytes::from_static(b"p") }), b"\x02\0\0\0\x05p");
         assert_eq!(written(&Frame::Ping), b"\x01\0\0\0\x06");
         assert_eq!(written(&Frame::Goodbye), b"\x01\0\0\0\x08");
+        assert_eq!(written(&Frame::GivenUp { id: CorrelationId(7) }), b"\x09\0\0\0\x09\x07\0\0\0\0\0\0\0");
         assert_eq!(written(&Frame::Pong), b"\x01\0\0\0\x07");
     }
 
@@ -285,7 +298,7 @@ mod tests {
         assert_eq!(error(b"\xff\xff\xff\xff"), Error::TooLong { bytes: u32::MAX as usize, max: 100 });
         assert_eq!(error(b"\x65\0\0\0"), Error::TooLong { bytes: 101, max: 100 });
         assert_eq!(error(b"\0\0\0\0"), Error::Length { kind: 0, bytes: 0 });
-        assert_eq!(error(b"\x01\0\0\0\x09"), Error::Kind(9));
+        assert_eq!(error(b"\x01\0\0\0\x0a"), Error::Kind(10));
         assert_eq!(error(b"\x01\0\0\0\x01"), Error::Length { kind: 1, bytes: 1 });
         assert_eq!(error(b"\x02\0\0\0\x06x"), Error::Length { kind: 6, bytes: 2 });
         assert_eq!(error(b"\x0a\0\0\0\x04\x07\0\0\0\0\0\0\0\x03"), Error::Decline(3));
@@ -320,7 +333,7 @@ mod tests {
         #[test]
         fn hostile_bytes_never_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
-            length in 0_u32..32, kind in 0_u8..9,
+            length in 0_u32..32, kind in 0_u8..11,
         ) {
             let mut raw = BytesMut::from(&bytes[..]);
             while let Ok(Some(_)) = take(&mut raw, MAX) {}

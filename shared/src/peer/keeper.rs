@@ -75,7 +75,8 @@ impl Keeper {
             Some(Err(error)) => return Err(unreachable(error.to_string())),
             None => return Err(unreachable("the time-out for connecting passed".to_owned())),
         };
-        let greeting = handshake::client(&mut stream, &self.identity, self.class, config.frame_bytes_max);
+        let greeting =
+            handshake::client(&mut stream, &self.identity, self.class, config.frame_bytes_max, &*seams.random);
         match seams.spawner.timeout(config.handshake_timeout, greeting).await {
             Some(Ok(peer)) => Ok((stream, peer)),
             Some(Err(handshake::Error::Refused(refusal))) => Err(NotSent::Refused(Arc::new(refusal))),
@@ -193,7 +194,7 @@ impl Side for Asking<'_> {
                         goodbye = true;
                         break;
                     }
-                    Frame::Request { .. } | Frame::Ping | Frame::Pong => {
+                    Frame::Request { .. } | Frame::GivenUp { .. } | Frame::Ping | Frame::Pong => {
                         misplaced = true;
                         break;
                     }

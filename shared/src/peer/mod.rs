@@ -14,6 +14,10 @@
 //! | 1 | 0 welcome (a client always says 0); otherwise a refusal, see [`RefusalCode`] |
 //! | 2 + n | body, n ≤ 4096: of a welcome the identity (postcard, of this protocol version), of a refusal one line of UTF-8 |
 //!
+//! A welcome ends with 0, or where its speaker has a shared secret, with 1 and 32 random bytes. Where both have one, each side
+//! then says once more the same prefix, with 0 and a body of 32 bytes, the client first: the proof that it has the secret
+//! (`proof.rs`). A server that finds a proof wrong says a refusal in its place.
+//!
 //! Then frames, either way:
 //!
 //! | bytes | field |
@@ -31,6 +35,8 @@
 //! | 5 push | server | payload |
 //! | 6 ping | both | none; answered with a pong |
 //! | 7 pong | both | none |
+//! | 8 goodbye | server | none. The last frame of one that shuts down: with what it has not answered it never began |
+//! | 9 given up | client | 8 correlation id. Nobody waits for this answer any more; what waits to be answered need not |
 //!
 //! A correlation id is the client's own business; the server gives it back. Deadlines travel as time left, because the
 //! clocks of two machines differ; time on the wire is not counted, so the server's deadline is never the earlier one.
@@ -47,8 +53,7 @@
 //!
 //! TLS wraps where streams are made: a `Network` that holds another one and wraps what its `connect` and its listeners'
 //! `accept` return. `accept` returns at once and the TLS handshake runs at the first read or write, so that it falls
-//! under this protocol's handshake time-out and a slow peer holds up nobody else. Nothing in this room changes. Without
-//! TLS the credential of a greeting passes in the clear.
+//! under this protocol's handshake time-out and a slow peer holds up nobody else. Nothing in this room changes.
 
 mod calls;
 pub mod client;
@@ -57,6 +62,8 @@ mod frame;
 mod handshake;
 mod keeper;
 mod outbox;
+mod proof;
+pub mod security;
 pub mod server;
 #[cfg(test)]
 mod tests;
@@ -103,8 +110,9 @@ pub struct Identity {
     pub cluster: Option<ClusterId>,
     /// Name and version of the program, for logs.
     pub software: String,
-    /// A secret that all pods of a cluster share. A side that has one demands the same of the other. It is never kept of
-    /// a peer: the identity that a peer is known by carries `None`.
+    /// A secret that all pods of a cluster share. A side that has one demands the same of the other. It is never sent, only
+    /// proven: the identity that a peer is known by carries `None`.
+    #[serde(skip)]
     pub credential: Option<String>,
 }
 

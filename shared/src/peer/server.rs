@@ -1,8 +1,9 @@
 //! The answering side: takes connections, greets them, and hands every request to a [`Handler`], which answers now or
 //! later from anywhere. It knows nothing of what it carries and holds no request of its own.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -114,6 +115,8 @@ struct LinkState {
     outbox: Outbox,
     /// Requests without an answer.
     in_flight: usize,
+    /// Those of them whose handler wants to know when nobody waits for the answer any more. Bounded by them.
+    watched: BTreeMap<u64, CancellationToken>,
     /// Set by a shutdown: no further request is begun.
     draining: bool,
 }
@@ -123,18 +126,31 @@ impl Reply {
     pub fn send(mut self, payload: Bytes) {
         self.sent = true;
         if payload.len() <= self.link.payload_bytes_max {
-            self.link.answer(&Header::reply(self.id, payload.len()), payload);
+            self.link.answer(self.id, &Header::reply(self.id, payload.len()), payload);
         } else {
             tracing::error!(bytes = payload.len(), "an answer is longer than its caller reads");
-            self.link.answer(&Header::abandoned(self.id), Bytes::new());
+            self.link.answer(self.id, &Header::abandoned(self.id), Bytes::new());
         }
+    }
+
+    /// Cancelled when nobody waits for the answer any more: the caller has given up, or its connection has ended. For answers
+    /// that are long in coming. To be asked for before the handler returns, so that no word of the caller is missed.
+    pub fn given_up(&self) -> CancellationToken {
+        let token = CancellationToken::new();
+        let mut state = self.link.state.lock();
+        if state.outbox.is_closed() {
+            token.cancel();
+        } else {
+            state.watched.insert(self.id.0, token.clone());
+        }
+        token
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.sent {
-            self.link.answer(&Header::abandoned(self.id), Bytes::new());
+            self.link.answer(self.id, &Header::abandoned(self.id), Bytes::new());
         }
     }
 }
@@ -162,10 +178,11 @@ impl PushSender {
 }
 
 impl Link {
-    fn answer(&self, header: &Header, payload: Bytes) {
+    fn answer(&self, id: CorrelationId, header: &Header, payload: Bytes) {
         let waker = {
             let mut state = self.state.lock();
             state.in_flight -= 1;
+            state.watched.remove(&id.0);
             state.append_bounded(header, payload, self.queued_bytes_max)
         };
         wake(waker);
@@ -288,10 +305,14 @@ impl Server {
     }
 
     async fn connection(self: Arc<Self>, mut stream: Stream, address: String) {
-        let greeting = handshake::server(&mut stream, &self.identity, self.config.frame_bytes_max);
+        let greeting = handshake::server(&mut stream, &self.identity, self.config.frame_bytes_max, &*self.seams.random);
         let greeting = self.seams.spawner.timeout(self.config.handshake_timeout, greeting);
         match self.shutdown.run_until_cancelled(greeting).await {
             Some(Some(Ok(peer))) => self.answer(stream, &address, peer).await,
+            // TLS below found the peer's certificate, or that it shows none, or that it does not speak TLS.
+            Some(Some(Err(handshake::Error::Stream(error)))) if error.kind() == io::ErrorKind::InvalidData => {
+                self.tell(&address, &Refusal::ours(RefusalCode::Credential, error.to_string()));
+            }
             // A peer that ends, or a probe of the port.
             Some(Some(Err(error @ handshake::Error::Stream(_)))) => tracing::info!(address, "{error}"),
             Some(Some(Err(handshake::Error::Refused(refusal)))) => self.tell(&address, &refusal),
@@ -328,7 +349,7 @@ impl Server {
 
     async fn answer(&self, stream: Stream, address: &str, peer: Peer) {
         let Config { frame_bytes_max, in_flight_max, queued_bytes_max, .. } = self.config;
-        let state = LinkState { outbox: Outbox::default(), in_flight: 0, draining: false };
+        let state = LinkState { outbox: Outbox::default(), in_flight: 0, watched: BTreeMap::new(), draining: false };
         let payload_bytes_max = peer.frame_bytes_max.min(u32::MAX as usize).saturating_sub(OVERHEAD_BYTES_MAX);
         let link = Arc::new(Link { state: Mutex::new(state), queued_bytes_max, payload_bytes_max });
         let _closes_in_any_case = Closing(&link);
@@ -360,7 +381,12 @@ struct Closing<'a>(&'a Link);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        wake(self.0.state.lock().outbox.close());
+        let (waker, watched) = {
+            let mut state = self.0.state.lock();
+            (state.outbox.close(), std::mem::take(&mut state.watched))
+        };
+        wake(waker);
+        watched.into_values().for_each(|token| token.cancel());
     }
 }
 
@@ -378,6 +404,45 @@ impl Side for Answering<'_> {
     }
 
     fn receive(&mut self, frames: &mut Vec<Frame>, now: BootInstant) -> Result<(), Ended> {
+        let mut given_up = Vec::new();
+        frames.retain(|frame| match frame {
+            Frame::GivenUp { id } => {
+                given_up.push(*id);
+                false
+            }
+            _ => true,
+        });
+        self.begin(frames, now)?;
+        // Each after its request, which may have come with the same read.
+        self.give_up(&given_up);
+        Ok(())
+    }
+
+    fn earliest_deadline(&self) -> Option<BootInstant> {
+        None
+    }
+
+    fn expire(&mut self, _now: BootInstant) {}
+
+    fn is_drained(&self) -> bool {
+        let state = self.link.state.lock();
+        state.draining && state.in_flight == 0 && state.outbox.is_empty()
+    }
+}
+
+impl Answering<'_> {
+    fn give_up(&self, given_up: &[CorrelationId]) {
+        if given_up.is_empty() {
+            return;
+        }
+        let tokens: Vec<CancellationToken> = {
+            let mut state = self.link.state.lock();
+            given_up.iter().filter_map(|id| state.watched.remove(&id.0)).collect()
+        };
+        tokens.iter().for_each(CancellationToken::cancel);
+    }
+
+    fn begin(&self, frames: &mut Vec<Frame>, now: BootInstant) -> Result<(), Ended> {
         let admitted = {
             let mut state = self.link.state.lock();
             let room = if state.draining { 0 } else { self.in_flight_max.saturating_sub(state.in_flight) };
@@ -397,17 +462,6 @@ impl Side for Answering<'_> {
             self.handler.handle(Incoming { payload, deadline: now + remaining, peer: self.peer.clone(), reply });
         }
         Ok(())
-    }
-
-    fn earliest_deadline(&self) -> Option<BootInstant> {
-        None
-    }
-
-    fn expire(&mut self, _now: BootInstant) {}
-
-    fn is_drained(&self) -> bool {
-        let state = self.link.state.lock();
-        state.draining && state.in_flight == 0 && state.outbox.is_empty()
     }
 }
 

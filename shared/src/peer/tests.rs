@@ -18,6 +18,7 @@ use super::*;
 use crate::ids::ShardId;
 use crate::message;
 use crate::seam::network::{Listener, Stream};
+use crate::seam::random::SystemRandom;
 use crate::seam::{BootInstant, Network, Seams};
 
 const ADDRESS: &str = "node:1";
@@ -112,7 +113,7 @@ impl ByHand {
 
     async fn accept(&mut self) -> Stream {
         let (mut stream, _) = self.0.accept().await.unwrap();
-        handshake::server(&mut stream, &identity(), 1 << 20).await.unwrap();
+        handshake::server(&mut stream, &identity(), 1 << 20, &SystemRandom).await.unwrap();
         stream
     }
 }
@@ -120,7 +121,7 @@ impl ByHand {
 /// A client made by hand, greeted.
 async fn connect_by_hand(seams: &Seams) -> Stream {
     let mut stream = seams.network.connect(ADDRESS).await.unwrap();
-    handshake::client(&mut stream, &identity(), Class::Data, 1 << 20).await.unwrap();
+    handshake::client(&mut stream, &identity(), Class::Data, 1 << 20, &SystemRandom).await.unwrap();
     stream
 }
 
@@ -284,6 +285,67 @@ async fn a_dropped_call_frees_its_place() {
     first.reply.send("for x".into());
     second.reply.send("for z".into());
     assert_eq!(next.await.unwrap(), Ok("for z".into()));
+}
+
+/// Hands requests to the test, each with what says that nobody waits for its answer any more.
+struct Watchful(mpsc::UnboundedSender<(Incoming, CancellationToken)>);
+
+impl Handler for Watchful {
+    fn handle(&self, incoming: Incoming) {
+        let given_up = incoming.reply.given_up();
+        let _ = self.0.send((incoming, given_up));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_hears_when_nobody_waits_for_its_answer_any_more() {
+    let seams = Seams::simulated(1);
+    let (sender, mut requests) = mpsc::unbounded_channel();
+    let _server = start_plain(&seams, Arc::new(Watchful(sender))).await;
+    let client = connect_plain(&seams);
+    let calls: Vec<_> = ["a", "b", "c"].iter().map(|payload| call(&seams, &client, *payload)).collect();
+    let mut watched = Vec::new();
+    for _ in &calls {
+        watched.push(requests.recv().await.unwrap());
+    }
+    let given_up = |watched: &[(Incoming, CancellationToken)]| -> Vec<bool> {
+        watched.iter().map(|(_, given_up)| given_up.is_cancelled()).collect()
+    };
+    calls[1].abort();
+    seams.spawner.sleep(Duration::from_millis(1)).await;
+    assert_eq!(given_up(&watched), [false, true, false], "one of them, and at once");
+    // Who is answered is none that gives up.
+    let (first, token) = watched.remove(0);
+    first.reply.send("for a".into());
+    for (number, call) in calls.into_iter().enumerate() {
+        match number {
+            0 => assert_eq!(call.await.unwrap(), Ok("for a".into())),
+            1 => assert!(call.await.is_err()),
+            _ => drop(client.clone()),
+        }
+    }
+    assert!(!token.is_cancelled());
+    drop(client);
+    seams.spawner.sleep(Duration::from_secs(10)).await;
+    assert_eq!(given_up(&watched), [true, true], "its connection has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_word_that_comes_with_its_request_is_heard_and_one_about_nothing_is_harmless() {
+    let seams = Seams::simulated(2);
+    let (sender, mut requests) = mpsc::unbounded_channel();
+    let _server = start_plain(&seams, Arc::new(Watchful(sender))).await;
+    let mut stream = connect_by_hand(&seams).await;
+    let word = |id| frame::Header::given_up(frame::CorrelationId(id)).as_slice().to_vec();
+    let bytes = [word(7), request_bytes(8, b"x"), word(8), word(8), request_bytes(9, b"y")].concat();
+    stream.write_all(&bytes).await.unwrap();
+    let (_first, given_up) = requests.recv().await.unwrap();
+    let (second, waits) = requests.recv().await.unwrap();
+    assert!(given_up.is_cancelled() && !waits.is_cancelled());
+    second.reply.send("for y".into());
+    let mut answer = vec![0; frame::Header::reply(frame::CorrelationId(9), 5).as_slice().len() + 5];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert!(answer.ends_with(b"for y"));
 }
 
 #[tokio::test(start_paused = true)]

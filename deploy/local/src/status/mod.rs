@@ -15,7 +15,7 @@ use berth_shared::seam::Seams;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::admin_port::Address;
+use crate::admin_port::{Access, Address};
 use show::{Style, show};
 
 /// Between two looks.
@@ -31,6 +31,8 @@ pub(crate) struct Arguments {
     /// The admin port of any gateway or node of the cluster.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8090")]
     address: Address,
+    #[command(flatten)]
+    access: Access,
     /// Look again every second, until Ctrl-C.
     #[arg(long)]
     watch: bool,
@@ -72,7 +74,7 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let seams = Seams::system();
     let style = Style::of(std::io::stdout().is_terminal(), std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()));
     if !arguments.watch {
-        let seen = client::look(&seams, &arguments.address).await?;
+        let seen = client::look(&seams, &arguments.address, &arguments.access).await?;
         // Whoever does not read on has seen enough.
         let _ = write(&show(&seen, style));
         return Ok(());
@@ -82,15 +84,15 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         biased;
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = watch(&seams, &arguments.address, style) => {}
+        () = watch(&seams, arguments, style) => {}
     }
     Ok(())
 }
 
 /// Ends when nobody reads any more.
-async fn watch(seams: &Seams, address: &Address, style: Style) {
+async fn watch(seams: &Seams, arguments: &Arguments, style: Style) {
     loop {
-        let frame = match client::look(seams, address).await {
+        let frame = match client::look(seams, &arguments.address, &arguments.access).await {
             Ok(seen) => show(&seen, style),
             Err(error) => format!("{error}\n\nTrying again every second.\n"),
         };

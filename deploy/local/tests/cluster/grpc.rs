@@ -2,7 +2,7 @@
 
 use berth_gateway::grpc::protobuf::entities_client::EntitiesClient;
 use berth_gateway::grpc::protobuf::precondition::Condition;
-use berth_gateway::grpc::protobuf::{ExecuteRequest, GetRequest, Precondition, Versions, WatchRequest};
+use berth_gateway::grpc::protobuf::{Consistency, ExecuteRequest, GetRequest, Precondition, Versions, WatchRequest};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
@@ -47,6 +47,10 @@ async fn grpc_and_rest_are_two_ways_to_the_same_entities() {
         idempotency_key: "order-1".to_owned(),
         ..Default::default()
     };
+    let wrong = ExecuteRequest { arguments: r#"{"by":"x"}"#.to_owned(), ..asked.clone() };
+    let status = grpc.execute(wrong).await.unwrap_err();
+    let violations = status.get_error_details().bad_request().unwrap().field_violations.clone();
+    assert_eq!((status.code(), violations[0].field.as_str()), (Code::InvalidArgument, "arguments/by"));
     let ran = grpc.execute(asked.clone()).await.unwrap().into_inner();
     assert_eq!((ran.version, ran.replayed, ran.idempotency_key.as_str()), (1, false, "order-1"));
     assert_eq!(value(&ran.state.unwrap()), json!({ "value": 2 }));
@@ -76,9 +80,19 @@ async fn grpc_and_rest_are_two_ways_to_the_same_entities() {
 
     // Both read the same, and hold the same conditions.
     let get = GetRequest { kind: kind.clone(), id: id.clone(), session, ..Default::default() };
-    let found = grpc.get(get).await.unwrap().into_inner();
+    let found = grpc.get(get.clone()).await.unwrap().into_inner();
     let read = rest.get(entity).await.json();
     assert_eq!((json!(found.version), value(&found.state.unwrap())), (read["version"].clone(), read["state"].clone()));
+    assert_eq!(found.lag, None);
+    let seen = GetRequest { consistency: Consistency::Session.into(), session: found.session, ..get.clone() };
+    assert_eq!(grpc.get(seen).await.unwrap().into_inner().version, found.version, "any replica has what was seen");
+    let stale = GetRequest { consistency: Consistency::Stale.into(), ..get };
+    let is_told = match grpc.get(stale).await {
+        Ok(found) => found.into_inner().lag.is_some(),
+        // A replica may not know of the entity yet.
+        Err(status) => status.code() == Code::NotFound && status.metadata().contains_key("berth-lag"),
+    };
+    assert!(is_told, "how far behind it may be");
     let condition = Some(Condition::Versions(Versions { versions: vec![1] }));
     let late =
         ExecuteRequest { idempotency_key: String::new(), precondition: Some(Precondition { condition }), ..asked };

@@ -2,7 +2,9 @@
 //! kill -9, and what keeps it from starting. Ports are free ones, so that tests can run next to each other.
 
 mod client;
+mod contract;
 mod grpc;
+mod openapi;
 mod program;
 mod writers;
 

@@ -121,6 +121,16 @@ pub struct GetResponse {
     pub state: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(string, tag = "5")]
     pub session: ::prost::alloc::string::String,
+    /// With STALE.
+    #[prost(message, optional, tag = "6")]
+    pub lag: ::core::option::Option<Lag>,
+}
+/// How far behind an answer may be: whatever was acknowledged longer ago than that is in it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Lag {
+    /// Rounded up; absent where nobody knows.
+    #[prost(uint64, optional, tag = "1")]
+    pub milliseconds: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
@@ -133,7 +143,8 @@ pub struct WatchRequest {
     pub after: u64,
     #[prost(enumeration = "Consistency", tag = "4")]
     pub consistency: i32,
-    /// The token of an earlier answer. The one of this answer is the metadata `berth-session` at its beginning.
+    /// The token of an earlier answer. The one of this answer is the metadata `berth-session` at its beginning, where with STALE
+    /// there is also `berth-lag`: milliseconds, or `unknown`.
     #[prost(string, tag = "5")]
     pub session: ::prost::alloc::string::String,
 }
@@ -156,8 +167,11 @@ pub enum Consistency {
     /// The same as LINEARIZABLE.
     Unspecified = 0,
     Linearizable = 1,
+    /// The owner first has a quorum confirm that it still is one.
     Strict = 2,
+    /// Any replica that has what the session has seen.
     Session = 3,
+    /// Any replica. The answer says how far behind it may be.
     Stale = 4,
 }
 impl Consistency {
@@ -310,7 +324,8 @@ pub mod entities_client {
             self.inner.unary(req, path, codec).await
         }
         /// Live history: the events after a version, each once and in order, for as long as the caller listens. A stream that ended
-        /// goes on where the next call's `after` says: at the version of the last event that arrived.
+        /// goes on where the next call's `after` says: at the version of the last event that arrived. Where the gateway asks for
+        /// credentials, one ends after 5 minutes with UNAVAILABLE, so that the next call shows one again.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
@@ -364,7 +379,8 @@ pub mod entities_server {
             + std::marker::Send
             + 'static;
         /// Live history: the events after a version, each once and in order, for as long as the caller listens. A stream that ended
-        /// goes on where the next call's `after` says: at the version of the last event that arrived.
+        /// goes on where the next call's `after` says: at the version of the last event that arrived. Where the gateway asks for
+        /// credentials, one ends after 5 minutes with UNAVAILABLE, so that the next call shows one again.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,

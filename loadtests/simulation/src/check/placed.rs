@@ -99,6 +99,7 @@ mod tests {
                 is_joint: false,
                 planned: Some(Placement { owner, replicas: nodes.clone() }),
                 movement: None,
+                last_movement: None,
             }
         };
         let report = |node: &NodeId| NodeReport {

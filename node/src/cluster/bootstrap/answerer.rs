@@ -99,6 +99,7 @@ fn refuse(reply: Reply) {
         current_version: None,
         replayed: false,
         seen: None,
+        violations: Vec::new(),
     };
     match peer::encode(&Response::Refused(refusal)) {
         Ok(payload) => reply.send(payload),

@@ -11,17 +11,19 @@
 //! node is no member any more → a quorum confirms it → the replica is deleted
 //! ```
 //!
-//! The node that a replica comes to bounds how many come at the same time, because it is the one that has the work.
+//! Where it can, a node that leaves hands over first what it owns, then replicas are copied, and in the end shards go to their
+//! planned owners ([`turns`]). The node that a replica comes to bounds how many come at the same time, because it is the one that has the work.
 
 mod departing;
 mod moves;
 mod owner;
 mod step;
+mod turns;
 
 use serde::{Deserialize, Serialize};
 
 pub use departing::{Departing, LetGo};
-pub use moves::{Current, Moves};
+pub use moves::{Current, Last, Moves};
 pub use owner::Reconciler;
 
 /// What a node answers that is asked to open a replica.

@@ -16,6 +16,7 @@ use berth_shared::report::{Member, NodeState};
 use berth_shared::seam::{BootInstant, Seams};
 
 use super::step::{self, Next, Step, View};
+use super::turns::{Since, Turns};
 use super::{Admission, Moves};
 use crate::cluster::membership::Members;
 use crate::cluster::plan::Plan;
@@ -32,10 +33,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const CATCHING_UP_INTERVAL: Duration = Duration::from_millis(50);
 /// A node is given nothing before its connection has stood for so long.
 const CONNECTED_MIN: Duration = Duration::from_secs(1);
-/// Steps that may be under way at the same time, and hand-offs among them: each stops a shard for a moment, and shorter if
-/// there are few of them.
+/// Steps that may be under way at the same time, and hand-offs among them: each stops a shard for a moment, which is shortest
+/// when nothing else is handed off meanwhile.
 const STEPS_MAX: usize = 16;
-const HAND_OFFS_MAX: usize = 2;
+const HAND_OFFS_MAX: usize = 1;
+/// How long a node hands off nothing after it has, as a multiple of the time that nothing was decided, so that many shards that go
+/// at the same time leave most of the time to requests; and at most.
+const REST_FACTOR: u32 = 8;
+const REST_MAX: Duration = Duration::from_millis(200);
 /// How long a step may take before it is given up and looked at anew.
 const STEP_MAX: Duration = Duration::from_secs(10);
 /// How long a node may take to open a replica, and to bring entities into memory.
@@ -75,11 +80,13 @@ struct Track {
 }
 
 /// The shards with their tracks, and who may be given something.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
     tracks: BTreeMap<ShardId, Track>,
     connected: BTreeMap<NodeId, BootInstant>,
     available: BTreeSet<NodeId>,
+    since: Since,
+    turns: Turns,
     /// Whether any shard waits for a learner, as of the last look at all of them.
     catching_up: bool,
 }
@@ -98,8 +105,8 @@ type Steps = FuturesUnordered<BoxFuture<'static, (ShardId, &'static str, Ended)>
 impl Reconciler {
     /// Until it is dropped, which ends the steps under way as well.
     pub async fn run(mut self) {
-        let (mut memory, mut steps) = (Memory::default(), Steps::new());
         let mut next_look = self.seams.clock.now();
+        let (mut memory, mut steps) = (Memory::new(next_look), Steps::new());
         loop {
             let wait = next_look.since(self.seams.clock.now());
             tokio::select! {
@@ -134,11 +141,11 @@ impl Reconciler {
         for node in connected {
             memory.connected.entry(node).or_insert(now);
         }
-        let leaving: BTreeSet<NodeId> = {
-            let members = self.members.borrow_and_update();
-            let leaving = members.iter().filter(|member| member.facts.state == NodeState::Leaving);
-            leaving.map(|member| member.node).collect()
-        };
+        let members = self.members.borrow_and_update().clone();
+        let leaving = members.iter().filter(|member| member.facts.state == NodeState::Leaving);
+        let leaving: BTreeSet<NodeId> = leaving.map(|member| member.node).collect();
+        let epoch = self.plan.borrow().as_ref().map_or(0, |plan| plan.epoch);
+        memory.turns = memory.since.turns(epoch, &members, now);
         let stands = |(node, since): (&NodeId, &BootInstant)| (now.since(*since) >= CONNECTED_MIN).then_some(*node);
         memory.available = memory.connected.iter().filter_map(stands).filter(|node| !leaving.contains(node)).collect();
         memory.catching_up = false;
@@ -168,7 +175,7 @@ impl Reconciler {
             *track = Track { running, ..fresh(observed.term) };
         }
         let planned: Vec<NodeId> = plan.replicas_of(shard).map(|member| member.node).collect();
-        let next = track.next(self.node, &observed, &planned, &memory.available, now);
+        let next = track.next(self.node, &observed, &planned, (&memory.available, memory.turns), now);
         let Next::Do(step) = next else {
             if track.running.is_none() {
                 self.moves.end(shard);
@@ -199,7 +206,10 @@ impl Reconciler {
         let Some(track) = memory.tracks.get_mut(&shard) else { return };
         track.running = None;
         match ended {
-            Ended::Done => track.failures = 0,
+            Ended::Done => {
+                track.failures = 0;
+                self.moves.done(shard, kind, self.seams.clock.wall_micros());
+            }
             Ended::Busy => track.not_before = now + BUSY_PAUSE + jitter(&self.seams),
             Ended::Failed(why) => {
                 let pause = PAUSE_MIN.saturating_mul(1 << track.failures.min(10)).min(PAUSE_MAX);
@@ -240,6 +250,19 @@ impl Reconciler {
     }
 }
 
+impl Memory {
+    fn new(now: BootInstant) -> Self {
+        Self {
+            tracks: BTreeMap::new(),
+            connected: BTreeMap::new(),
+            available: BTreeSet::new(),
+            since: Since::new(now),
+            turns: Turns { copies_wait: false, owners_wait: false },
+            catching_up: false,
+        }
+    }
+}
+
 const HAND_OFF: &str = "hand-off";
 
 fn steps_of(memory: &Memory, kind: &str) -> usize {
@@ -266,7 +289,7 @@ impl Track {
         node: NodeId,
         observed: &Observed,
         planned: &[NodeId],
-        available: &BTreeSet<NodeId>,
+        (available, turns): (&BTreeSet<NodeId>, Turns),
         now: BootInstant,
     ) -> Next {
         self.members.retain(|node, _| observed.followers.contains_key(node));
@@ -291,6 +314,7 @@ impl Track {
             members: &members,
             planned,
             available,
+            turns,
         })
     }
 }
@@ -336,6 +360,7 @@ async fn hand_over(hosted: &Hosted, to: NodeId, peers: &Peers, seams: &Seams, me
             metrics.hand_off_seconds.record(pause.as_secs_f64());
             let pause_millis = pause.as_secs_f64() * 1000.0;
             tracing::info!(%shard, %to, pause_millis, "a shard was handed off");
+            seams.spawner.sleep((pause * REST_FACTOR).min(REST_MAX)).await;
             Ended::Done
         }
         Err(error) => Ended::Failed(hand_off::Error::to_string(&error)),

@@ -16,7 +16,7 @@ use crate::entity::Registry;
 use crate::record::Batch;
 use crate::shard::Shard;
 use crate::shard::executor::{self, Executor, Mailbox};
-use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Observed, Proposed, Status};
+use crate::shard::group::{Change, ChangeError, ConfirmedMembership, Done, Group, Level, Observed, Proposed, Status};
 use crate::shard::residency::Residency;
 use crate::store::{self, Store};
 
@@ -124,6 +124,10 @@ impl Group for Pair {
 
     fn is_serving(&self) -> bool {
         self.term().is_some_and(|term| self.holds_lease(term))
+    }
+
+    fn level(&self) -> Option<Level> {
+        Some(Level::default())
     }
 
     fn compact(&self) -> BoxFuture<'_, ()> {

@@ -21,7 +21,10 @@ pub enum Command {
     /// Merges by RFC 7396: `null` removes a member, arrays are replaced.
     Merge { patch: Value },
     /// Applies the operations of RFC 6902 in order, all or none; at most 256 of them.
-    Patch { ops: Patch },
+    Patch {
+        #[schemars(transform = say_pointers)]
+        ops: Patch,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +53,18 @@ pub enum Refusal {
     TooDeep(usize),
     #[error("operation {0} would bring what the patch copies to more than {COPIED_BYTES_MAX} bytes")]
     TooMuchCopied(usize),
+}
+
+/// The paths of a patch are JSON Pointers, which its library does not say in its schema.
+fn say_pointers(patch: &mut schemars::Schema) {
+    let operations = patch.pointer_mut("/items/oneOf").and_then(Value::as_array_mut);
+    for operation in operations.into_iter().flatten() {
+        for name in ["path", "from"] {
+            if let Some(Value::Object(path)) = operation.pointer_mut(&format!("/properties/{name}")) {
+                path.insert("format".into(), "json-pointer".into());
+            }
+        }
+    }
 }
 
 /// Most operations of one patch.

@@ -34,7 +34,7 @@ fn bad_bodies_are_named_with_their_place() {
         (b"{\"by\":\xff}", "the body is not UTF-8: byte 6 does not continue it"),
     ] {
         match refused("counter", "add", body) {
-            CommandError::Invalid(text) => assert_eq!(text, message, "{}", body.escape_ascii()),
+            CommandError::Invalid { detail: text, .. } => assert_eq!(text, message, "{}", body.escape_ascii()),
             other => panic!("{other:?}"),
         }
     }
@@ -64,7 +64,7 @@ fn a_body_of_brackets_does_not_use_up_the_stack() {
 fn an_error_does_not_repeat_a_megabyte() {
     let body = format!("{{\"{}\":1}}", "ä".repeat(400_000));
     match refused("counter", "add", body.as_bytes()) {
-        CommandError::Invalid(text) => assert!(text.len() < 1_100, "{}", text.len()),
+        CommandError::Invalid { detail: text, .. } => assert!(text.len() < 1_100, "{}", text.len()),
         other => panic!("{other:?}"),
     }
 }

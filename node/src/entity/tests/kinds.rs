@@ -171,7 +171,7 @@ fn an_account_never_pays_out_what_it_does_not_hold() {
             ("open", json!({}), event("opened", json!({}), balance(0)), account(0, true)),
             ("deposit", amount(0), End::Invalid, SAME),
             ("deposit", json!({"amountCents": -1}), End::Invalid, SAME),
-            ("deposit", json!({"amountCents": 1e3}), End::Invalid, SAME),
+            ("deposit", json!({"amountCents": 1000.5}), End::Invalid, SAME),
             ("deposit", json!({}), End::Invalid, SAME),
             ("deposit", json!([1]), End::Invalid, SAME),
         ],

@@ -5,6 +5,7 @@ mod folding;
 mod hostile;
 mod kinds;
 mod schemas;
+mod violations;
 
 use std::sync::Arc;
 
@@ -56,7 +57,7 @@ impl Subject {
         let command = match self.kind.decode(command, body) {
             Ok(command) => command,
             Err(CommandError::Unknown(_)) => return Ok(End::Unknown),
-            Err(CommandError::Invalid(_)) => return Ok(End::Invalid),
+            Err(CommandError::Invalid { .. }) => return Ok(End::Invalid),
             Err(CommandError::Failed(error)) => return Err(error),
         };
         let context = Context {

@@ -1,0 +1,64 @@
+//! Who asks, and whether they may ask for that: which role a request needs, and of which kind. And whether a request says without
+//! doubt whom it is for.
+
+use berth_shared::auth::{Guard, Principal, Role};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{Method, Version};
+
+use super::path::Resource;
+use super::problem::Problem;
+
+/// Who asks. Without a resource, only who it is is asked: they are then told what is wrong with the path.
+pub(super) fn check(guard: &Guard, parts: &Parts, resource: Option<&Resource<'_>>) -> Result<Principal, Problem> {
+    // Browsers ask before they show a credential, and are told nothing but methods. They cannot show one for a page, and what is on it
+    // is not of this cluster.
+    if parts.method == Method::OPTIONS || matches!(resource, Some(Resource::Docs(_))) {
+        return Ok(Principal::nobody());
+    }
+    let principal = authenticate(guard, &parts.headers)?;
+    if let Some(resource) = resource {
+        let reads = parts.method == Method::GET || parts.method == Method::HEAD;
+        let role = if reads { Role::Read } else { Role::Write };
+        authorize(guard, &principal, role, kind_of(resource))?;
+    }
+    Ok(principal)
+}
+
+/// Who shows the credential of these headers.
+pub(crate) fn authenticate(guard: &Guard, headers: &HeaderMap) -> Result<Principal, Problem> {
+    let credentials = headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+    guard.authenticate(credentials).map_err(Problem::of_guard)
+}
+
+/// Whether they may do this with that kind; without one, with anything at all.
+pub(crate) fn authorize(guard: &Guard, principal: &Principal, role: Role, kind: Option<&str>) -> Result<(), Problem> {
+    guard.authorize(principal, role, kind).map_err(Problem::of_guard)
+}
+
+/// Refuses what a program in front may have understood as meant for somebody else (RFC 9112, 3.2, and RFC 9113, 8.3.1). Who names no
+/// host means this one.
+pub(crate) fn check_host(parts: &Parts) -> Result<(), Problem> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let Some(host) = hosts.next() else { return Ok(()) };
+    let host = host.as_bytes();
+    let is_host = |authority: Authority| !authority.as_str().contains('@');
+    let plain = host.is_empty() || Authority::try_from(host).is_ok_and(is_host);
+    let is_same = |authority: &Authority| authority.as_str().as_bytes().eq_ignore_ascii_case(host);
+    let agrees = parts.version != Version::HTTP_2 || parts.uri.authority().is_none_or(is_same);
+    if plain && agrees && hosts.next().is_none() {
+        Ok(())
+    } else {
+        Err(Problem::invalid("Host must be one host, with or without a port, and the one that is asked"))
+    }
+}
+
+/// The kind that a resource is of; all together have none.
+fn kind_of<'a>(resource: &'a Resource<'_>) -> Option<&'a str> {
+    match resource {
+        Resource::Kinds | Resource::OpenApi | Resource::Docs(_) => None,
+        Resource::Entity(key) | Resource::Command(key, _) => Some(key.kind()),
+        Resource::Listing(kind) | Resource::Kind(kind) => Some(kind),
+    }
+}

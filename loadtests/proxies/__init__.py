@@ -1,0 +1,1 @@
+"""Berth behind proxies that others make; `run.py` is the entry."""
