@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use berth_shared::auth::Principal;
+use berth_shared::seam::BootInstant;
 use berth_shared::telemetry::Traceparent;
 use http::{HeaderMap, HeaderName};
 use tonic::Status;
@@ -20,19 +21,25 @@ pub(super) struct Call {
     pub(super) traceparent: Traceparent,
     /// Who asks.
     pub(super) principal: Principal,
-    /// How long the client waits.
+    began: BootInstant,
+    /// How long the client waits, from the beginning.
     timeout: Option<Duration>,
 }
 
 impl Call {
-    pub(super) fn parse(headers: &HeaderMap, traceparent: Traceparent, principal: Principal) -> Result<Self, Problem> {
+    pub(super) fn parse(
+        headers: &HeaderMap,
+        traceparent: Traceparent,
+        principal: Principal,
+        began: BootInstant,
+    ) -> Result<Self, Problem> {
         let mut values = headers.get_all(TIMEOUT).iter();
         let timeout = match (values.next(), values.next()) {
             (None, _) => None,
             (Some(value), None) => Some(parse_timeout(value.as_bytes()).ok_or_else(invalid)?),
             (Some(_), Some(_)) => return Err(invalid()),
         };
-        Ok(Self { traceparent, principal, timeout })
+        Ok(Self { traceparent, principal, began, timeout })
     }
 
     pub(super) fn of<T>(request: &tonic::Request<T>) -> Result<Self, Status> {
@@ -40,14 +47,15 @@ impl Call {
         call.ok_or_else(|| Status::internal("the call did not come in by the door"))
     }
 
-    /// The time for one answer. Clients that wait longer than an answer may take are not refused for it.
-    pub(super) fn time(&self) -> Duration {
-        self.timeout.unwrap_or(DEADLINE_DEFAULT).min(Duration::from_secs(DEADLINE_SECONDS_MAX))
+    /// The time that is left for one answer. Clients that wait longer than an answer may take are not refused for it.
+    pub(super) fn time_left(&self, now: BootInstant) -> Duration {
+        let time = self.timeout.unwrap_or(DEADLINE_DEFAULT).min(Duration::from_secs(DEADLINE_SECONDS_MAX));
+        time.saturating_sub(now.since(self.began))
     }
 
-    /// The time for all of a stream.
-    pub(super) fn lifetime(&self) -> Option<Duration> {
-        self.timeout
+    /// The time that is left for all of a stream, where the client bounds it.
+    pub(super) fn lifetime_left(&self, now: BootInstant) -> Option<Duration> {
+        self.timeout.map(|time| time.saturating_sub(now.since(self.began)))
     }
 }
 
@@ -75,21 +83,23 @@ fn invalid() -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use berth_shared::seam::Seams;
     use http::HeaderValue;
 
     use super::*;
 
-    fn call(timeouts: &[&str]) -> Result<Call, &'static str> {
+    fn call(timeouts: &[&str], began: BootInstant) -> Result<Call, &'static str> {
         let mut headers = HeaderMap::new();
         for timeout in timeouts {
             headers.append(TIMEOUT, HeaderValue::from_str(timeout).unwrap());
         }
         let traceparent = Traceparent::new(1, 1, false).unwrap();
-        Call::parse(&headers, traceparent, Principal::nobody()).map_err(|problem| problem.code())
+        Call::parse(&headers, traceparent, Principal::nobody(), began).map_err(|problem| problem.code())
     }
 
-    #[test]
-    fn a_time_out_has_eight_digits_and_a_unit() {
+    #[tokio::test(start_paused = true)]
+    async fn a_time_out_has_eight_digits_and_a_unit() {
+        let began = Seams::simulated(1).clock.now();
         for (text, time) in [
             ("1H", Duration::from_secs(3600)),
             ("2M", Duration::from_secs(120)),
@@ -100,19 +110,26 @@ mod tests {
             ("99999999n", Duration::from_nanos(99_999_999)),
             ("99999999H", Duration::from_secs(99_999_999 * 3600)),
         ] {
-            assert_eq!(call(&[text]).unwrap().lifetime(), Some(time), "{text}");
+            assert_eq!(call(&[text], began).unwrap().lifetime_left(began), Some(time), "{text}");
         }
         for timeouts in
             [&[""][..], &["S"], &["1"], &["1s"], &["-1S"], &["+1S"], &["123456789S"], &["1.5S"], &["1S", "1S"]]
         {
-            assert_eq!(call(timeouts).map(|_| ()), Err("invalid-request"), "{timeouts:?}");
+            assert_eq!(call(timeouts, began).map(|_| ()), Err("invalid-request"), "{timeouts:?}");
         }
     }
 
-    #[test]
-    fn an_answer_takes_5_seconds_when_nothing_is_said_and_30_at_most() {
-        let times = [&[][..], &["1S"], &["30S"], &["1H"]].map(|timeouts| call(timeouts).unwrap().time().as_secs());
-        assert_eq!(times, [5, 1, 30, 30]);
-        assert_eq!(call(&[]).unwrap().lifetime(), None);
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_takes_5_seconds_when_nothing_is_said_and_30_at_most() {
+        let began = Seams::simulated(1).clock.now();
+        let times = |now| {
+            [&[][..], &["1S"], &["30S"], &["1H"]]
+                .map(|timeouts| call(timeouts, began).unwrap().time_left(now).as_secs())
+        };
+        assert_eq!(times(began), [5, 1, 30, 30]);
+        assert_eq!(times(began + Duration::from_secs(2)), [3, 0, 28, 28], "what a message took to arrive counts");
+        assert_eq!(call(&[], began).unwrap().lifetime_left(began), None);
+        let hour = call(&["1H"], began).unwrap().lifetime_left(began + Duration::from_secs(600));
+        assert_eq!(hour, Some(Duration::from_secs(3000)));
     }
 }

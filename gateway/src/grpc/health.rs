@@ -14,8 +14,8 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 use super::call::Call;
 use super::protobuf::entities_server;
 use super::status::Refusal;
-use crate::admission::{Admission, Permit};
 use crate::api::problem::Problem;
+use crate::api::streams::{Place, Streams};
 use crate::readiness::Readiness;
 
 /// Most streams of changes at once.
@@ -24,7 +24,7 @@ const WATCHES_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Health {
     readiness: Readiness,
-    watches: Admission,
+    watches: Streams,
 }
 
 /// A stream of changes.
@@ -32,12 +32,12 @@ struct Watching {
     readiness: Readiness,
     is_known: bool,
     told: Option<HealthCheckResponse>,
-    _permit: Permit,
+    _place: Place,
 }
 
 impl Health {
     pub(super) fn new(readiness: Readiness) -> Self {
-        Self { readiness, watches: Admission::new(WATCHES_MAX) }
+        Self { readiness, watches: Streams::new(WATCHES_MAX) }
     }
 }
 
@@ -65,10 +65,10 @@ impl health_server::Health for Health {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let call = Call::of(&request)?;
         let overloaded = || Problem::new(Code::Overloaded, "this gateway's health has as many watchers as it may");
-        let permit = self.watches.enter().ok_or_else(overloaded);
-        let permit = permit.map_err(|problem| Refusal::from(problem).into_status(call.traceparent))?;
+        let place = self.watches.enter().ok_or_else(overloaded);
+        let place = place.map_err(|problem| Refusal::from(problem).into_status(call.traceparent))?;
         let is_known = is_known(&request.get_ref().service);
-        let watching = Watching { readiness: self.readiness.clone(), is_known, told: None, _permit: permit };
+        let watching = Watching { readiness: self.readiness.clone(), is_known, told: None, _place: place };
         Ok(Response::new(Box::pin(stream::unfold(watching, next))))
     }
 }

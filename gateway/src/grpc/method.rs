@@ -7,6 +7,7 @@ use super::protobuf::entities_server;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     Execute,
+    Delete,
     Get,
     Watch,
     HealthCheck,
@@ -15,8 +16,9 @@ pub(super) enum Method {
     Other,
 }
 
-pub(super) const METHODS: [Method; 7] = [
+pub(super) const METHODS: [Method; 8] = [
     Method::Execute,
+    Method::Delete,
     Method::Get,
     Method::Watch,
     Method::HealthCheck,
@@ -34,6 +36,7 @@ impl Method {
         };
         match (service, method) {
             (entities_server::SERVICE_NAME, "Execute") => Self::Execute,
+            (entities_server::SERVICE_NAME, "Delete") => Self::Delete,
             (entities_server::SERVICE_NAME, "Get") => Self::Get,
             (entities_server::SERVICE_NAME, "Watch") => Self::Watch,
             (health_server::SERVICE_NAME, "Check") => Self::HealthCheck,
@@ -45,7 +48,7 @@ impl Method {
 
     /// Whether it asks something of an entity.
     pub(super) fn is_ours(self) -> bool {
-        matches!(self, Self::Execute | Self::Get | Self::Watch)
+        matches!(self, Self::Execute | Self::Delete | Self::Get | Self::Watch)
     }
 
     /// Whether it is of the health service.
@@ -57,6 +60,7 @@ impl Method {
     pub(super) fn span(self) -> &'static str {
         match self {
             Self::Execute => "berth.v1.Entities/Execute",
+            Self::Delete => "berth.v1.Entities/Delete",
             Self::Get => "berth.v1.Entities/Get",
             Self::Watch => "berth.v1.Entities/Watch",
             Self::HealthCheck => "grpc.health.v1.Health/Check",

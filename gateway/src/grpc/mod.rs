@@ -15,9 +15,10 @@ mod watch;
 use std::sync::Arc;
 
 use berth_shared::auth::{self, Principal};
+use berth_shared::seam::BootInstant;
 use berth_shared::telemetry::{Role, Traceparent};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Version, header as names};
+use http::{HeaderMap, HeaderName, Request, Response, Version, header as names};
 use http_body_util::Full;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -46,6 +47,8 @@ const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 const MESSAGE_BYTES_MAX: usize = BODY_BYTES_MAX + ENVELOPE_BYTES_MAX;
 /// Longest message to the services beside ours, which name services and symbols.
 const SMALL_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// How messages are compressed.
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 /// What stands before a message.
 const PREFIX_BYTES: usize = 5;
 
@@ -93,7 +96,7 @@ impl<N: Nodes> Grpc<N> {
         let method = Method::of(request.uri().path());
         let received = header::traceparent(request.headers());
         let trace = self.api.tracing.request(method.span(), Role::Server, received, &*seams.random);
-        let served = self.serve(method, request, trace.traceparent).instrument(trace.span);
+        let served = self.serve(method, request, trace.traceparent, started).instrument(trace.span);
         let response = match served.await {
             Ok(response) => response,
             Err(problem) => status::of(problem, None, trace.traceparent).into_http(),
@@ -107,6 +110,7 @@ impl<N: Nodes> Grpc<N> {
         method: Method,
         request: Request<B>,
         traceparent: Traceparent,
+        began: BootInstant,
     ) -> Result<Response<Body>, Problem>
     where
         B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -116,16 +120,22 @@ impl<N: Nodes> Grpc<N> {
         let (mut parts, mut body) = request.into_parts();
         guard::check_host(&parts)?;
         let principal = self.authenticate(method, &parts.headers)?;
-        parts.extensions.insert(Call::parse(&parts.headers, traceparent, principal)?);
+        if method == Method::Other {
+            return Err(Problem::method_not_allowed("", "there is no such method"));
+        }
+        check_encoding(&parts.headers)?;
+        let call = Call::parse(&parts.headers, traceparent, principal, began)?;
+        let time = self.api.body_timeout.min(call.time_left(began));
+        parts.extensions.insert(call);
         if !method.is_ours() {
             return self.ask_beside(method, Request::from_parts(parts, body)).await;
         }
         // Until there is an answer, or the first part of one; and before the message is read.
         let _permit = self.api.admit()?;
         let arriving = body::collect(&mut body, PREFIX_BYTES + MESSAGE_BYTES_MAX);
-        let arrived = self.api.seams.spawner.timeout(self.api.body_timeout, arriving).await;
+        let arrived = self.api.seams.spawner.timeout(time, arriving).await;
         let arrived = arrived.ok_or_else(Problem::request_timeout)??;
-        Ok(self.ask(Request::from_parts(parts, Body::new(Full::new(arrived)))).await)
+        status::check_read(self.ask(Request::from_parts(parts, Body::new(Full::new(arrived)))).await)
     }
 
     /// Who asks. Whether they may, is said by who knows what is asked for, but for what the gateway tells of itself: its health is
@@ -154,5 +164,14 @@ impl<N: Nodes> Grpc<N> {
 
     async fn ask(&self, request: Request<Body>) -> Response<Body> {
         self.routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+}
+
+/// Messages are bounded as they arrive, so none may grow afterwards.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.get_all(ENCODING).iter().all(|encoding| encoding == "identity") {
+        Ok(())
+    } else {
+        Err(Problem::unsupported_media_type("messages must not be compressed"))
     }
 }

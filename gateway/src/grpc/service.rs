@@ -1,6 +1,7 @@
 //! The calls on entities: what their messages ask, said as REST's requests say it, and the answers as messages.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_shared::auth::Role;
 use berth_shared::key::EntityKey;
@@ -14,7 +15,9 @@ use super::call::Call;
 use super::protobuf::entities_server::Entities;
 use super::protobuf::get_request::Moment as AskedMoment;
 use super::protobuf::precondition::Condition;
-use super::protobuf::{self, ExecuteRequest, ExecuteResponse, GetRequest, GetResponse, WatchRequest};
+use super::protobuf::{
+    self, DeleteRequest, DeleteResponse, ExecuteRequest, ExecuteResponse, GetRequest, GetResponse, WatchRequest,
+};
 use super::status::Refusal;
 use super::watch::Live;
 use crate::api::Api;
@@ -45,6 +48,12 @@ impl<N: Nodes> Entities for Service<N> {
         ran.map(Response::new).map_err(|refusal| refusal.into_status(call.traceparent))
     }
 
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        let call = Call::of(&request)?;
+        let deleted = self.remove(request.into_inner(), &call).await;
+        deleted.map(Response::new).map_err(|refusal| refusal.into_status(call.traceparent))
+    }
+
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let call = Call::of(&request)?;
         let read = self.read(request.into_inner(), &call).await;
@@ -63,6 +72,11 @@ impl<N: Nodes> Entities for Service<N> {
 impl<N: Nodes> Service<N> {
     pub(super) fn new(api: Arc<Api<N>>) -> Self {
         Self { api }
+    }
+
+    /// The time that is left for an answer.
+    pub(super) fn left(&self, call: &Call) -> Duration {
+        call.time_left(self.api.seams.clock.now())
     }
 
     /// The entity that is asked about, by somebody who may do that with its kind.
@@ -90,7 +104,7 @@ impl<N: Nodes> Service<N> {
             session: &session(&asked.session)?,
             idempotency_key: idempotency_key(&asked.idempotency_key)?,
             wants_state: !asked.omit_state,
-            time: call.time(),
+            time: self.left(call),
             traceparent: traceparent.as_str(),
         };
         let ran = self.api.execute(command, |executed, session| ExecuteResponse {
@@ -103,8 +117,36 @@ impl<N: Nodes> Service<N> {
             idempotency_key: String::new(),
             replayed: executed.replayed,
         });
-        let ran = ran.await.map_err(Refusal::of_command)?;
+        let ran = ran.await.map_err(Refusal::of_command(action))?;
         Ok(ExecuteResponse { idempotency_key: text(Some(&ran.idempotency_key)), ..ran.answer })
+    }
+
+    async fn remove(&self, asked: DeleteRequest, call: &Call) -> Result<DeleteResponse, Refusal> {
+        let key = self.entity(&asked.kind, &asked.id, call, Role::Write)?;
+        let action = Action::Delete;
+        let traceparent = call.traceparent.text();
+        let command = AskedCommand {
+            key: &key,
+            action,
+            principal: &call.principal,
+            body: &[],
+            precondition: precondition(asked.precondition)?,
+            session: &session(&asked.session)?,
+            idempotency_key: idempotency_key(&asked.idempotency_key)?,
+            wants_state: false,
+            time: self.left(call),
+            traceparent: traceparent.as_str(),
+        };
+        let ran = self.api.execute(command, |executed, session| DeleteResponse {
+            kind: key.kind().to_owned(),
+            id: key.id().to_owned(),
+            version: executed.version,
+            session: text(session.as_ref()),
+            idempotency_key: String::new(),
+            replayed: executed.replayed,
+        });
+        let ran = ran.await.map_err(Refusal::of_command(action))?;
+        Ok(DeleteResponse { idempotency_key: text(Some(&ran.idempotency_key)), ..ran.answer })
     }
 
     async fn read(&self, asked: GetRequest, call: &Call) -> Result<GetResponse, Refusal> {
@@ -126,7 +168,7 @@ impl<N: Nodes> Service<N> {
             if_match: None,
             if_none_match: (!asked.known_versions.is_empty()).then_some(EntityTags::Versions(asked.known_versions)),
             session: &session(&asked.session)?,
-            time: call.time(),
+            time: self.left(call),
             traceparent: traceparent.as_str(),
         };
         let read = self.api.read(state, |found| GetResponse {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use berth_shared::problem::Code as Shared;
 use berth_shared::telemetry::Traceparent;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Response};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -14,6 +14,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::api::header::{BERTH_LAG, BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
 use crate::api::problem::{Kind, Problem, Violation};
 use crate::api::replica::Lag;
+use crate::forward::Action;
 
 /// Whose reasons these are.
 const DOMAIN: &str = "berth";
@@ -38,13 +39,15 @@ impl Refusal {
     }
 
     /// What became of a command whose fields are well-formed.
-    pub(super) fn of_command(problem: Problem) -> Self {
-        let field = match problem.kind() {
-            Kind::Shared(Shared::InvalidRequest) => Some(ARGUMENTS),
-            Kind::Shared(Shared::KeyExpired) => Some("idempotency_key"),
-            _ => None,
-        };
-        Self { problem, field }
+    pub(super) fn of_command(action: Action<'_>) -> impl Fn(Problem) -> Self {
+        move |problem| {
+            let field = match problem.kind() {
+                Kind::Shared(Shared::InvalidRequest) if matches!(action, Action::Run(_)) => Some(ARGUMENTS),
+                Kind::Shared(Shared::KeyExpired) => Some("idempotency_key"),
+                _ => None,
+            };
+            Self { problem, field }
+        }
     }
 
     pub(super) fn into_status(self, traceparent: Traceparent) -> Status {
@@ -96,6 +99,16 @@ pub(super) fn of(problem: Problem, field: Option<&'static str>, traceparent: Tra
     Status::with_error_details_and_metadata(code, &*message, details, MetadataMap::from_headers(trailers))
 }
 
+/// What the library refuses by itself, before a method of ours has a message, is a message that cannot be read.
+pub(super) fn check_read<B>(response: Response<B>) -> Result<Response<B>, Problem> {
+    let headers = response.headers();
+    let is_refused = headers.get(Status::GRPC_STATUS).is_some_and(|code| code != "0");
+    if is_refused && !headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+        return Err(Problem::invalid("the message is not the one that this method takes"));
+    }
+    Ok(response)
+}
+
 /// The codes, as gRPC means them ("Status codes and their use in gRPC").
 fn code_of(kind: Kind) -> Code {
     match kind {
@@ -111,8 +124,9 @@ fn code_of(kind: Kind) -> Code {
             Shared::UnknownOutcome => Code::DeadlineExceeded,
             Shared::Internal => Code::Internal,
         },
-        Kind::MethodNotAllowed { .. } => Code::Unimplemented,
-        Kind::NotAcceptable | Kind::UnsupportedMediaType => Code::InvalidArgument,
+        // Of messages that are compressed, the protocol says so (gRPC's compression.md).
+        Kind::MethodNotAllowed { .. } | Kind::UnsupportedMediaType => Code::Unimplemented,
+        Kind::NotAcceptable => Code::InvalidArgument,
         Kind::HeadersTooLarge => Code::ResourceExhausted,
         Kind::RequestTimeout => Code::Cancelled,
         Kind::Unauthenticated { .. } => Code::Unauthenticated,
@@ -250,7 +264,7 @@ mod tests {
             seen: None,
             violations,
         };
-        let status = Refusal::of_command(Problem::refused(&refusal)).into_status(trace());
+        let status = Refusal::of_command(Action::Run("add"))(Problem::refused(&refusal)).into_status(trace());
         assert_eq!(status.message(), "the body is invalid");
         let fields = status.get_error_details().bad_request().unwrap().field_violations.clone();
         fields.into_iter().map(|violation| (violation.field, violation.description)).collect()

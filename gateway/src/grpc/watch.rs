@@ -96,8 +96,13 @@ impl<N: Nodes> Service<N> {
             wait: Duration::ZERO,
         };
         let traceparent = call.traceparent.text();
-        let history =
-            AskedHistory { key: &key, page, session: &session, time: call.time(), traceparent: traceparent.as_str() };
+        let history = AskedHistory {
+            key: &key,
+            page,
+            session: &session,
+            time: self.left(call),
+            traceparent: traceparent.as_str(),
+        };
         let first = self.api.history(history, |history| {
             let (last, events) = messages(page.after, history.events).unwrap_or((page.after, Vec::new()));
             let onwards = Page { after: last, ..history.onwards };
@@ -121,7 +126,7 @@ impl<N: Nodes> Service<N> {
             last_word: last_word.clone(),
             place,
         };
-        let limit = limit(self.api.life(), call.lifetime());
+        let limit = limit(self.api.life(), call.lifetime_left(self.api.seams.clock.now()));
         self.api.seams.spawner.spawn(follower.run(first.events, limit));
         let live = Live { pieces, taken: Vec::new().into_iter(), last_word };
         let mut headers = HeaderMap::new();

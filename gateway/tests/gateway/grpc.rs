@@ -1,6 +1,7 @@
 //! gRPC on the public port: the same rules as REST's, other words.
 
 mod beside;
+mod encrypted;
 mod guarded;
 mod reading;
 mod watch;
@@ -13,7 +14,8 @@ use berth_gateway::grpc::protobuf::entities_client::EntitiesClient;
 use berth_gateway::grpc::protobuf::get_request::Moment;
 use berth_gateway::grpc::protobuf::precondition::Condition;
 use berth_gateway::grpc::protobuf::{
-    Absent, ExecuteRequest, Exists, GetRequest, Precondition as AskedPrecondition, Versions, WatchRequest,
+    Absent, DeleteRequest, ExecuteRequest, Exists, GetRequest, Precondition as AskedPrecondition, Versions,
+    WatchRequest,
 };
 use berth_shared::message::{Executed, KeyOrigin, Precondition, Refusal, Request, Response, Seen, Violation};
 use berth_shared::peer;
@@ -55,6 +57,10 @@ async fn entities(seams: &Seams) -> EntitiesClient<Channel> {
 fn add() -> ExecuteRequest {
     let (kind, id, command) = ("counter".to_owned(), "alice".to_owned(), "add".to_owned());
     ExecuteRequest { kind, id, command, arguments: r#"{"by":1}"#.to_owned(), ..Default::default() }
+}
+
+fn delete() -> DeleteRequest {
+    DeleteRequest { kind: "counter".to_owned(), id: "alice".to_owned(), ..Default::default() }
 }
 
 fn alice() -> GetRequest {
@@ -132,6 +138,42 @@ async fn a_command_asks_the_owner_what_rest_asks_and_has_the_same_answer() {
     let ((.., body), _, origin, attempt, wants_state) = asked.lock().pop().unwrap();
     assert!(matches!(origin, KeyOrigin::Gateway { .. }));
     assert_eq!((body.as_slice(), attempt, wants_state), (b"{}".as_slice(), 1, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_asks_the_owner_what_rest_asks_and_has_the_same_answer() {
+    let seams = Seams::simulated(1);
+    let (node, _gateway) = node_and_gateway(&seams, Config::default()).await;
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = asked.clone();
+    says(&node, move |request| {
+        let Request::Delete(delete) = request else { panic!("{request:?}") };
+        let of = (delete.kind.to_owned(), delete.id.to_owned(), delete.idempotency_key.to_owned());
+        log.lock().push((of, delete.precondition.clone(), delete.key_origin));
+        Response::Executed(Executed { version: 4, reply: b"", state: None, replayed: true, seen: SEEN })
+    });
+    let mut client = entities(&seams).await;
+    let condition = Some(Condition::Versions(Versions { versions: vec![3] }));
+    let precondition = Some(AskedPrecondition { condition });
+    let keyed = DeleteRequest { idempotency_key: "k1".to_owned(), precondition, ..delete() };
+    let answer = client.delete(keyed).await.unwrap().into_inner();
+    let texts = [&answer.kind, &answer.id, &answer.idempotency_key];
+    assert_eq!(
+        (texts, answer.version, answer.replayed),
+        (["counter", "alice", "k1"].map(str::to_owned).each_ref(), 4, true)
+    );
+    assert!(Token::decode(&answer.session).is_ok());
+    let of = ("counter".to_owned(), "alice".to_owned(), "k1".to_owned());
+    assert_eq!(asked.lock().pop().unwrap(), (of, Precondition::Versions(vec![3]), KeyOrigin::Client));
+    let answer = client.delete(delete()).await.unwrap().into_inner();
+    assert!(answer.idempotency_key.starts_with("gw-"));
+    assert!(matches!(asked.lock().pop().unwrap(), (_, Precondition::None, KeyOrigin::Gateway { .. })));
+
+    says(&node, |_| Response::Refused(refusal(Code::NotFound)));
+    let status = client.delete(delete()).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (GrpcCode::NotFound, "not-found"));
+    let status = client.delete(DeleteRequest { id: "..".to_owned(), ..delete() }).await.unwrap_err();
+    assert_eq!(status.get_error_details().bad_request().unwrap().field_violations[0].field, "id");
 }
 
 #[tokio::test(start_paused = true)]

@@ -78,6 +78,39 @@ pub struct ExecuteResponse {
     pub replayed: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteRequest {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    /// As of a command.
+    #[prost(string, tag = "3")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// The token of an earlier answer.
+    #[prost(string, tag = "4")]
+    pub session: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "5")]
+    pub precondition: ::core::option::Option<Precondition>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteResponse {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    /// Of the tombstone.
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    #[prost(string, tag = "4")]
+    pub session: ::prost::alloc::string::String,
+    /// The key under which it ran.
+    #[prost(string, tag = "5")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// The outcome of an earlier request with the same key.
+    #[prost(bool, tag = "6")]
+    pub replayed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
@@ -304,7 +337,27 @@ pub mod entities_client {
             req.extensions_mut().insert(GrpcMethod::new("berth.v1.Entities", "Execute"));
             self.inner.unary(req, path, codec).await
         }
-        /// Reads a state, the current one or an earlier one.
+        /// Deletes an entity: a tombstone, which has a version of its own. Done again, it changes nothing and is answered alike. The history
+        /// stays, and a later command begins anew.
+        pub async fn delete(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeleteResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/berth.v1.Entities/Delete");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("berth.v1.Entities", "Delete"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reads a state, the current one or an earlier one. A deleted entity has none.
         pub async fn get(
             &mut self,
             request: impl tonic::IntoRequest<super::GetRequest>,
@@ -367,7 +420,13 @@ pub mod entities_server {
             &self,
             request: tonic::Request<super::ExecuteRequest>,
         ) -> std::result::Result<tonic::Response<super::ExecuteResponse>, tonic::Status>;
-        /// Reads a state, the current one or an earlier one.
+        /// Deletes an entity: a tombstone, which has a version of its own. Done again, it changes nothing and is answered alike. The history
+        /// stays, and a later command begins anew.
+        async fn delete(
+            &self,
+            request: tonic::Request<super::DeleteRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeleteResponse>, tonic::Status>;
+        /// Reads a state, the current one or an earlier one. A deleted entity has none.
         async fn get(
             &self,
             request: tonic::Request<super::GetRequest>,
@@ -490,6 +549,49 @@ pub mod entities_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExecuteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/berth.v1.Entities/Delete" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteSvc<T: Entities>(pub Arc<T>);
+                    impl<T: Entities> tonic::server::UnaryService<super::DeleteRequest>
+                    for DeleteSvc<T> {
+                        type Response = super::DeleteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Entities>::delete(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

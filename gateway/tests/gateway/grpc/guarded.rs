@@ -54,6 +54,7 @@ async fn without_a_credential_everything_but_health_is_refused() {
     let refused = (GrpcCode::Unauthenticated, "unauthenticated".to_owned());
     for keys in [&[][..], &["guess"], &["reader-key", "reader-key"]] {
         assert_eq!(code_of(client.execute(with(add(), keys)).await), refused, "{keys:?}");
+        assert_eq!(code_of(client.delete(with(delete(), keys)).await), refused, "{keys:?}");
         assert_eq!(code_of(client.get(with(alice(), keys)).await), refused, "{keys:?}");
         assert_eq!(code_of(client.watch(with(watch(0), keys)).await), refused, "{keys:?}");
         assert_eq!(code_of(reflect(&seams, keys).await), refused, "{keys:?}");
@@ -93,6 +94,10 @@ async fn roles_allow_what_they_say_by_kind_and_the_node_hears_whose_command_it_i
         let kind = kind.to_owned();
         let executed = client.execute(with(ExecuteRequest { kind: kind.clone(), ..add() }, &[key])).await;
         assert_eq!(code_of(executed), expected(writes), "{key} {kind}");
+        if !writes {
+            let deleted = client.delete(with(DeleteRequest { kind: kind.clone(), ..delete() }, &[key])).await;
+            assert_eq!(code_of(deleted), forbidden, "{key} {kind}");
+        }
         let read = client.get(with(GetRequest { kind: kind.clone(), ..alice() }, &[key])).await;
         assert_eq!(code_of(read), expected(reads), "{key} {kind}");
         let watched = client.watch(with(WatchRequest { kind: kind.clone(), ..watch(0) }, &[key])).await;
