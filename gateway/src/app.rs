@@ -11,6 +11,7 @@ use berth_shared::telemetry::{self, Tracing};
 use berth_shared::tls::PortTls;
 use berth_shared::watched;
 use http::Request;
+use http_body_util::Either;
 use hyper::body::Incoming;
 use tower::ServiceExt;
 
@@ -22,6 +23,7 @@ use crate::api::streams::Streams;
 use crate::config::Config;
 use crate::edge::Edge;
 use crate::forward::Forward;
+use crate::grpc::{self, Grpc};
 use crate::metrics::{Metrics, REFUSALS};
 use crate::nodes::{self, Connections};
 use crate::readiness::Readiness;
@@ -45,6 +47,8 @@ const SILENCE_MAX: Duration = Duration::from_millis(1500);
 pub enum Error {
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: std::io::Error },
+    #[error("the description of the gRPC services is broken: {0}")]
+    Grpc(#[from] grpc::Error),
     #[error("{table}: {source}")]
     Auth { table: &'static str, source: auth::Error },
     #[error(transparent)]
@@ -104,9 +108,16 @@ pub async fn start(
         openapi: OpenApi::default(),
     });
     let edge = Arc::new(Edge::new(&config.cors_origins));
+    let grpc = Arc::new(Grpc::new(api.clone(), readiness.clone())?);
     let answer = move |request: Request<Incoming>| {
-        let (edge, api) = (edge.clone(), api.clone());
-        async move { edge.answer(request, |request| api.answer(request)).await }
+        let (edge, api, grpc) = (edge.clone(), api.clone(), grpc.clone());
+        async move {
+            if grpc::is_asked(&request) {
+                grpc.answer(request).await.map(Either::Right)
+            } else {
+                edge.answer(request, |request| api.answer(request)).await.map(Either::Left)
+            }
+        }
     };
     let admin_registry = metrics.registry().clone();
     let router = admin::router(Admin {

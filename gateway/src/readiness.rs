@@ -23,6 +23,18 @@ impl Readiness {
         self.routable.clone().wait_for(|routable| *routable).await.is_ok()
     }
 
+    /// Waits until it may have changed; false when it will not change any more.
+    pub(crate) async fn changed(&mut self) -> bool {
+        if self.leaving.is_cancelled() {
+            return false;
+        }
+        tokio::select! {
+            biased;
+            () = self.leaving.cancelled() => true,
+            changed = self.routable.changed() => changed.is_ok(),
+        }
+    }
+
     pub(crate) fn leave(&self) {
         self.leaving.cancel();
     }

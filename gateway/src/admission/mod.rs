@@ -76,8 +76,13 @@ impl Admission {
 
     /// A place for a request of this entity.
     pub(crate) fn enter_for(&self, key: &EntityKey) -> Result<Permit, Full> {
-        let of_entity = self.entities.enter(key).ok_or(Full::Entity)?;
+        let of_entity = self.enter_entity(key)?;
         self.take(Some(of_entity))
+    }
+
+    /// A place of this entity alone, for a request that has one of the gateway's.
+    pub(crate) fn enter_entity(&self, key: &EntityKey) -> Result<EntityPlace, Full> {
+        self.entities.enter(key).ok_or(Full::Entity)
     }
 
     fn take(&self, of_entity: Option<EntityPlace>) -> Result<Permit, Full> {

@@ -10,7 +10,9 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::Body;
-use super::header::BERTH_SESSION;
+use super::asked::Found;
+use super::header::{BERTH_LAG, BERTH_SESSION};
+use super::replica::Lag;
 
 /// Headers of an answer: those here, and as many from the rest of the way.
 const HEADERS_TYPICAL: usize = 8;
@@ -45,6 +47,15 @@ pub(crate) fn entity(
     response.headers_mut().insert(header::ETAG, tag);
     put_session(response.headers_mut(), session);
     response
+}
+
+/// A state that was read, or 304 for a client that has it.
+pub(crate) fn found(key: &EntityKey, found: Found<'_>) -> Response<Body> {
+    let response = match found.state {
+        None => without_body(StatusCode::NOT_MODIFIED, found.version, found.session),
+        state => entity(key, found.version, None, state, found.session),
+    };
+    with_lag(response, found.lag)
 }
 
 /// 304, for a client that has this version already, or 204, for one that has deleted the entity and so brought it there.
@@ -120,6 +131,14 @@ pub(crate) fn json_response(json: Bytes) -> Response<Body> {
     let headers = response.headers_mut();
     headers.reserve(HEADERS_TYPICAL);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The answer to a stale read says how far behind it may be.
+pub(crate) fn with_lag(mut response: Response<Body>, lag: Option<Lag>) -> Response<Body> {
+    if let Some(lag) = lag {
+        response.headers_mut().insert(BERTH_LAG, lag.header_value());
+    }
     response
 }
 

@@ -14,12 +14,12 @@ const DISCARDED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Deepest nesting of arrays and objects in a body.
 const DEPTH_MAX: u32 = 64;
 
-/// The whole body; stops reading at the first byte too many. A body in one piece is not copied.
-pub(crate) async fn collect<B>(body: &mut B) -> Result<Bytes, Problem>
+/// The whole body, of at most `most` bytes; stops reading at the first byte too many. A body in one piece is not copied.
+pub(crate) async fn collect<B>(body: &mut B, most: usize) -> Result<Bytes, Problem>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
 {
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+    if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
     let mut first = Bytes::new();
@@ -28,7 +28,7 @@ where
         let broken = |_| Problem::invalid("the body broke off or is not framed as its headers say");
         // Trailers are not of interest.
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > BODY_BYTES_MAX {
+        if first.len() + rest.len() + data.len() > most {
             return Err(too_large());
         }
         if first.is_empty() {
@@ -83,6 +83,11 @@ pub(crate) fn check_depth(json: &[u8]) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// Bounds the arguments of a command, however they are wrapped.
+pub(crate) fn check_size(bytes: usize) -> Result<(), Problem> {
+    if bytes > BODY_BYTES_MAX { Err(too_large()) } else { Ok(()) }
 }
 
 fn too_large() -> Problem {

@@ -2,7 +2,7 @@
 //! doubt whom it is for.
 
 use berth_shared::auth::{Guard, Principal, Role};
-use http::header::{AUTHORIZATION, HOST, HeaderValue};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Version};
@@ -11,7 +11,7 @@ use super::path::Resource;
 use super::problem::Problem;
 
 /// Who asks.
-pub(super) fn authenticate(
+pub(super) fn authenticate_request(
     guard: &Guard,
     parts: &Parts,
     resource: Option<&Resource<'_>>,
@@ -19,12 +19,11 @@ pub(super) fn authenticate(
     if is_for_everybody(parts, resource) {
         return Ok(Principal::nobody());
     }
-    let headers = parts.headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
-    guard.authenticate(headers).map_err(Problem::of_guard)
+    authenticate(guard, &parts.headers)
 }
 
 /// Whether they may ask for that. Without a resource, they are told what is wrong with the path.
-pub(super) fn authorize(
+pub(super) fn authorize_request(
     guard: &Guard,
     principal: &Principal,
     parts: &Parts,
@@ -36,7 +35,7 @@ pub(super) fn authorize(
     }
     let reads = parts.method == Method::GET || parts.method == Method::HEAD;
     let role = if reads { Role::Read } else { Role::Write };
-    guard.authorize(principal, role, kind_of(resource)).map_err(Problem::of_guard)
+    authorize(guard, principal, role, kind_of(resource))
 }
 
 /// Whether no credential is asked for. Browsers ask before they show one, and are told nothing but methods. They cannot show one for
@@ -45,9 +44,20 @@ fn is_for_everybody(parts: &Parts, resource: Option<&Resource<'_>>) -> bool {
     parts.method == Method::OPTIONS || matches!(resource, Some(Resource::Docs(_)))
 }
 
+/// Who shows the credential of these headers.
+pub(crate) fn authenticate(guard: &Guard, headers: &HeaderMap) -> Result<Principal, Problem> {
+    let credentials = headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+    guard.authenticate(credentials).map_err(Problem::of_guard)
+}
+
+/// Whether they may do this with that kind; without one, with anything at all.
+pub(crate) fn authorize(guard: &Guard, principal: &Principal, role: Role, kind: Option<&str>) -> Result<(), Problem> {
+    guard.authorize(principal, role, kind).map_err(Problem::of_guard)
+}
+
 /// Refuses what a program in front may have understood as meant for somebody else (RFC 9112, 3.2, and RFC 9113, 8.3.1). Who names no
 /// host means this one.
-pub(super) fn check_host(parts: &Parts) -> Result<(), Problem> {
+pub(crate) fn check_host(parts: &Parts) -> Result<(), Problem> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let Some(host) = hosts.next() else { return Ok(()) };
     let host = host.as_bytes();

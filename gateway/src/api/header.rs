@@ -95,11 +95,23 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<HeaderValue>
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    let visible = value.as_bytes().iter().all(u8::is_ascii_graphic);
-    if values.next().is_some() || value.is_empty() || value.len() > IDEMPOTENCY_KEY_BYTES_MAX || !visible {
-        return Err(Problem::invalid("Idempotency-Key must be one value of 1 to 255 visible ASCII characters"));
+    if values.next().is_some() {
+        return Err(invalid_key());
     }
-    Ok(Some(value.clone()))
+    check_idempotency_key(value.clone()).map(Some)
+}
+
+/// One that a client gave.
+pub(crate) fn check_idempotency_key(value: HeaderValue) -> Result<HeaderValue, Problem> {
+    let visible = value.as_bytes().iter().all(u8::is_ascii_graphic);
+    if value.is_empty() || value.len() > IDEMPOTENCY_KEY_BYTES_MAX || !visible {
+        return Err(invalid_key());
+    }
+    Ok(value)
+}
+
+pub(crate) fn invalid_key() -> Problem {
+    Problem::invalid("Idempotency-Key must be one value of 1 to 255 visible ASCII characters")
 }
 
 /// What systems on the way have noted on the trace; several lines are one list.

@@ -2,29 +2,29 @@
 //! Routing of these few paths is written by hand on the raw path, because ids may contain encoded slashes.
 
 mod answer;
-mod body;
-mod condition;
+pub(crate) mod asked;
+pub(crate) mod body;
+pub(crate) mod condition;
 mod cursor;
 mod docs;
-mod guard;
+pub(crate) mod guard;
 pub(crate) mod header;
 mod listing;
-mod live;
+pub(crate) mod live;
 pub(crate) mod openapi;
 mod outgoing;
-mod past;
-mod path;
+pub(crate) mod past;
+pub(crate) mod path;
 pub(crate) mod problem;
-mod query;
-mod replica;
-mod session;
+pub(crate) mod query;
+pub(crate) mod replica;
+pub(crate) mod session;
 pub(crate) mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_shared::auth::{Guard, Principal};
-use berth_shared::ids::{ClusterId, ShardId};
 use berth_shared::key::EntityKey;
 use berth_shared::message::Response as Reply;
 use berth_shared::problem::Code;
@@ -39,15 +39,17 @@ use tracing::Instrument;
 
 pub(crate) use self::outgoing::Body;
 
-use self::header::{BERTH_LAG, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
+use self::asked::{AskedCommand, AskedHistory, AskedState};
+use self::body::BODY_BYTES_MAX;
+use self::header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
 use self::openapi::OpenApi;
 use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
 use self::streams::Streams;
+use crate::admission::Admission;
 use crate::admission::rate::{Quota, Rates};
-use crate::admission::{Admission, Full, Permit};
-use crate::forward::{Action, Command, Forward, Page, idempotency_key};
+use crate::forward::{Action, Forward, Page};
 use crate::metrics::{Metrics, Route};
 use crate::nodes::Nodes;
 
@@ -68,9 +70,6 @@ pub(crate) struct Api<N> {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) openapi: OpenApi,
 }
-
-/// Who is not known, by name.
-const NOBODY: &str = "";
 
 /// Why node and gateway do not fit; the forwarder has let only fitting answers through.
 const UNFITTING: &str = "a node gave an answer that does not fit the question";
@@ -115,9 +114,7 @@ impl<N: Nodes> Api<N> {
         response
     }
 
-    /// Who may go on with this request, and what is left of their quota after it. Who is refused before it is known who they
-    /// are spends what all have who show no credential: otherwise bad requests, and guesses at credentials, would be free.
-    /// OPTIONS is: proxies ask for it to see whether a gateway is there, whatever others have spent.
+    /// Who may go on with this request, and what is left of their quota after it. OPTIONS is free: proxies ask for it to see whether a gateway is there, whatever others have spent.
     fn let_in(
         &self,
         parts: &Parts,
@@ -126,17 +123,12 @@ impl<N: Nodes> Api<N> {
     ) -> (Result<Principal, Problem>, Option<Quota>) {
         let asked = header::check_size(&parts.uri, &parts.headers)
             .and_then(|()| guard::check_host(parts))
-            .and_then(|()| guard::authenticate(&self.guard, parts, resource));
-        let caller = asked.as_ref().map_or(NOBODY, |principal| &*principal.name);
-        let rates = self.rates.as_ref().filter(|_| parts.method != Method::OPTIONS);
-        let quota = rates.map(|rates| rates.spend(caller, now));
-        let let_in = match quota.and_then(Quota::exceeded) {
-            Some(seconds) => Err(Problem::quota_exceeded(seconds)),
-            None => asked.and_then(|principal| {
-                guard::authorize(&self.guard, &principal, parts, resource)?;
-                Ok(principal)
-            }),
-        };
+            .and_then(|()| guard::authenticate_request(&self.guard, parts, resource));
+        let (asked, quota) = if parts.method == Method::OPTIONS { (asked, None) } else { self.spend(asked, now) };
+        let let_in = asked.and_then(|principal| {
+            guard::authorize_request(&self.guard, &principal, parts, resource)?;
+            Ok(principal)
+        });
         (let_in, quota)
     }
 
@@ -206,82 +198,41 @@ impl<N: Nodes> Api<N> {
         }
         // Before the body is read, so that bodies in memory are bounded too.
         let _permit = self.admit_for(key)?;
-        let body = self.arguments(action, body, preferences.deadline).await?;
-        let made_key = clients_key.is_none();
-        let idempotency_key = clients_key
-            .unwrap_or_else(|| idempotency_key::make(self.seams.clock.wall_micros(), self.seams.random.next_u128()));
-        let command = Command {
+        let time = self.body_timeout.min(preferences.deadline);
+        let body = self.seams.spawner.timeout(time, body::collect(body, BODY_BYTES_MAX)).await;
+        let body = asked::arguments(action, body.ok_or_else(Problem::request_timeout)??)?;
+        let asked = AskedCommand {
             key,
             action,
-            principal: &principal.name,
+            principal,
             body: &body,
             precondition,
-            // Checked, or made, to be visible ASCII.
-            idempotency_key: idempotency_key.to_str().unwrap_or_default(),
-            key_given: !made_key,
+            session: &session,
+            idempotency_key: clients_key,
             wants_state: !preferences.minimal && matches!(action, Action::Run(_)),
+            // The client's patience does not begin anew when its body has arrived.
+            time: preferences.deadline.saturating_sub(self.seams.clock.now().since(began)),
             traceparent,
         };
-        let cluster = || self.forward.nodes().cluster();
-        // The client's patience does not begin anew when its body has arrived.
-        let left = preferences.deadline.saturating_sub(self.seams.clock.now().since(began));
-        let outcome = self.forward.execute(command, left, |shard, reply| match reply {
-            Reply::Executed(executed) => {
-                let session = session.after(cluster(), shard, executed.seen);
-                let mut response = match action {
-                    Action::Run(_) => {
-                        answer::entity(key, executed.version, Some(executed.reply), executed.state, session)
-                    }
-                    Action::Delete => answer::without_body(StatusCode::NO_CONTENT, executed.version, session),
-                };
-                if executed.replayed {
-                    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-                }
-                Ok(response)
+        let ran = self.execute(asked, |executed, session| {
+            let mut response = match action {
+                Action::Run(_) => answer::entity(key, executed.version, Some(executed.reply), executed.state, session),
+                Action::Delete => answer::without_body(StatusCode::NO_CONTENT, executed.version, session),
+            };
+            if executed.replayed {
+                response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
             }
-            Reply::Refused(refusal) if made_key && refusal.code == Code::KeyExpired => {
-                tracing::error!("a node finds the key that was just made too old or too new: the clocks disagree");
-                Err(Problem::new(Code::Unavailable, "the clocks of the cluster disagree; this request was not applied"))
-            }
-            Reply::Refused(refusal) => {
-                let session = refusal.seen.and_then(|seen| session.after(cluster(), shard, seen));
-                Err(Problem::refused(&refusal).with_session(session))
-            }
-            _ => Err(Problem::new(Code::UnknownOutcome, UNFITTING)),
+            response
         });
-        match outcome.await.unwrap_or_else(|code| Err(Problem::given_up(code))) {
-            Ok(mut response) => {
-                if preferences.minimal {
-                    response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("return=minimal"));
-                }
-                if made_key {
-                    response.headers_mut().insert(IDEMPOTENCY_KEY, idempotency_key);
-                }
-                Ok(response)
-            }
-            Err(problem) if made_key || problem.is_unknown_outcome() => {
-                Err(problem.with_idempotency_key(idempotency_key))
-            }
-            Err(problem) => Err(problem),
+        let ran = ran.await?;
+        let mut response = ran.answer;
+        if preferences.minimal {
+            response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("return=minimal"));
         }
-    }
-
-    /// The arguments of a command. Whether they are the kind's, or JSON at all, is checked once, by the node's decoder.
-    async fn arguments<B>(&self, action: Action<'_>, body: &mut B, left: Duration) -> Result<Bytes, Problem>
-    where
-        B: hyper::body::Body<Data = Bytes> + Unpin,
-    {
-        let body = self.seams.spawner.timeout(self.body_timeout.min(left), body::collect(body)).await;
-        let body = body.ok_or_else(Problem::request_timeout)??;
-        match action {
-            Action::Delete if body.is_empty() => Ok(body),
-            Action::Delete => Err(Problem::invalid("a deletion has no body")),
-            Action::Run(_) if body.is_empty() => Ok(Bytes::from_static(b"{}")),
-            Action::Run(_) => {
-                body::check_depth(&body)?;
-                Ok(body)
-            }
+        if ran.is_key_made {
+            response.headers_mut().insert(IDEMPOTENCY_KEY, ran.idempotency_key);
         }
+        Ok(response)
     }
 
     async fn state(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
@@ -292,27 +243,17 @@ impl<N: Nodes> Api<N> {
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit_for(key)?;
-        let consistency = self.consistency(key, consistency, &session);
-        let cluster = || self.forward.nodes().cluster();
-        let answered = |shard, reply: Reply<'_>| match reply {
-            Reply::State { version, state, seen } => {
-                if if_match.is_some_and(|tags| !tags.match_version(version)) {
-                    return Err(Problem::version_mismatch(version));
-                }
-                let session = session.after(cluster(), shard, seen);
-                if if_none_match.is_some_and(|tags| tags.match_version(version)) {
-                    return Ok(answer::without_body(StatusCode::NOT_MODIFIED, version, session));
-                }
-                Ok(answer::entity(key, version, None, Some(state), session))
-            }
-            reply => Err(unread(cluster(), &session, shard, &reply)),
+        let asked = AskedState {
+            key,
+            moment: None,
+            consistency,
+            if_match,
+            if_none_match,
+            session: &session,
+            time: preferences.deadline,
+            traceparent,
         };
-        let read = self.forward.read(key, consistency, traceparent, preferences.deadline, |shard, reply| {
-            let (reply, lag) = replica::unwrapped(reply);
-            with_lag(answered(shard, reply), lag)
-        });
-        let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
-        Ok(uncached(response))
+        Ok(uncached(self.read(asked, |found| answer::found(key, found)).await?))
     }
 
     async fn events(&self, key: &EntityKey, parts: &Parts, traceparent: &str) -> Result<Response<Body>, Problem> {
@@ -326,26 +267,17 @@ impl<N: Nodes> Api<N> {
         header::last_event_id(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         let session = Session::parse(&parts.headers)?;
-        let consistency = self.consistency(key, page.consistency, &session);
         let (wait, time) = preferences.with_wait(page.wait);
-        let page = Page { consistency, wait, ..page };
-        let cluster = || self.forward.nodes().cluster();
-        let read = async |page, time| {
-            let read = self.forward.events(key, page, traceparent, time, |shard, reply| {
-                let (reply, lag) = replica::unwrapped(reply);
-                let answered = match reply {
-                    Reply::Events { events, next, seen } => {
-                        Ok(answer::events(key, &events, next, session.after(cluster(), shard, seen)))
-                    }
-                    reply => Err(unread(cluster(), &session, shard, &reply)),
-                };
-                with_lag(answered, lag)
-            });
-            read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))
+        let read = |page, time| {
+            let asked = AskedHistory { key, page, session: &session, time, traceparent };
+            self.history(asked, |history| {
+                let response = answer::events(key, history.events, history.next, history.session);
+                answer::with_lag(response, history.lag)
+            })
         };
-        if !page.wait.is_zero() {
+        if !wait.is_zero() {
             let place = self.enter_stream()?;
-            if let Some(answer) = place.ending().run_until_cancelled(read(page, time)).await {
+            if let Some(answer) = place.ending().run_until_cancelled(read(Page { wait, ..page }, time)).await {
                 return answer.map(uncached);
             }
         }
@@ -382,19 +314,6 @@ impl<N: Nodes> Api<N> {
         let _permit = self.admit()?;
         Ok(uncached(self.openapi.answer(&self.forward, preferences.deadline).await?))
     }
-
-    fn admit(&self) -> Result<Permit, Problem> {
-        self.admission.enter().map_err(|full| self.refuse_full(full))
-    }
-
-    fn admit_for(&self, key: &EntityKey) -> Result<Permit, Problem> {
-        self.admission.enter_for(key).map_err(|full| self.refuse_full(full))
-    }
-
-    fn refuse_full(&self, full: Full) -> Problem {
-        self.metrics.count_full(full);
-        Problem::full(full)
-    }
 }
 
 fn route(method: &Method, resource: &Resource<'_>) -> Route {
@@ -425,28 +344,6 @@ fn kind_of(json: &[u8], kind: &str) -> Result<Response<Body>, Problem> {
         }
     }
     Err(Problem::new(Code::UnknownKind, "no such kind is served"))
-}
-
-/// What a read got instead of its answer, with the token that includes what that rests on.
-fn unread(cluster: Option<ClusterId>, session: &Session, shard: ShardId, reply: &Reply<'_>) -> Problem {
-    match reply {
-        Reply::Refused(refusal) => {
-            let session = refusal.seen.and_then(|seen| session.after(cluster, shard, seen));
-            Problem::refused(refusal).with_session(session)
-        }
-        _ => Problem::new(Code::Unavailable, UNFITTING),
-    }
-}
-
-/// The answer to a stale read says how far behind it may be, and so does a refusal.
-fn with_lag(answered: Result<Response<Body>, Problem>, lag: Option<HeaderValue>) -> Result<Response<Body>, Problem> {
-    match (answered, lag) {
-        (Ok(mut response), Some(lag)) => {
-            response.headers_mut().insert(BERTH_LAG, lag);
-            Ok(response)
-        }
-        (answered, lag) => answered.map_err(|problem| problem.with_lag(lag)),
-    }
 }
 
 /// These resources have no version to compare with.

@@ -1,16 +1,16 @@
 //! An entity's state at an earlier version or time: `GET /v1/entities/{kind}/{id}?version=` or `?at=`.
 
 use berth_shared::key::EntityKey;
-use berth_shared::message::{Consistency, Moment, Response as Reply};
-use berth_shared::problem::Code;
+use berth_shared::message::{Consistency, Moment};
+use http::Response;
 use http::header as names;
 use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode};
 
+use super::asked::AskedState;
 use super::header::Preferences;
 use super::problem::Problem;
 use super::session::Session;
-use super::{Api, Body, answer, condition, header, path, query, uncached, unread, with_lag};
+use super::{Api, Body, answer, condition, header, path, query, uncached};
 use crate::nodes::Nodes;
 
 /// How long ago a time must be. Clocks differ, and what the owner decides at this moment has a time of its own clock.
@@ -30,38 +30,24 @@ impl<N: Nodes> Api<N> {
         parts: &Parts,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem> {
-        let (moment, asked) = parse(parts.uri.query(), self.seams.clock.wall_micros())?;
+        let (moment, consistency) = parse(parts.uri.query(), self.seams.clock.wall_micros())?;
         header::check_accept(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         let if_match = condition::entity_tags(&parts.headers, &names::IF_MATCH)?;
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit_for(key)?;
-        // Only the owner knows what is final, and so it answers whoever would be content with less.
-        let (consistency, lag) = match asked {
-            Consistency::Strict => (Consistency::Strict, None),
-            Consistency::Linearizable | Consistency::Session { .. } => (Consistency::Linearizable, None),
-            Consistency::Stale => (Consistency::Linearizable, Some(HeaderValue::from_static("0"))),
+        let asked = AskedState {
+            key,
+            moment: Some(moment),
+            consistency,
+            if_match,
+            if_none_match,
+            session: &session,
+            time: preferences.deadline,
+            traceparent,
         };
-        let cluster = || self.forward.nodes().cluster();
-        let deliver = |shard, reply: Reply<'_>| match reply {
-            Reply::State { version, state, seen } => {
-                if if_match.is_some_and(|tags| !tags.match_version(version)) {
-                    // Without the entity's version, which is not looked at here.
-                    return Err(Problem::new(Code::VersionMismatch, "that state has another version"));
-                }
-                let session = session.after(cluster(), shard, seen);
-                if if_none_match.is_some_and(|tags| tags.match_version(version)) {
-                    return Ok(answer::without_body(StatusCode::NOT_MODIFIED, version, session));
-                }
-                Ok(answer::entity(key, version, None, Some(state), session))
-            }
-            reply => Err(unread(cluster(), &session, shard, &reply)),
-        };
-        let read = self.forward.past(key, moment, consistency, traceparent, preferences.deadline, deliver);
-        let answered = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)));
-        let response = with_lag(answered, lag)?;
-        Ok(uncached(response))
+        Ok(uncached(self.read(asked, |found| answer::found(key, found)).await?))
     }
 }
 
@@ -80,7 +66,7 @@ fn parse(query: Option<&str>, now_micros: u64) -> Result<(Moment, Consistency), 
 }
 
 /// Microseconds since 1970; a time before that is as good as 1970.
-fn parse_time(text: &str, now_micros: u64) -> Result<u64, Problem> {
+pub(crate) fn parse_time(text: &str, now_micros: u64) -> Result<u64, Problem> {
     let invalid = || Problem::invalid("at must be a time as in RFC 3339, such as 2026-01-31T12:00:00.5Z");
     // Timestamps are read in more forms than RFC 3339 has.
     let time: jiff::Timestamp =

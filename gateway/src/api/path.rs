@@ -61,7 +61,7 @@ impl<'a> Resource<'a> {
         if segments.next().is_some() || command == Some("") {
             return Err(unknown_path());
         }
-        let key = EntityKey::new(&kind, &decode(id)?).map_err(|error| Problem::invalid(error.to_string()))?;
+        let key = entity_key(&kind, &decode(id)?)?;
         match command {
             None => Ok(Self::Entity(key)),
             Some(command) => Ok(Self::Command(key, decode(command)?)),
@@ -83,13 +83,20 @@ fn unknown_path() -> Problem {
     Problem::new(Code::NotFound, "nothing is served at this path")
 }
 
-/// A name that cannot be a kind's is a kind that does not exist.
 fn parse_kind(segment: &str) -> Result<Cow<'_, str>, Problem> {
     let kind = decode(segment)?;
-    match key::check_kind(&kind) {
-        Ok(()) => Ok(kind),
-        Err(error) => Err(Problem::new(Code::UnknownKind, error.to_string())),
-    }
+    check_kind(&kind)?;
+    Ok(kind)
+}
+
+/// A name that cannot be a kind's is a kind that does not exist.
+pub(crate) fn check_kind(kind: &str) -> Result<(), Problem> {
+    key::check_kind(kind).map_err(|error| Problem::new(Code::UnknownKind, error.to_string()))
+}
+
+/// The key of an entity whose kind was checked.
+pub(crate) fn entity_key(kind: &str, id: &str) -> Result<EntityKey, Problem> {
+    EntityKey::new(kind, id).map_err(|error| Problem::invalid(error.to_string()))
 }
 
 /// Percent-decodes once (RFC 3986); `+` stands for itself.

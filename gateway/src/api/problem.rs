@@ -2,6 +2,7 @@
 //! What it shows is written for clients: no address, no internal error text.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use berth_shared::auth;
 use berth_shared::ids::Version;
@@ -14,33 +15,42 @@ use serde::Serialize;
 
 use super::Body;
 use super::header::{BERTH_LAG, BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
+use super::replica::Lag;
 use crate::admission::Full;
 
 /// What a client is told instead of a result. Boxed, because it is the rare arm of many results.
 #[derive(Debug)]
 pub(crate) struct Problem(Box<Content>);
 
+/// What a problem says, for the protocols that say it.
 #[derive(Debug)]
-struct Content {
-    kind: Kind,
-    detail: Cow<'static, str>,
+pub(crate) struct Content {
+    pub(crate) kind: Kind,
+    pub(crate) detail: Cow<'static, str>,
     /// The kind's own code of a rejection.
-    reason: Option<Box<str>>,
-    current_version: Option<Version>,
+    pub(crate) reason: Option<Box<str>>,
+    pub(crate) current_version: Option<Version>,
     /// What is wrong in a command's body, and where.
-    errors: Vec<Violation>,
+    pub(crate) errors: Vec<Violation>,
     /// A stored outcome of an earlier request with the same idempotency key.
-    replayed: bool,
-    session: Option<HeaderValue>,
-    lag: Option<HeaderValue>,
-    idempotency_key: Option<HeaderValue>,
-    /// Seconds after which to try again, where it is known better than [`RETRY_AFTER`].
-    retry_after: Option<u64>,
+    pub(crate) replayed: bool,
+    pub(crate) session: Option<HeaderValue>,
+    pub(crate) lag: Option<Lag>,
+    pub(crate) idempotency_key: Option<HeaderValue>,
+    /// After how long to try again, where it is known better than by the kind.
+    retry_in: Option<Duration>,
+}
+
+impl Content {
+    /// After how long the client may try again, if it is asked to.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.retry_in.or_else(|| self.kind.retry_after())
+    }
 }
 
 /// What went wrong: a code that nodes know too, or one that only HTTP has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Shared(Code),
     MethodNotAllowed { allow: &'static str },
     NotAcceptable,
@@ -51,8 +61,8 @@ enum Kind {
     Forbidden { challenge: &'static str },
 }
 
-/// Seconds after which a refused client may try again.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// After how long a refused client may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -139,7 +149,7 @@ impl Problem {
             session: None,
             lag: None,
             idempotency_key: None,
-            retry_after: None,
+            retry_in: None,
         }))
     }
 
@@ -147,7 +157,7 @@ impl Problem {
     pub(crate) fn quota_exceeded(seconds: u64) -> Self {
         let mut problem =
             Self::new(Code::Overloaded, "this caller has made as many requests as it may; this one was not applied");
-        problem.0.retry_after = Some(seconds);
+        problem.0.retry_in = Some(Duration::from_secs(seconds));
         problem
     }
 
@@ -167,7 +177,7 @@ impl Problem {
     }
 
     /// With how far behind the refusal may be.
-    pub(crate) fn with_lag(mut self, lag: Option<HeaderValue>) -> Self {
+    pub(crate) fn with_lag(mut self, lag: Option<Lag>) -> Self {
         self.0.lag = lag;
         self
     }
@@ -176,6 +186,14 @@ impl Problem {
     pub(crate) fn with_idempotency_key(mut self, key: HeaderValue) -> Self {
         self.0.idempotency_key = Some(key);
         self
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    pub(crate) fn into_content(self) -> Content {
+        *self.0
     }
 
     #[cfg(test)]
@@ -211,8 +229,11 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         // Some statuses may be kept by caches unless told otherwise (RFC 9110, 15.1), and what is not there now may be soon.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let optional =
-            [(BERTH_SESSION, content.session), (BERTH_LAG, content.lag), (IDEMPOTENCY_KEY, content.idempotency_key)];
+        if let Some(time) = content.retry_after() {
+            headers.insert(header::RETRY_AFTER, time.as_secs().into());
+        }
+        let lag = content.lag.map(Lag::header_value);
+        let optional = [(BERTH_SESSION, content.session), (BERTH_LAG, lag), (IDEMPOTENCY_KEY, content.idempotency_key)];
         for (name, value) in optional {
             if let Some(value) = value {
                 headers.insert(name, value);
@@ -222,9 +243,6 @@ impl Problem {
             headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
         }
         match content.kind {
-            Kind::Shared(Code::Overloaded | Code::Unavailable) => {
-                headers.insert(header::RETRY_AFTER, content.retry_after.map_or(RETRY_AFTER, HeaderValue::from));
-            }
             Kind::Unauthenticated { challenge } | Kind::Forbidden { challenge } => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
@@ -242,7 +260,12 @@ impl Problem {
 }
 
 impl Kind {
-    fn code(self) -> &'static str {
+    /// After how long it may be tried again, where that is of use.
+    pub(crate) fn retry_after(self) -> Option<Duration> {
+        matches!(self, Self::Shared(Code::Overloaded | Code::Unavailable)).then_some(RETRY_AFTER)
+    }
+
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Shared(code) => code.as_str(),
             Self::MethodNotAllowed { .. } => "method-not-allowed",
@@ -330,9 +353,9 @@ pub(crate) struct Document<'a> {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Violation {
     /// A JSON Pointer (RFC 6901); empty for the body itself.
-    pointer: String,
+    pub(crate) pointer: String,
     /// For people.
-    detail: String,
+    pub(crate) detail: String,
 }
 
 #[cfg(test)]

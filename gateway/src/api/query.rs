@@ -55,7 +55,7 @@ pub(crate) fn none(query: Option<&str>) -> Result<(), Problem> {
     parameters(query, []).map(|[]| ())
 }
 
-pub(super) fn parse_consistency(consistency: Option<&str>) -> Result<Consistency, Problem> {
+pub(crate) fn parse_consistency(consistency: Option<&str>) -> Result<Consistency, Problem> {
     match consistency {
         None | Some("linearizable") => Ok(Consistency::Linearizable),
         Some("strict") => Ok(Consistency::Strict),

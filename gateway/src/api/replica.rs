@@ -10,6 +10,27 @@ use super::Api;
 use super::session::Session;
 use crate::nodes::Nodes;
 
+/// How far behind the answer to a stale read may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lag {
+    Milliseconds(u64),
+    /// Whoever answered has not heard of an owner since it was started.
+    Unknown,
+}
+
+impl Lag {
+    /// Of an answer that nothing was missing from.
+    pub(crate) const NONE: Self = Self::Milliseconds(0);
+
+    /// Of `Berth-Lag`.
+    pub(crate) fn header_value(self) -> HeaderValue {
+        match self {
+            Self::Milliseconds(milliseconds) => HeaderValue::from(milliseconds),
+            Self::Unknown => HeaderValue::from_static("unknown"),
+        }
+    }
+}
+
 impl<N: Nodes> Api<N> {
     /// What a read asks of whoever answers it. Where only the owner can do what the client's token asks for, the owner is asked.
     pub(super) fn consistency(&self, key: &EntityKey, wanted: Consistency, session: &Session) -> Consistency {
@@ -26,13 +47,10 @@ impl<N: Nodes> Api<N> {
     }
 }
 
-/// The answer itself, and the value of `Berth-Lag` where it is one of a stale read: milliseconds, rounded up.
-pub(super) fn unwrapped(reply: Reply<'_>) -> (Reply<'_>, Option<HeaderValue>) {
+/// The answer itself, and how far behind it may be where it is one of a stale read: in milliseconds, rounded up.
+pub(super) fn unwrapped(reply: Reply<'_>) -> (Reply<'_>, Option<Lag>) {
     let Reply::Stale { lag_micros, answer } = reply else { return (reply, None) };
-    let lag = match lag_micros {
-        Some(micros) => HeaderValue::from(micros.div_ceil(1000)),
-        None => HeaderValue::from_static("unknown"),
-    };
+    let lag = lag_micros.map_or(Lag::Unknown, |micros| Lag::Milliseconds(micros.div_ceil(1000)));
     // The forwarder lets no other through; this one fits no question.
     let inner = peer::decode(answer).unwrap_or(Reply::WrongOwner { owner: None });
     (inner, Some(lag))

@@ -20,7 +20,15 @@ impl Session {
             return Ok(Self(None));
         };
         let text = value.to_str().ok().filter(|_| values.next().is_none());
-        let text = text.ok_or_else(|| Problem::invalid("Berth-Session must be one session token"))?;
+        Self::decode(text.ok_or_else(|| Problem::invalid("Berth-Session must be one session token"))?)
+    }
+
+    /// A client that has seen nothing.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn decode(text: &str) -> Result<Self, Problem> {
         match Token::decode(text) {
             Ok(token) => Ok(Self(Some(token))),
             // During an upgrade, another gateway may write tokens that this one cannot read; the client gets a new one.

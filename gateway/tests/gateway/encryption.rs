@@ -18,7 +18,7 @@ use crate::certificates::{Authority, Files};
 use crate::twin::{CLUSTER, SHARDS, Twin, ask, finish, gateway, node_and_gateway, owners, request};
 use crate::{ADD, ALICE, PUBLIC};
 
-fn connector(authority: &Authority, protocol: &[u8]) -> TlsConnector {
+pub(crate) fn connector(authority: &Authority, protocol: &[u8]) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(authority.certificate.clone())).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -28,7 +28,7 @@ fn connector(authority: &Authority, protocol: &[u8]) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
-fn port(files: &Files) -> PortConfig {
+pub(crate) fn port(files: &Files) -> PortConfig {
     PortConfig { certificate_file: Some(files.path("crt")), key_file: Some(files.path("key")) }
 }
 

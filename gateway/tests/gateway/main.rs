@@ -6,6 +6,7 @@ mod edge;
 mod encryption;
 mod failover;
 mod frost;
+mod grpc;
 mod hostile;
 mod live;
 mod names;

@@ -45,6 +45,18 @@ pub(crate) enum Does {
     Serve(Arc<Replicated>),
     /// The same, but never answers.
     ServeAndHang(Arc<Replicated>),
+    /// Answers as it is told to.
+    Say(Saying),
+}
+
+/// What is answered to a question.
+#[derive(Clone)]
+pub(crate) struct Saying(pub(crate) Arc<dyn Fn(&Request<'_>) -> Bytes + Send + Sync>);
+
+impl std::fmt::Debug for Saying {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Saying")
+    }
 }
 
 /// What all replicas of a cluster agree on: who owns it, and what was executed.
@@ -281,6 +293,10 @@ impl Handler for Script {
             }
             Does::Tell(last) => tell(incoming, last),
             Does::Abandon => drop(incoming),
+            Does::Say(Saying(answer)) => {
+                let answer = answer(&peer::decode(&incoming.payload).unwrap());
+                incoming.reply.send(answer);
+            }
             Does::Hang => self.hanging.lock().push(incoming),
             Does::Serve(replicated) => match peer::decode(&incoming.payload).unwrap() {
                 Request::Execute(execute) | Request::Delete(execute) => {

@@ -3,6 +3,7 @@
 
 mod client;
 mod contract;
+mod grpc;
 mod openapi;
 mod program;
 mod writers;

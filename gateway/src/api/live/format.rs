@@ -8,6 +8,7 @@ use berth_shared::key::EntityKey;
 use berth_shared::message::Event;
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::polls::following;
 use crate::api::answer::{put_json, put_number, put_text, put_time};
 
 /// Says that somebody is still there. Readers ignore it.
@@ -41,11 +42,7 @@ impl Format {
         let bytes = events.iter().map(|e| self.head.len() + e.event_type.len() + e.data.len() + MESSAGE_OVERHEAD_BYTES);
         let mut out = BytesMut::with_capacity(bytes.sum());
         let mut last = after;
-        for event in events.iter().filter(|event| event.version > after) {
-            if event.version != last + 1 {
-                tracing::warn!(version = event.version, last, "a node left events out of a history");
-                break;
-            }
+        for event in following(after, events) {
             self.put_message(&mut out, event);
             last = event.version;
         }

@@ -4,13 +4,11 @@
 
 mod follow;
 mod format;
+pub(crate) mod polls;
 
 use std::time::Duration;
 
-use berth_shared::ids::Version;
 use berth_shared::key::EntityKey;
-use berth_shared::message::Response as Reply;
-use berth_shared::problem::Code;
 use bytes::{Bytes, BytesMut};
 use http::header::{self as names, HeaderValue};
 use http::request::Parts;
@@ -18,22 +16,27 @@ use http::{HeaderName, Method, Response};
 
 use self::follow::Follower;
 use self::format::Format;
+use self::polls::Polls;
+use super::answer;
+use super::asked::AskedHistory;
 use super::header::{self, Preferences};
 use super::outgoing::Body;
 use super::problem::Problem;
-use super::replica;
+use super::replica::Lag;
 use super::session::Session;
-use super::{Api, query, refuse_conditions, unread};
+use super::{Api, query, refuse_conditions};
 use crate::forward::Page;
 use crate::nodes::Nodes;
 use berth_shared::http_port::Connection;
 
 /// Bytes of events that are fetched at once; one event is always fetched whole. Twice as much waits for a slow reader, at most.
-const PIECE_BYTES_MAX: u32 = 64 * 1024;
-/// A reader whose stream has ended comes back after this, and up to so much more, so that all of them do not come together.
+pub(crate) const PIECE_BYTES_MAX: u32 = 64 * 1024;
+/// A reader that takes nothing of what waits for it for so long is cut off. It can come back for the rest.
+pub(crate) const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Where credentials are asked for, a live history lasts so long; who comes back is asked again, because a credential may have
 /// ended meanwhile.
 const LIFE_MAX: Duration = Duration::from_secs(300);
+/// A reader whose stream has ended comes back after this, and up to so much more, so that all of them do not come together.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_SPREAD: Duration = Duration::from_millis(2000);
 /// nginx does not gather what it passes on then.
@@ -41,10 +44,11 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 
 /// What the first page came to.
 struct First {
-    last: Version,
     messages: Bytes,
     session: Option<HeaderValue>,
-    lag: Option<HeaderValue>,
+    lag: Option<Lag>,
+    /// What to ask for next.
+    onwards: Page,
 }
 
 impl<N: Nodes> Api<N> {
@@ -61,14 +65,7 @@ impl<N: Nodes> Api<N> {
         let session = Session::parse(&parts.headers)?;
         let after = header::last_event_id(&parts.headers)?.unwrap_or(page.after);
         let place = self.enter_stream()?;
-        let page = Page {
-            after,
-            consistency: self.consistency(key, page.consistency, &session),
-            bytes_max: PIECE_BYTES_MAX,
-            wait: Duration::ZERO,
-            is_live: true,
-            ..page
-        };
+        let page = Page { after, bytes_max: PIECE_BYTES_MAX, wait: Duration::ZERO, is_live: true, ..page };
         let format = Format::new(key);
         let first = self.first(key, page, &session, &format, traceparent, preferences.deadline).await?;
         let retry = format::retry(self.retry_after());
@@ -76,15 +73,18 @@ impl<N: Nodes> Api<N> {
         let (sender, body) = Body::live();
         if parts.method != Method::HEAD {
             let follower = Follower {
-                forward: self.forward.clone(),
-                key: key.clone(),
-                page: Page { after: first.last, ..page.onwards() },
+                polls: Polls {
+                    forward: self.forward.clone(),
+                    seams: self.seams.clone(),
+                    key: key.clone(),
+                    page: first.onwards,
+                    traceparent: traceparent.to_owned(),
+                },
                 format,
-                traceparent: traceparent.to_owned(),
                 farewell: retry,
                 sender,
                 place,
-                life: (!self.guard.is_off()).then_some(LIFE_MAX),
+                life: self.life(),
                 connection: parts
                     .extensions
                     .get::<Connection>()
@@ -109,27 +109,18 @@ impl<N: Nodes> Api<N> {
         traceparent: &str,
         time: Duration,
     ) -> Result<First, Problem> {
-        let read = self.forward.events(key, page, traceparent, time, |shard, reply| {
-            let (reply, lag) = replica::unwrapped(reply);
-            let read = match reply {
-                Reply::Events { events, seen, .. } => {
-                    let (last, messages) = format.messages(page.after, &events).unwrap_or((page.after, Bytes::new()));
-                    Ok((last, messages, session.after(self.forward.nodes().cluster(), shard, seen)))
-                }
-                reply => Err(unread(self.forward.nodes().cluster(), session, shard, &reply)),
-            };
-            match read {
-                Ok((last, messages, session)) => Ok(First { last, messages, session, lag }),
-                Err(problem) => Err(problem.with_lag(lag)),
-            }
+        let asked = AskedHistory { key, page, session, time, traceparent };
+        let read = self.history(asked, |history| {
+            let (last, messages) = format.messages(page.after, history.events).unwrap_or((page.after, Bytes::new()));
+            let onwards = Page { after: last, ..history.onwards };
+            First { messages, session: history.session, lag: history.lag, onwards }
         });
-        read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))
+        read.await
     }
 
-    /// A place among the requests that wait for what is yet to happen.
-    pub(super) fn enter_stream(&self) -> Result<super::streams::Place, Problem> {
-        let overloaded = "this gateway has as many long polls and live histories as it may";
-        self.streams.enter().ok_or_else(|| Problem::new(Code::Overloaded, overloaded))
+    /// How long a live history may last.
+    pub(crate) fn life(&self) -> Option<Duration> {
+        (!self.guard.is_off()).then_some(LIFE_MAX)
     }
 
     fn retry_after(&self) -> Duration {
@@ -138,16 +129,14 @@ impl<N: Nodes> Api<N> {
     }
 }
 
-fn response(body: Body, session: Option<HeaderValue>, lag: Option<HeaderValue>) -> Response<Body> {
+fn response(body: Body, session: Option<HeaderValue>, lag: Option<Lag>) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(names::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(names::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    for (name, value) in [(header::BERTH_SESSION, session), (header::BERTH_LAG, lag)] {
-        if let Some(value) = value {
-            headers.insert(name, value);
-        }
+    if let Some(session) = session {
+        headers.insert(header::BERTH_SESSION, session);
     }
-    response
+    answer::with_lag(response, lag)
 }

@@ -1,6 +1,8 @@
 //! Live histories and reads at replicas through a whole cluster, nodes and gateway in one process on a network in memory: while
 //! shards are handed over and owners fail, readers miss nothing, get nothing twice, and never see less than they have seen.
 
+mod grpc;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -236,7 +238,10 @@ async fn live_histories_go_through_hand_offs_and_failovers_without_a_gap_or_a_do
         for after in [0, 1] {
             let arrived = Arc::new(Mutex::new(Arrived::default()));
             let reading = read(seams.clone(), id.clone(), after, stop.clone(), arrived.clone());
-            readers.insert((id.clone(), after), (seams.spawner.spawn(reading), arrived));
+            readers.insert((id.clone(), after, "SSE"), (seams.spawner.spawn(reading), arrived));
+            let arrived = Arc::new(Mutex::new(Arrived::default()));
+            let reading = grpc::read(seams.clone(), id.clone(), after, stop.clone(), arrived.clone());
+            readers.insert((id.clone(), after, "gRPC"), (seams.spawner.spawn(reading), arrived));
         }
     }
     let writers = Writers::start(&seams, &ids);
@@ -262,17 +267,13 @@ async fn live_histories_go_through_hand_offs_and_failovers_without_a_gap_or_a_do
     let written = writers.end().await;
     seams.spawner.sleep(Duration::from_secs(5)).await;
     stop.store(true, Ordering::Relaxed);
-    for (id, written) in ids.iter().zip(&written) {
-        for after in [0, 1] {
-            let (task, arrived) = readers.remove(&(id.clone(), after)).unwrap();
-            task.await.unwrap();
-            let arrived = arrived.lock();
-            assert!(
-                arrived.ids.iter().copied().eq(after + 1..=*written),
-                "{id} after {after}: {arrived:?}, {written} written"
-            );
-            assert_eq!(arrived.ends, 0, "the stream itself went on");
-        }
+    let written_of: BTreeMap<_, _> = ids.iter().zip(&written).collect();
+    for ((id, after, protocol), (task, arrived)) in readers {
+        task.await.unwrap();
+        let (arrived, written) = (arrived.lock(), *written_of[&id]);
+        let all = arrived.ids.iter().copied().eq(after + 1..=written);
+        assert!(all, "{protocol}, {id} after {after}: {arrived:?}, {written} written");
+        assert_eq!(arrived.ends, 0, "{protocol}: the stream itself went on");
     }
     let (session_reads, stale_reads) = (session_reads.load(Ordering::Relaxed), stale_reads.load(Ordering::Relaxed));
     let behind = behind.load(Ordering::Relaxed);
