@@ -6,6 +6,8 @@ mod body;
 mod condition;
 mod cursor;
 mod docs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guard;
 mod header;
 mod listing;
