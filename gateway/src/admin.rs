@@ -56,7 +56,7 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
     }
     let headers = request.headers().get_all(header::AUTHORIZATION).iter().map(header::HeaderValue::as_bytes);
     // Nothing here changes anything.
-    let allowed = admin.guard.authenticate(headers).and_then(|who| admin.guard.authorize(&who, Role::Read, None));
+    let allowed = admin.guard.authenticate(headers).and_then(|who| admin.guard.authorize_all(&who, Role::Read));
     match allowed {
         Ok(()) => next.run(request).await,
         Err(refusal) => admin.problem(Problem::of_guard(refusal), request.uri()),

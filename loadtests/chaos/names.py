@@ -1,6 +1,7 @@
 """A DNS server for one name, whose addresses the harness lists and strikes out as Kubernetes does those of a headless Service."""
 
 import asyncio
+import errno
 import socket
 import struct
 
@@ -17,8 +18,15 @@ class Names(asyncio.DatagramProtocol):
 
     async def __aenter__(self):
         loop = asyncio.get_running_loop()
-        self.transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(self.host, PORT))
-        return self
+        for patience in (*[0.05] * 100, None):
+            try:
+                self.transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(self.host, PORT))
+                return self
+            except OSError as error:
+                # Programs ask for names from ports that they draw, of all addresses: for that moment this one may be among them.
+                if error.errno != errno.EADDRINUSE or patience is None:
+                    raise
+                await asyncio.sleep(patience)
 
     async def __aexit__(self, *_):
         self.transport.close()

@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.004
 # From the line in the log to the kill, besides what it takes to read it.
 DELAYS = (0, 0, 0.005, 0.02, 0.1)
 STEP_SECONDS_MAX = 45
-CHANGES_MAX = 4  # of members, until a step is seen
+CHANGES_MAX = 8  # of members, until a step is seen
 NODES_MOST = 5
 
 
@@ -154,7 +154,9 @@ class Case:
         await asyncio.sleep({"soon": SOON_SECONDS, "late": LATE_SECONDS}.get(back, LATE_SECONDS))
         if back == "fresh":
             await asyncio.to_thread(node.wipe)
-        node.start()
+            self.trial.cluster.start_empty(node)
+        else:
+            node.start()
 
     async def everybody_back(self):
         """Waits until whoever was killed is back, and the changes of members are over."""

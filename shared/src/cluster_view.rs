@@ -738,11 +738,11 @@ mod tests {
         assert_eq!((&view["kind"], &view["id"], &view["shard"]), (&json!("cart"), &json!("alice"), &json!(shard)));
         assert_eq!((&view["hash"], &view["queue"]), (&json!(format!("{:016x}", key.hash64())), &json!(12)));
         assert_eq!(view["owner"], json!("0000000000000002"));
-        let last = json!({"step": "hand-off", "target": "0000000000000002", "ended": "1970-01-01T00:00:02Z"});
+        let last = json!({"step": "hand-off", "target": "0000000000000002", "ended": "1970-01-01T00:00:02.000Z"});
         assert_eq!(view["lastMove"], last, "whoever took it");
         assert_eq!(view["addresses"], json!(["n1:1", "n2:1", "n3:1"]));
         let why = view["why"].as_str().unwrap();
-        assert!(why.contains("epoch 2") && why.contains("0000000000000002 owns it since term 4"), "{why}");
+        assert!(why.contains("epoch 3") && why.contains("0000000000000002 owns it since term 4"), "{why}");
         let nowhere = Gathered::default().explain(&key, SHARDS);
         assert!(nowhere.why.contains("no node that answered"), "{}", nowhere.why);
         assert_eq!((nowhere.queue, nowhere.placed.group.owner), (None, None));

@@ -2,14 +2,15 @@
 
 use berth_shared::key::EntityKey;
 use berth_shared::message::{Consistency, Moment, Response as Reply};
+use berth_shared::problem::Code;
 use http::header as names;
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 
 use super::header::Preferences;
 use super::problem::Problem;
 use super::session::Session;
-use super::{Api, Body, answer, condition, header, path, query, uncached, unread};
+use super::{Api, Body, answer, condition, header, path, query, uncached, unread, with_lag};
 use crate::nodes::Nodes;
 
 /// How long ago a time must be. Clocks differ, and what the owner decides at this moment has a time of its own clock.
@@ -29,18 +30,25 @@ impl<N: Nodes> Api<N> {
         parts: &Parts,
         traceparent: &str,
     ) -> Result<Response<Body>, Problem> {
-        let (moment, consistency) = parse(parts.uri.query(), self.seams.clock.wall_micros())?;
+        let (moment, asked) = parse(parts.uri.query(), self.seams.clock.wall_micros())?;
         header::check_accept(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         let if_match = condition::entity_tags(&parts.headers, &names::IF_MATCH)?;
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
+        // Only the owner knows what is final, and so it answers whoever would be content with less.
+        let (consistency, lag) = match asked {
+            Consistency::Strict => (Consistency::Strict, None),
+            Consistency::Linearizable | Consistency::Session { .. } => (Consistency::Linearizable, None),
+            Consistency::Stale => (Consistency::Linearizable, Some(HeaderValue::from_static("0"))),
+        };
         let cluster = || self.forward.nodes().cluster();
         let deliver = |shard, reply: Reply<'_>| match reply {
             Reply::State { version, state, seen } => {
                 if if_match.is_some_and(|tags| !tags.match_version(version)) {
-                    return Err(Problem::version_mismatch(version));
+                    // Without the entity's version, which is not looked at here.
+                    return Err(Problem::new(Code::VersionMismatch, "that state has another version"));
                 }
                 let session = session.after(cluster(), shard, seen);
                 if if_none_match.is_some_and(|tags| tags.match_version(version)) {
@@ -51,7 +59,8 @@ impl<N: Nodes> Api<N> {
             reply => Err(unread(cluster(), &session, shard, &reply)),
         };
         let read = self.forward.past(key, moment, consistency, traceparent, preferences.deadline, deliver);
-        let response = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)))?;
+        let answered = read.await.unwrap_or_else(|code| Err(Problem::given_up(code)));
+        let response = with_lag(answered, lag)?;
         Ok(uncached(response))
     }
 }
@@ -67,12 +76,7 @@ pub(super) fn parse(query: Option<&str>, now_micros: u64) -> Result<(Moment, Con
         }
         (None, at) => Moment::Time(parse_time(&at.unwrap_or_default(), now_micros)?),
     };
-    match query::parse_consistency(consistency.as_deref())? {
-        consistency @ (Consistency::Linearizable | Consistency::Strict) => Ok((moment, consistency)),
-        Consistency::Session { .. } | Consistency::Stale => {
-            Err(Problem::invalid("an earlier state is read at the owner: consistency must be linearizable or strict"))
-        }
-    }
+    Ok((moment, query::parse_consistency(consistency.as_deref())?))
 }
 
 /// Microseconds since 1970; a time before that is as good as 1970.

@@ -8,7 +8,7 @@ use berth_shared::problem::Code;
 use super::docs;
 use super::problem::Problem;
 
-/// A thing that the public port serves, or will serve.
+/// A thing that the public port serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resource<'a> {
     /// `/v1/entities/{kind}`

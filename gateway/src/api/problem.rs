@@ -188,6 +188,8 @@ impl Problem {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        // Some statuses may be kept by caches unless told otherwise (RFC 9110, 15.1), and what is not there now may be soon.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let optional =
             [(BERTH_SESSION, content.session), (BERTH_LAG, content.lag), (IDEMPOTENCY_KEY, content.idempotency_key)];
         for (name, value) in optional {

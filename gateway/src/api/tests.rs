@@ -504,7 +504,7 @@ async fn what_is_malformed_or_not_served_is_refused_without_asking_a_node() {
         ("POST", ALICE, &[], "", 405, "method-not-allowed"),
         ("GET", ADD, &[], "", 405, "method-not-allowed"),
         ("GET", "/v1/entities/counter/alice?version=x", &[], "", 400, "invalid-request"),
-        ("GET", "/v1/entities/counter/alice?version=1&consistency=stale", &[], "", 400, "invalid-request"),
+        ("GET", "/v1/entities/counter/alice?version=1&consistency=fresh", &[], "", 400, "invalid-request"),
         ("GET", "/v1/entities/counter/alice?at=2026-01-01T00:00:00Z", &[], "", 400, "invalid-request"),
         ("GET", "/v1/entities/counter/alice?consistency=weak", &[], "", 400, "invalid-request"),
         ("GET", "/v1/entities/counter/alice?wait=5", &[], "", 400, "invalid-request"),

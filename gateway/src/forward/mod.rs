@@ -257,7 +257,7 @@ impl<N: Nodes> Forward<N> {
             let Call { shard, asked, result } = self.call(operation, target, attempts, time, &mut encode).await;
             let response = result.as_ref().ok().map(|frame| peer::decode::<Response<'_>>(frame).ok());
             let attempt = match (&response, &result) {
-                (Some(response), _) => self.classify(response.as_ref(), &fits),
+                (Some(response), _) => at_owner_too(self.classify(response.as_ref(), &fits), target, attempts),
                 (None, Err(attempt)) => *attempt,
                 (None, Ok(_)) => Attempt::MaybeExecuted,
             };
@@ -434,6 +434,19 @@ impl Time {
 /// Whether an attempt at a read that any replica may answer goes to one: each other one goes to the owner.
 fn is_at_replica(attempt: u32) -> bool {
     attempt % 2 == 1
+}
+
+/// What a replica's answer means. That it cannot read a kind, or an event, may be so because it is of another version than the
+/// owner, which is then asked.
+fn at_owner_too(attempt: Attempt, target: Target<'_>, number: u32) -> Attempt {
+    match (attempt, target) {
+        (Attempt::Refused { code: Code::UnknownKind | Code::Internal, .. }, Target::Replica { .. })
+            if is_at_replica(number) =>
+        {
+            Attempt::NotExecuted
+        }
+        (attempt, _) => attempt,
+    }
 }
 
 /// What is asked for in an attempt. The owner's own answer is as new as a session asks for, whatever it has applied of which

@@ -16,7 +16,7 @@ fn key(name: &str, hash: &str, role: &str) -> ApiKey {
     ApiKey { name: name.to_owned(), hash: hash.to_owned(), roles: vec![role.to_owned()] }
 }
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     let keys =
         vec![key("reader", READER, "read"), key("counter", COUNTER, "write:counter"), key("writer", WRITER, "write")];
     let auth = auth::Config { mode: Mode::ApiKeys, keys, ..auth::Config::default() };

@@ -98,6 +98,28 @@ async fn long_polls_are_no_requests_in_flight() {
     assert_eq!(metric(&seams, "berth_gateway_streams").await, Some(0.0));
 }
 
+/// A credential may end while its live histories go on, so they end now and then, and whoever comes back is asked again.
+#[tokio::test(start_paused = true)]
+async fn where_credentials_are_asked_for_a_live_history_ends_with_a_hint_when_to_come_again() {
+    let seams = Seams::simulated(5);
+    let (node, _gateway) = node_and_gateway(&seams, crate::auth::config()).await;
+    node.does(Does::Tell(3));
+    let mut stream = seams.network.connect(PUBLIC).await.unwrap();
+    let credential = "authorization: Bearer reader-key";
+    let request = format!(
+        "GET {EVENTS} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n{credential}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let began = seams.clock.now();
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).await.unwrap();
+    let lasted = seams.clock.now().since(began);
+    assert!((Duration::from_secs(299)..Duration::from_secs(310)).contains(&lasted), "{lasted:?}");
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200") && text.matches("retry: ").count() == 2, "{text}");
+    assert!(text.ends_with("0\r\n\r\n"), "a whole answer");
+}
+
 /// Its connection would be held up by what it does not read.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_nothing_loses_its_connection() {
@@ -111,8 +133,8 @@ async fn a_client_that_reads_nothing_loses_its_connection() {
     assert!(fetched < 20, "{fetched} pages were fetched");
     seams.spawner.sleep(Duration::from_secs(10)).await;
     assert_eq!(metric(&seams, "berth_gateway_http_connections").await, Some(0.0));
-    assert_eq!(metric(&seams, "berth_gateway_streams_cut_total").await, Some(1.0));
-    assert_eq!(node.asked(), fetched);
+    assert_eq!(metric(&seams, "berth_gateway_streams").await, Some(0.0));
+    assert!(node.asked() <= fetched + 1, "{} pages were fetched", node.asked());
     let mut text = Vec::new();
     // Whatever there is to read ends without the end of the answer.
     let _ = stream.read_to_end(&mut text).await;

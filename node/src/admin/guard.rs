@@ -1,4 +1,4 @@
-//! Who may use the admin port: everybody asks whether the process lives and is ready; what is shown needs the role `read`, and what
+//! Who may use the admin port: everybody asks whether the process lives and is ready; what is shown needs the role `read` without a kind, and what
 //! changes something the role `admin`.
 
 use axum::extract::{Request, State};
@@ -20,7 +20,7 @@ pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Ne
         _ => Role::Admin,
     };
     let headers = request.headers().get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
-    let allowed = admin.guard.authenticate(headers).and_then(|who| admin.guard.authorize(&who, role, None));
+    let allowed = admin.guard.authenticate(headers).and_then(|who| admin.guard.authorize_all(&who, role));
     match allowed {
         Ok(()) => next.run(request).await,
         Err(refusal) => {

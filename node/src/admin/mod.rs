@@ -105,6 +105,7 @@ fn router(admin: Admin) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(page))
         .route("/drain", post(drain))
+        .route("/v1/cluster/drain", post(drain))
         .route("/v1/recovery", get(recovery::survey))
         .route("/v1/recovery/{shard}", post(recovery::recover))
         .route("/v1/cluster", get(cluster))
@@ -180,7 +181,7 @@ async fn unknown_path(State(admin): State<Admin>, uri: Uri) -> Response {
 async fn wrong_method(State(admin): State<Admin>, uri: Uri) -> Response {
     let refusal = (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed");
     let (why, allowed) = match uri.path() {
-        "/drain" => ("to leave is asked for with POST", "POST"),
+        "/drain" | "/v1/cluster/drain" => ("to leave is asked for with POST", "POST"),
         path if path.starts_with("/v1/recovery/") => ("a shard is recovered with POST", "POST"),
         _ => ("this is only for reading", "GET, HEAD"),
     };

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
-use schemars::transform::{RecursiveTransform, Transform};
+use schemars::transform::{RecursiveTransform, ReplaceBoolSchemas, Transform};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -111,10 +111,17 @@ fn schema_of<T: JsonSchema>(direction: Direction) -> Schema {
     let mut schema = generator.subschema_for::<T>();
     let mut definitions = generator.definitions().clone();
     let mut limit = RecursiveTransform(limit_integers);
-    limit.transform(&mut schema);
+    // `{}` means the same as `true`, and more generators of clients know it.
+    let mut objects = ReplaceBoolSchemas::default();
+    objects.skip_additional_properties = true;
+    let mut transform = |schema: &mut schemars::Schema| {
+        limit.transform(schema);
+        objects.transform(schema);
+    };
+    transform(&mut schema);
     for definition in definitions.values_mut() {
         if let Ok(definition) = <&mut schemars::Schema>::try_from(definition) {
-            limit.transform(definition);
+            transform(definition);
         }
     }
     Schema { schema: schema.to_value(), definitions }

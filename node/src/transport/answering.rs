@@ -76,7 +76,8 @@ impl Answering {
         let is_sight = matches!(error, Error::NotFound | Error::Deleted);
         let seen = is_sight.then(|| self.reader.shard.seen());
         let (detail, reason, current_version, replayed) = (error.to_string(), None, None, false);
-        let refusal = Refusal { code, detail: &detail, reason, current_version, replayed, seen, violations: Vec::new() };
+        let refusal =
+            Refusal { code, detail: &detail, reason, current_version, replayed, seen, violations: Vec::new() };
         self.send(reply, &Response::Refused(refusal));
     }
 

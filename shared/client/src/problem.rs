@@ -135,20 +135,10 @@ impl Problem {
         }
     }
 
-    /// Whether this settles what became of a command, earlier attempts included: it was decided behind the check of the key,
-    /// or holds for every request of this form.
+    /// Whether this settles what became of a command, earlier attempts included: it was decided behind the check of the key.
+    /// That a kind or a command is not known, or that code failed, may be so of one node of another version only.
     pub(crate) fn is_settled(&self) -> bool {
-        matches!(
-            self.code,
-            Code::VersionMismatch
-                | Code::Rejected
-                | Code::KeyReused
-                | Code::NotFound
-                | Code::TooLarge
-                | Code::UnknownKind
-                | Code::UnknownCommand
-                | Code::Internal
-        )
+        matches!(self.code, Code::VersionMismatch | Code::Rejected | Code::KeyReused | Code::NotFound | Code::TooLarge)
     }
 }
 

@@ -71,6 +71,16 @@ impl Grants {
             }
     }
 
+    /// Whether this is enough for `role` on everything.
+    pub fn allow_all(&self, role: Role) -> bool {
+        self.admin
+            || match role {
+                Role::Read => self.read.all || self.write.all,
+                Role::Write => self.write.all,
+                Role::Admin => false,
+            }
+    }
+
     fn add(&mut self, entry: &str) -> bool {
         let (role, kind) = match entry.split_once(':') {
             Some((role, kind)) => (role, Some(kind)),
@@ -115,6 +125,18 @@ mod tests {
             }
         }
         allowed
+    }
+
+    #[test]
+    fn a_role_of_one_kind_is_none_of_all() {
+        let all = |entries: &[&str]| {
+            let grants = Grants::parse(entries.iter().copied()).unwrap();
+            [Role::Read, Role::Write, Role::Admin].map(|role| grants.allow_all(role))
+        };
+        assert_eq!(all(&["read:cart", "write:cart"]), [false, false, false]);
+        assert_eq!(all(&["read", "write:cart"]), [true, false, false]);
+        assert_eq!(all(&["write"]), [true, true, false]);
+        assert_eq!(all(&["admin"]), [true, true, true]);
     }
 
     #[test]

@@ -114,6 +114,11 @@ impl Guard {
         Self { known: Known::everybody(), refusals: Refusals::new(metrics.clone(), counter, port, seams) }
     }
 
+    /// Whether everybody may do everything.
+    pub fn is_off(&self) -> bool {
+        matches!(self.known, Known::Everybody(_))
+    }
+
     /// Who it is, by the values of all `Authorization` headers of a request.
     pub fn authenticate<'a>(&self, headers: impl IntoIterator<Item = &'a [u8]>) -> Result<Principal, Refusal> {
         let principal = match &self.known {
@@ -129,8 +134,17 @@ impl Guard {
         if principal.grants.allow(role, kind) {
             return Ok(());
         }
+        Err(self.forbid(principal))
+    }
+
+    /// Whether they may do this with everything: what shows all kinds at once is for nobody who may see only some.
+    pub fn authorize_all(&self, principal: &Principal, role: Role) -> Result<(), Refusal> {
+        if principal.grants.allow_all(role) { Ok(()) } else { Err(self.forbid(principal)) }
+    }
+
+    fn forbid(&self, principal: &Principal) -> Refusal {
         self.refusals.note(Refusal::Forbidden, &principal.name);
-        Err(Refusal::Forbidden)
+        Refusal::Forbidden
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Follower<N> {
     pub(super) farewell: Bytes,
     pub(super) sender: LiveSender,
     pub(super) place: Place,
+    /// How long it may last; its reader comes back then.
+    pub(super) life: Option<Duration>,
     /// Where it is this stream's alone.
     pub(super) connection: Option<Connection>,
     pub(super) seams: Seams,
@@ -75,7 +77,11 @@ enum Said {
 impl<N: Nodes> Follower<N> {
     /// Sends `begin`, and what follows.
     pub(super) async fn run(mut self, begin: Bytes) {
-        let ended = self.follow(begin).await;
+        let spawner = self.seams.spawner;
+        let ended = match self.life {
+            None => self.follow(begin).await,
+            Some(life) => spawner.timeout(life, self.follow(begin)).await.unwrap_or(Ended::Over),
+        };
         match ended {
             Ended::Left | Ended::Refused => {}
             Ended::Over => {

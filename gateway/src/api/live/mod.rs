@@ -31,6 +31,9 @@ use berth_shared::http_port::Connection;
 /// Bytes of events that are fetched at once; one event is always fetched whole. Twice as much waits for a slow reader, at most.
 const PIECE_BYTES_MAX: u32 = 64 * 1024;
 /// A reader whose stream has ended comes back after this, and up to so much more, so that all of them do not come together.
+/// Where credentials are asked for, a live history lasts so long; who comes back is asked again, because a credential may have
+/// ended meanwhile.
+const LIFE_MAX: Duration = Duration::from_secs(300);
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_SPREAD: Duration = Duration::from_millis(2000);
 /// nginx does not gather what it passes on then.
@@ -80,6 +83,7 @@ impl<N: Nodes> Api<N> {
                 farewell: retry,
                 sender,
                 place,
+                life: (!self.guard.is_off()).then_some(LIFE_MAX),
                 connection: parts
                     .extensions
                     .get::<Connection>()

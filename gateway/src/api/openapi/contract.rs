@@ -9,12 +9,12 @@ pub(super) const LISTING: bool = true;
 /// States as of an earlier version or time.
 pub(super) const TIME_TRAVEL: bool = true;
 /// Reads at any replica: `consistency=session` and `stale`.
-pub(super) const REPLICA_READS: bool = false;
+pub(super) const REPLICA_READS: bool = true;
 /// History pages that wait for the next event.
-pub(super) const LONG_POLLS: bool = false;
+pub(super) const LONG_POLLS: bool = true;
 /// Live history as server-sent events.
-pub(super) const LIVE_HISTORY: bool = false;
+pub(super) const LIVE_HISTORY: bool = true;
 /// `tracestate`, passed on with the trace.
 pub(super) const TRACE_STATE: bool = false;
 /// Credentials, and the refusals for want of them.
-pub(super) const AUTHENTICATION: bool = false;
+pub(super) const AUTHENTICATION: bool = true;

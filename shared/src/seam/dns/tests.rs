@@ -20,9 +20,15 @@ const DATAGRAM_ANSWERS_MAX: usize = 20;
 /// `local.berth-test.`, which is this machine. Answers until the test's runtime ends.
 #[expect(clippy::disallowed_methods, reason = "the server is the test's own")]
 async fn server() -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // A port that is free for datagrams may be one that a connection has.
+    let (udp, tcp) = loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        match TcpListener::bind(udp.local_addr().unwrap()).await {
+            Ok(tcp) => break (udp, tcp),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse),
+        }
+    };
     let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         let mut question = [0; 1500];
         loop {

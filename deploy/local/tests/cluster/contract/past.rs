@@ -14,7 +14,9 @@ pub(crate) fn states() -> Vec<Line> {
         ("GET", format!("{entity}?version=1"), [], "" => 200 "", [("/kind", r#""counter""#), ("/id", r#""past""#), ("/version", "1"), ("/state/value", "1"), ("/reply", "-"), ("etag", "\"1\""), ("berth-session", "*")]),
         ("GET", format!("{entity}?version=2&consistency=strict"), [], "" => 200 "", [("/version", "2"), ("/state/value", "2")]),
         ("GET", format!("{entity}?version=1"), [("if-none-match", "\"1\"")], "" => 304 "", [("etag", "\"1\"")]),
-        ("GET", format!("{entity}?version=1"), [("if-match", "\"2\"")], "" => 412 "version-mismatch", [("/currentVersion", "1")]),
+        ("GET", format!("{entity}?version=1"), [("if-match", "\"2\"")], "" => 412 "version-mismatch", [("/currentVersion", "-")]),
+        ("GET", format!("{entity}?version=1&consistency=session"), [], "" => 200 "", [("/version", "1"), ("berth-lag", "-")]),
+        ("GET", format!("{entity}?version=1&consistency=stale"), [], "" => 200 "", [("/version", "1"), ("berth-lag", "0")]),
         ("HEAD", format!("{entity}?version=1"), [], "" => 200 "", [("etag", "\"1\"")]),
         // Not reached yet, and before the first event.
         ("GET", format!("{entity}?version=3"), [], "" => 404 "not-found", []),
