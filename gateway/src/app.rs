@@ -15,11 +15,12 @@ use hyper::body::Incoming;
 use tower::ServiceExt;
 
 use crate::admin::{self, Admin};
-use crate::admission::Admission;
+use crate::admission::{self, Admission};
 use crate::api::Api;
 use crate::api::openapi::OpenApi;
 use crate::api::streams::Streams;
 use crate::config::Config;
+use crate::edge::Edge;
 use crate::forward::Forward;
 use crate::metrics::{Metrics, REFUSALS};
 use crate::nodes::{self, Connections};
@@ -76,7 +77,7 @@ pub async fn start(
     let public = listen(&config.listen, &seams).await?;
     let admin = listen(&config.admin_listen, &seams).await?;
 
-    let admission = Admission::new(config.in_flight_max);
+    let admission = Admission::new(admission_config(&config));
     let streams = Streams::new(config.streams_max);
     let metrics = Arc::new(Metrics::new(metrics, &admission, &streams));
     let connections = Connections::start(nodes_config(&config), peer_seams, metrics.clone());
@@ -85,8 +86,15 @@ pub async fn start(
 
     let attempt_timeout = config.attempt_timeout.0;
     let api = Arc::new(Api {
-        forward: Arc::new(Forward::new(connections.clone(), seams.clone(), attempt_timeout, metrics.clone())),
+        forward: Arc::new(Forward::new(
+            connections.clone(),
+            seams.clone(),
+            attempt_timeout,
+            metrics.clone(),
+            admission.clone(),
+        )),
         admission,
+        rates: config.rate_limit.rates(),
         guard: guards.public,
         streams: streams.clone(),
         body_timeout: config.body_timeout.0,
@@ -95,9 +103,10 @@ pub async fn start(
         metrics: metrics.clone(),
         openapi: OpenApi::default(),
     });
+    let edge = Arc::new(Edge::new(&config.cors_origins));
     let answer = move |request: Request<Incoming>| {
-        let api = api.clone();
-        async move { api.answer(request).await }
+        let (edge, api) = (edge.clone(), api.clone());
+        async move { edge.answer(request, |request| api.answer(request)).await }
     };
     let admin_registry = metrics.registry().clone();
     let router = admin::router(Admin {
@@ -114,13 +123,7 @@ pub async fn start(
     };
 
     let listen_error = |address: String| move |source| Error::Listen { address, source };
-    let limits = http_port::Config {
-        connections_max: config.connections_max,
-        header_timeout: config.header_timeout.0,
-        stall_timeout: STALL_MAX,
-        drain_timeout: config.drain_timeout.0,
-        tls,
-    };
+    let limits = port_config(&config, tls);
     let admin_limits = http_port::Config { connections_max: ADMIN_CONNECTIONS_MAX, tls: None, ..limits.clone() };
     let public = http_port::serve(public, limits, &seams, metrics.connections.clone(), answer)
         .map_err(listen_error(config.listen))?;
@@ -185,6 +188,25 @@ impl Guards {
 async fn listen(address: &str, seams: &Seams) -> Result<Box<dyn berth_shared::seam::network::Listener>, Error> {
     let listener = seams.network.listen(address).await;
     listener.map_err(|source| Error::Listen { address: address.to_owned(), source })
+}
+
+fn port_config(config: &Config, tls: Option<PortTls>) -> http_port::Config {
+    http_port::Config {
+        connections_max: config.connections_max,
+        header_timeout: config.header_timeout.0,
+        stall_timeout: STALL_MAX,
+        drain_timeout: config.drain_timeout.0,
+        tls,
+    }
+}
+
+fn admission_config(config: &Config) -> admission::Config {
+    admission::Config {
+        in_flight_min: config.in_flight_min,
+        in_flight_max: config.in_flight_max,
+        in_flight_per_entity_max: config.in_flight_per_entity_max,
+        latency_target: config.latency_target.0,
+    }
 }
 
 fn nodes_config(config: &Config) -> nodes::Config {

@@ -1,12 +1,16 @@
 //! The gateway's configuration: `config/gateway.toml` shows every key with its default.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 
 use berth_shared::config::{self, HumanDuration, Validate};
 use berth_shared::peer::security;
 use berth_shared::tls::PortConfig;
 use berth_shared::{auth, telemetry};
 use serde::{Deserialize, Serialize};
+
+use crate::admission::rate::{self, Rates};
+use crate::edge::ANY_ORIGIN;
 
 /// Environment variables override the file: `BERTH_LISTEN`, `BERTH_TELEMETRY__FILTER`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,8 +28,13 @@ pub struct Config {
     pub zone: Option<String>,
     /// Most nodes that are connected at once, those of `nodes` included.
     pub nodes_max: usize,
-    /// Most requests being served at once; one more is answered 429.
+    /// Most requests being served at once; one more is answered 429. It adapts to how quickly nodes answer, between these.
+    pub in_flight_min: usize,
     pub in_flight_max: usize,
+    /// Where more than a tenth of the nodes' answers take longer, fewer requests are served at once.
+    pub latency_target: HumanDuration,
+    /// Most requests being served at once of one entity; one more is answered 429.
+    pub in_flight_per_entity_max: usize,
     /// Most requests being served at once by one node; one more is answered 429.
     pub in_flight_per_node_max: usize,
     /// Most live histories and long polls at once; one more is answered 429.
@@ -40,6 +49,10 @@ pub struct Config {
     pub attempt_timeout: HumanDuration,
     /// How long requests may go on after a shutdown has begun; then they are cut off.
     pub drain_timeout: HumanDuration,
+    /// Pages of which origins may call from a browser.
+    pub cors_origins: Vec<String>,
+    /// How many requests each caller may make.
+    pub rate_limit: RateLimitConfig,
     /// Whether `/metrics` on the admin port needs no credential where `admin_auth` asks for one.
     pub admin_metrics_open: bool,
     /// Whom the public port lets in.
@@ -54,6 +67,32 @@ pub struct Config {
     pub telemetry: telemetry::Config,
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RateLimitConfig {
+    /// Requests of one caller per window; 0: as many as it likes.
+    pub requests: u32,
+    /// In whole seconds.
+    pub window: HumanDuration,
+    /// Callers that are told apart at a time; further ones share what one may do.
+    pub callers_max: usize,
+}
+
+impl Default for RateLimitConfig {
+    fn default() -> Self {
+        Self { requests: 0, window: HumanDuration::from_secs(1), callers_max: 10_000 }
+    }
+}
+
+impl RateLimitConfig {
+    /// Absent where there is no limit.
+    pub(crate) fn rates(&self) -> Option<Rates> {
+        let callers_max = NonZeroUsize::new(self.callers_max).unwrap_or(NonZeroUsize::MIN);
+        let config = rate::Config { requests: self.requests, window: self.window.0, callers_max };
+        (self.requests > 0).then(|| Rates::new(config))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -63,7 +102,10 @@ impl Default for Config {
             dns_servers: Vec::new(),
             zone: None,
             nodes_max: 256,
+            in_flight_min: 64,
             in_flight_max: 4096,
+            latency_target: HumanDuration::from_millis(500),
+            in_flight_per_entity_max: 256,
             in_flight_per_node_max: 2048,
             streams_max: 4096,
             connections_max: 16_384,
@@ -71,6 +113,8 @@ impl Default for Config {
             body_timeout: HumanDuration::from_secs(10),
             attempt_timeout: HumanDuration::from_secs(2),
             drain_timeout: HumanDuration::from_secs(35),
+            cors_origins: Vec::new(),
+            rate_limit: RateLimitConfig::default(),
             admin_metrics_open: false,
             auth: auth::Config::default(),
             admin_auth: auth::Config::default(),
@@ -101,6 +145,8 @@ impl Validate for Config {
             config::allow(!zone.is_empty(), "zone", "\"\"", "texts that are not empty")?;
         }
         config::within("nodes_max", self.nodes_max, self.nodes.len()..=4096)?;
+        config::within("in_flight_min", self.in_flight_min, 1..=1_000_000)?;
+        config::within("in_flight_per_entity_max", self.in_flight_per_entity_max, 1..=1_000_000)?;
         config::within("in_flight_max", self.in_flight_max, 1..=1_000_000)?;
         config::within("in_flight_per_node_max", self.in_flight_per_node_max, 1..=1_000_000)?;
         config::within("streams_max", self.streams_max, 1..=1_000_000)?;
@@ -110,10 +156,16 @@ impl Validate for Config {
             ("header_timeout", self.header_timeout),
             ("body_timeout", self.body_timeout),
             ("attempt_timeout", self.attempt_timeout),
+            ("latency_target", self.latency_target),
         ] {
             config::within(key, duration, shortest..=longest)?;
         }
         config::within("drain_timeout", self.drain_timeout, HumanDuration::from_secs(0)..=longest)?;
+        config::within("cors_origins", self.cors_origins.len(), 0..=64)?;
+        for origin in &self.cors_origins {
+            config::allow(is_origin(origin), "cors_origins", format_args!("\"{origin}\""), ORIGINS)?;
+        }
+        config::nested("rate_limit", &self.rate_limit)?;
         config::nested("auth", &self.auth)?;
         config::nested("admin_auth", &self.admin_auth)?;
         config::nested("tls", &self.tls)?;
@@ -123,6 +175,26 @@ impl Validate for Config {
         self.peer.check_reach("nodes", &self.nodes)?;
         config::nested("telemetry", &self.telemetry)
     }
+}
+
+impl Validate for RateLimitConfig {
+    fn validate(&self) -> Result<(), config::Error> {
+        config::within("requests", self.requests, 0..=1_000_000)?;
+        config::within("window", self.window, HumanDuration::from_secs(1)..=HumanDuration::from_secs(24 * 3600))?;
+        config::allow(self.window.0.subsec_nanos() == 0, "window", self.window, "whole seconds")?;
+        config::within("callers_max", self.callers_max, 1..=1_000_000)
+    }
+}
+
+const ORIGINS: &str =
+    "\"*\" and origins as browsers send them, such as \"https://shop.example\" or \"http://localhost:3000\"";
+
+/// Whether a browser could send this in `Origin`: a scheme, a host and maybe a port, in lower case, and nothing after them.
+fn is_origin(text: &str) -> bool {
+    let host_of =
+        |text: &str| text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).map(str::to_owned);
+    let is_part = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]".contains(&byte);
+    text == ANY_ORIGIN || host_of(text).is_some_and(|host| !host.is_empty() && host.bytes().all(is_part))
 }
 
 #[cfg(test)]
@@ -220,6 +292,12 @@ mod tests {
             ("nodes = [\"a:0\"]", ["nodes", "\"a:0\"", "addresses"]),
             ("dns_servers = [\"1.1.1.1:0\"]", ["dns_servers", "\"1.1.1.1:0\"", "10.96.0.10"]),
             ("in_flight_max = 0", ["in_flight_max", "0", "1 to 1000000"]),
+            ("in_flight_min = 0", ["in_flight_min", "0", "1 to 1000000"]),
+            ("latency_target = \"1ms\"", ["latency_target", "1ms", "100ms to 10min"]),
+            ("rate_limit.window = \"1500ms\"", ["rate_limit.window", "1500ms", "whole seconds"]),
+            ("rate_limit.callers_max = 0", ["rate_limit.callers_max", "0", "1 to 1000000"]),
+            ("cors_origins = [\"shop.example\"]", ["cors_origins", "\"shop.example\"", "https://shop.example"]),
+            ("cors_origins = [\"https://shop.example/\"]", ["cors_origins", "shop.example/", "localhost:3000"]),
             ("body_timeout = \"5\"", ["body_timeout", "\"5\"", "250ms"]),
             ("body_timeout = \"1h\"", ["body_timeout", "1h", "100ms to 10min"]),
             ("telemetry.sample_ratio = 2.0", ["telemetry.sample_ratio", "2", "0 to 1"]),

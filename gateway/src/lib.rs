@@ -1,14 +1,15 @@
 //! Berth's gateway: takes HTTP requests, routes each to the node that owns its entity, and answers. It is stateless: the
 //! shard map is learnt from nodes. A request passes the rooms in this order:
 //!
-//! `http_port` of the shared crate (connections) → `api` (paths, headers, who may, answers) → `admission` (bounds) → `forward` (attempts and their
-//! verdicts) → `router` (key → shard → owner) → `nodes` (peer connections).
+//! `http_port` of the shared crate (connections) → `edge` (browsers, compression) → `api` (paths, headers, who may, answers) →
+//! `admission` (bounds) → `forward` (attempts and their verdicts) → `router` (key → shard → owner) → `nodes` (peer connections).
 
 mod admin;
 mod admission;
 mod api;
 mod app;
 mod config;
+mod edge;
 mod forward;
 mod metrics;
 mod nodes;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use berth_shared::telemetry::{self, Counter, Gauge, Histogram, LATENCY_SECONDS};
 use http::StatusCode;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Full};
 use crate::api::streams::Streams;
 
 /// Requests refused for their credential or its roles, by port and reason.
@@ -57,6 +57,7 @@ const CALL_RESULTS: [(CallResult, &str); 7] = [
     (CallResult::NotExecuted, "not-executed"),
     (CallResult::Unknown, "unknown"),
 ];
+const FULL: [(Full, &str); 2] = [(Full::Gateway, "gateway"), (Full::Entity, "entity")];
 /// Every status that the gateway answers with. One that is missing here would be counted as the last.
 const STATUSES: [u16; 21] =
     [200, 204, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 431, 503, 504, 500];
@@ -68,6 +69,8 @@ pub(crate) struct Metrics {
     requests: [[OnceLock<Counter>; STATUSES.len()]; ROUTES.len()],
     durations: [Histogram; ROUTES.len()],
     calls: [Counter; CALL_RESULTS.len()],
+    /// Requests refused for a bound of this gateway, by which.
+    full: [Counter; FULL.len()],
     pub(crate) map_changes: Counter,
     pub(crate) map_refusals: Counter,
     pub(crate) connections: Gauge,
@@ -113,9 +116,15 @@ impl Metrics {
         let call = |(_, label): (CallResult, &'static str)| {
             registry.counter("berth_gateway_node_calls_total", "Attempts at nodes, by result.", &[("result", label)])
         };
-        let admission = admission.clone();
-        let in_flight = move || admission.taken() as f64;
+        let full = |(_, label): (Full, &'static str)| {
+            let help = "Requests refused because too many others were being served, in all or of the same entity.";
+            registry.counter("berth_gateway_full_total", help, &[("bound", label)])
+        };
+        let (taken, limit) = (admission.clone(), admission.clone());
+        let in_flight = move || taken.taken() as f64;
         registry.observed_gauge("berth_gateway_in_flight", "Requests being served.", &[], in_flight);
+        let help = "Requests that may be served at once just now.";
+        registry.observed_gauge("berth_gateway_in_flight_limit", help, &[], move || limit.limit() as f64);
         let streams = streams.clone();
         let help = "Live histories and long polls.";
         registry.observed_gauge("berth_gateway_streams", help, &[], move || streams.taken() as f64);
@@ -123,6 +132,7 @@ impl Metrics {
             requests: [const { [const { OnceLock::new() }; STATUSES.len()] }; ROUTES.len()],
             durations: ROUTES.map(duration),
             calls: CALL_RESULTS.map(call),
+            full: FULL.map(full),
             map_changes: registry.counter("berth_gateway_map_changes_total", "News of the shard map.", &[]),
             map_refusals: registry.counter(
                 "berth_gateway_map_refusals_total",
@@ -153,6 +163,10 @@ impl Metrics {
         self.durations[route as usize].record_duration(duration);
     }
 
+    pub(crate) fn count_full(&self, full: Full) {
+        self.full[full as usize].increment();
+    }
+
     pub(crate) fn count_call(&self, result: CallResult) {
         self.calls[result as usize].increment();
     }
@@ -165,6 +179,7 @@ mod tests {
     #[test]
     fn each_value_has_its_own_place() {
         assert!(ROUTES.iter().enumerate().all(|(place, route)| *route as usize == place));
+        assert!(FULL.iter().enumerate().all(|(place, (full, _))| *full as usize == place));
         assert!(CALL_RESULTS.iter().enumerate().all(|(place, (result, _))| *result as usize == place));
     }
 }

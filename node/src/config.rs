@@ -82,6 +82,8 @@ pub struct ShardConfig {
     pub resident_bytes_max: ByteSize,
     /// Commands waiting per shard; more are refused as overloaded.
     pub mailbox_max: usize,
+    /// Commands of one entity that are not answered yet; more are refused as overloaded.
+    pub entity_queue_max: usize,
     /// Memory for commands that are not answered yet, over all shards of the node; more are refused as overloaded.
     pub commands_size: ByteSize,
     /// Batches of one shard on their way to disk.
@@ -163,6 +165,7 @@ impl Default for ShardConfig {
         Self {
             resident_bytes_max: ByteSize(256 << 20),
             mailbox_max: 1024,
+            entity_queue_max: 128,
             commands_size: ByteSize(256 << 20),
             batches_in_flight_max: 4,
             window_keys_max: 2_000_000,
@@ -298,6 +301,7 @@ impl Validate for ShardConfig {
     fn validate(&self) -> Result<(), config::Error> {
         within("resident_bytes_max", self.resident_bytes_max, ByteSize(1 << 20)..=ByteSize(1 << 40))?;
         within("mailbox_max", self.mailbox_max, 1..=1_000_000)?;
+        within("entity_queue_max", self.entity_queue_max, 1..=1_000_000)?;
         within("commands_size", self.commands_size, ByteSize(32 << 20)..=ByteSize(1 << 40))?;
         within("batches_in_flight_max", self.batches_in_flight_max, 1..=64)?;
         within("window_keys_max", self.window_keys_max, 1_000..=100_000_000)?;
@@ -469,6 +473,7 @@ mod tests {
             ("cluster.expect = 2", ["cluster.expect", "2", "1 to 1"]),
             ("shard.resident_bytes_max = \"1KiB\"", ["shard.resident_bytes_max", "1KiB", "1MiB to 1TiB"]),
             ("shard.mailbox_max = 0", ["shard.mailbox_max", "0", "1 to 1000000"]),
+            ("shard.entity_queue_max = 0", ["shard.entity_queue_max", "0", "1 to 1000000"]),
             ("shard.batches_in_flight_max = 65", ["shard.batches_in_flight_max", "65", "1 to 64"]),
             ("shard.window_keys_max = 1", ["shard.window_keys_max", "1", "1000 to 100000000"]),
             ("journal.cache_size = \"0B\"", ["journal.cache_size", "0B", "1MiB to 64GiB"]),

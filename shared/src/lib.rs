@@ -6,6 +6,7 @@ pub mod auth;
 pub mod cause;
 pub mod cluster_view;
 pub mod config;
+pub mod entity_places;
 pub mod http_port;
 pub mod ids;
 pub mod key;

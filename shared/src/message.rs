@@ -16,7 +16,7 @@ use crate::shard_set::ShardSet;
 pub enum Request<'a> {
     #[serde(borrow)]
     Execute(Execute<'a>),
-    /// The state. `traceparent` is W3C trace context, empty when there is none.
+    /// The state. `traceparent` is W3C trace context as [`crate::telemetry::TraceContext`] writes it, empty when there is none.
     Read { shard: ShardId, kind: &'a str, id: &'a str, consistency: Consistency, traceparent: &'a str },
     /// One page of an entity's history: at most `limit` events after version `after`.
     Events {
@@ -67,7 +67,7 @@ pub struct List<'a> {
     /// They come after this one; empty for the first of all.
     pub after: &'a str,
     pub limit: u32,
-    /// W3C trace context, empty when there is none.
+    /// As of [`Request::Read`].
     pub traceparent: &'a str,
 }
 
@@ -106,7 +106,7 @@ pub struct Execute<'a> {
     pub attempt: u32,
     /// Whether the answer should carry the state.
     pub wants_state: bool,
-    /// W3C trace context, empty when there is none.
+    /// As of [`Request::Read`].
     pub traceparent: &'a str,
 }
 
@@ -186,6 +186,8 @@ pub struct Listed<'a> {
     pub not_owned: Vec<ShardId>,
     /// The owners of those, as far as this node knows them.
     pub owners: Vec<ShardOwner>,
+    /// Of the other shards, how much of their history may be in what is listed.
+    pub seen: Vec<(ShardId, Seen)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

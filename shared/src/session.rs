@@ -20,6 +20,8 @@
 //! unlisted, because a later sight of it may be of less (from a stale replica) than what was left out. With up to
 //! [`ENTRIES_MAX`] shards in a cluster this never happens.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Buf, BufMut};
@@ -82,6 +84,19 @@ impl Token {
     /// The token of a client that has seen one shard.
     pub fn single(cluster: ClusterId, shard: ShardId, seen: Seen) -> Self {
         Self { cluster, entries: vec![(shard, seen)], overflowed: false }
+    }
+
+    /// The token of a client that has seen all of these, of each shard the highest.
+    pub fn of(cluster: ClusterId, seen: impl IntoIterator<Item = (ShardId, Seen)>) -> Self {
+        let mut shards: BTreeMap<ShardId, Seen> = BTreeMap::new();
+        for (shard, seen) in seen {
+            let highest = shards.entry(shard).or_insert(seen);
+            if rank(seen) > rank(*highest) {
+                *highest = seen;
+            }
+        }
+        let overflowed = shards.len() > ENTRIES_MAX;
+        Self { cluster, entries: shards.into_iter().take(ENTRIES_MAX).collect(), overflowed }
     }
 
     /// A token of another cluster says nothing about this one: the owner answers and the client gets a new token.
@@ -197,8 +212,6 @@ pub mod fuzz;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -229,6 +242,17 @@ mod tests {
         let mut merged = token([(1, seen(1, 10)), (2, seen(2, 5)), (4, seen(1, 1))]);
         merged.merge(&token([(1, seen(1, 11)), (2, seen(1, 900)), (3, seen(1, 1))]));
         assert_eq!(merged, token([(1, seen(1, 11)), (2, seen(2, 5)), (3, seen(1, 1)), (4, seen(1, 1))]));
+    }
+
+    #[test]
+    fn a_token_of_many_lists_the_highest_of_each_and_overflows_as_merged_ones_do() {
+        let of = |entries: &[(u16, Seen)]| Token::of(CLUSTER, entries.iter().map(|(s, seen)| (ShardId(*s), *seen)));
+        let expected = token([(1, seen(2, 1)), (3, seen(1, 8))]);
+        assert_eq!(of(&[(3, seen(1, 8)), (1, seen(1, 90)), (3, seen(1, 7)), (1, seen(2, 1))]), expected);
+        let many: Vec<_> = (0..=ENTRIES_MAX as u16).rev().map(|shard| (shard, seen(1, 5))).collect();
+        let mut merged = of(&many[..1]);
+        many[1..].iter().for_each(|entry| merged.merge(&of(&[*entry])));
+        assert_eq!((of(&many), merged.overflowed), (merged, true));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! and panics where something that must hold does not.
 
 use berth_shared::message::Precondition;
+use berth_shared::telemetry::TraceContext;
 use http::header::{self as standard, HeaderMap, HeaderName, HeaderValue};
 
 use super::header::{self, Preferences};
 use super::path::Resource;
 use super::session::Session;
 use super::{body, condition, cursor, listing, past, query};
+use crate::edge;
 
 /// A request's path. What it names has exactly one spelling that is encoded throughout, and that names the same.
 pub fn path(data: &[u8]) {
@@ -66,6 +68,8 @@ pub fn headers(data: &[u8]) {
         standard::AUTHORIZATION,
         header::IDEMPOTENCY_KEY,
         header::BERTH_SESSION,
+        HeaderName::from_static("tracestate"),
+        standard::ACCEPT_ENCODING,
     ];
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(32) {
@@ -83,8 +87,12 @@ pub fn headers(data: &[u8]) {
         assert!(versions.len() <= data.len());
     }
     let _ = (header::check_content(&headers), header::check_accept(&headers), header::wants_stream(&headers));
-    let _ = (header::last_event_id(&headers), header::traceparent(&headers));
-    let _ = Session::parse(&headers);
+    let state = header::tracestate(&headers);
+    if let Some(context) = header::trace_context(&headers, &state) {
+        let text = context.parent.text();
+        assert_eq!(TraceContext::parse(&TraceContext::text_with(&text, context.state)), Some(context));
+    }
+    let _ = (header::last_event_id(&headers), Session::parse(&headers), edge::takes_gzip(&headers));
 }
 
 /// A command's body: the bound of its nesting is exact for whatever is JSON.

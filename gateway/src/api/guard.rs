@@ -10,21 +10,39 @@ use http::{Method, Version};
 use super::path::Resource;
 use super::problem::Problem;
 
-/// Who asks. Without a resource, only who it is is asked: they are then told what is wrong with the path.
-pub(super) fn check(guard: &Guard, parts: &Parts, resource: Option<&Resource<'_>>) -> Result<Principal, Problem> {
-    // Browsers ask before they show a credential, and are told nothing but methods. They cannot show one for a page, and what is on it
-    // is not of this cluster.
-    if parts.method == Method::OPTIONS || matches!(resource, Some(Resource::Docs(_))) {
+/// Who asks.
+pub(super) fn authenticate(
+    guard: &Guard,
+    parts: &Parts,
+    resource: Option<&Resource<'_>>,
+) -> Result<Principal, Problem> {
+    if is_for_everybody(parts, resource) {
         return Ok(Principal::nobody());
     }
     let headers = parts.headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
-    let principal = guard.authenticate(headers).map_err(Problem::of_guard)?;
-    if let Some(resource) = resource {
-        let reads = parts.method == Method::GET || parts.method == Method::HEAD;
-        let role = if reads { Role::Read } else { Role::Write };
-        guard.authorize(&principal, role, kind_of(resource)).map_err(Problem::of_guard)?;
+    guard.authenticate(headers).map_err(Problem::of_guard)
+}
+
+/// Whether they may ask for that. Without a resource, they are told what is wrong with the path.
+pub(super) fn authorize(
+    guard: &Guard,
+    principal: &Principal,
+    parts: &Parts,
+    resource: Option<&Resource<'_>>,
+) -> Result<(), Problem> {
+    let Some(resource) = resource else { return Ok(()) };
+    if is_for_everybody(parts, Some(resource)) {
+        return Ok(());
     }
-    Ok(principal)
+    let reads = parts.method == Method::GET || parts.method == Method::HEAD;
+    let role = if reads { Role::Read } else { Role::Write };
+    guard.authorize(principal, role, kind_of(resource)).map_err(Problem::of_guard)
+}
+
+/// Whether no credential is asked for. Browsers ask before they show one, and are told nothing but methods. They cannot show one for
+/// a page, and what is on it is not of this cluster.
+fn is_for_everybody(parts: &Parts, resource: Option<&Resource<'_>>) -> bool {
+    parts.method == Method::OPTIONS || matches!(resource, Some(Resource::Docs(_)))
 }
 
 /// Refuses what a program in front may have understood as meant for somebody else (RFC 9112, 3.2, and RFC 9113, 8.3.1). Who names no

@@ -1,9 +1,10 @@
 //! The other request headers of the contract: content negotiation, preferences, idempotency keys and trace context. Pure.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use berth_shared::ids::Version;
-use berth_shared::telemetry::Traceparent;
+use berth_shared::telemetry::TraceContext;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::problem::Problem;
@@ -17,6 +18,7 @@ pub(crate) const BERTH_LAG: HeaderName = HeaderName::from_static("berth-lag");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Most bytes of a request's path, query and headers.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
@@ -100,9 +102,16 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<HeaderValue>
     Ok(Some(value.clone()))
 }
 
-/// The trace that the request belongs to; malformed headers are as good as none.
-pub(crate) fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
-    Traceparent::parse(headers.get(TRACEPARENT)?.to_str().ok()?)
+/// What systems on the way have noted on the trace; several lines are one list.
+pub(crate) fn tracestate(headers: &HeaderMap) -> Cow<'_, str> {
+    let mut lines = headers.get_all(TRACESTATE).iter().map(|line| line.to_str().unwrap_or_default());
+    let first = Cow::Borrowed(lines.next().unwrap_or_default());
+    lines.fold(first, |list, line| Cow::Owned(format!("{list},{line}")))
+}
+
+/// The trace that the request belongs to, with its [`tracestate`]; malformed headers are as good as none.
+pub(crate) fn trace_context<'a>(headers: &HeaderMap, state: &'a str) -> Option<TraceContext<'a>> {
+    TraceContext::of_headers(headers.get(TRACEPARENT)?.to_str().ok()?, state)
 }
 
 /// Refuses a body that its headers do not call JSON. A body without `Content-Type` is taken for JSON.

@@ -7,7 +7,7 @@ use http::Response;
 use http::header::{HeaderValue, LINK};
 use http::request::Parts;
 
-use super::header::Preferences;
+use super::header::{BERTH_SESSION, Preferences};
 use super::problem::Problem;
 use super::session::Session;
 use super::{Api, Body, answer, cursor, header, query, refuse_conditions, uncached};
@@ -40,17 +40,21 @@ impl<N: Nodes> Api<N> {
         refuse_conditions(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         // What a session has seen, a listing shows, because owners are asked.
-        Session::parse(&parts.headers)?;
+        let session = Session::parse(&parts.headers)?;
         let _permit = self.admit()?;
         let listing = Listing { kind, prefix: &prefix, after: &after, limit, traceparent };
         let page = self.forward.list(listing, preferences.deadline).await.map_err(|failure| match failure {
             Failure::GivenUp(code) => Problem::new(code, given_up(code)),
             Failure::Refused(code, detail) => Problem::new(code, detail),
         })?;
+        let session = session.after_all(self.forward.nodes().cluster(), page.seen);
         let next = page.more_after.map(|after| cursor::encode(kind, &prefix, &after));
         let mut response = answer::listing(kind, &page.entities, next.as_deref());
         if let Some(link) = next.and_then(|next| link(kind, &prefix, limit, &next)) {
             response.headers_mut().insert(LINK, link);
+        }
+        if let Some(session) = session {
+            response.headers_mut().insert(BERTH_SESSION, session);
         }
         Ok(uncached(response))
     }

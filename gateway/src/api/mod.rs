@@ -9,7 +9,7 @@ mod docs;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod guard;
-mod header;
+pub(crate) mod header;
 mod listing;
 mod live;
 pub(crate) mod openapi;
@@ -30,8 +30,8 @@ use berth_shared::ids::{ClusterId, ShardId};
 use berth_shared::key::EntityKey;
 use berth_shared::message::Response as Reply;
 use berth_shared::problem::Code;
-use berth_shared::seam::Seams;
-use berth_shared::telemetry::{Role, Tracing};
+use berth_shared::seam::{BootInstant, Seams};
+use berth_shared::telemetry::{Role, TraceContext, Tracing};
 use bytes::Bytes;
 use http::header::{self as names, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -47,7 +47,8 @@ use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
 use self::streams::Streams;
-use crate::admission::Admission;
+use crate::admission::rate::{Quota, Rates};
+use crate::admission::{Admission, Full, Permit};
 use crate::forward::{Action, Command, Forward, Page, idempotency_key};
 use crate::metrics::{Metrics, Route};
 use crate::nodes::Nodes;
@@ -57,6 +58,8 @@ use crate::nodes::Nodes;
 pub(crate) struct Api<N> {
     pub(crate) forward: Arc<Forward<N>>,
     pub(crate) admission: Admission,
+    /// How many requests each caller may make, where that is bounded.
+    pub(crate) rates: Option<Rates>,
     pub(crate) guard: Guard,
     /// Of requests that wait for what is yet to happen.
     pub(crate) streams: Streams,
@@ -67,6 +70,9 @@ pub(crate) struct Api<N> {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) openapi: OpenApi,
 }
+
+/// Who is not known, by name.
+const NOBODY: &str = "";
 
 /// Why node and gateway do not fit; the forwarder has let only fitting answers through.
 const UNFITTING: &str = "a node gave an answer that does not fit the question";
@@ -80,18 +86,25 @@ impl<N: Nodes> Api<N> {
         let (parts, mut body) = request.into_parts();
         let resource = Resource::parse(parts.uri.path());
         let route = resource.as_ref().map_or(Route::Other, |resource| route(&parts.method, resource));
-        let received = header::traceparent(&parts.headers);
+        let state = header::tracestate(&parts.headers);
+        let received = header::trace_context(&parts.headers, &state);
         let trace = self.tracing.request(route.span(), Role::Server, received, &*self.seams.random);
+        let traceparent = trace.traceparent.text();
+        let passed_on = TraceContext::text_with(&traceparent, received.map_or("", |received| received.state));
+        let mut quota = None;
         let served = async {
-            header::check_size(&parts.uri, &parts.headers)?;
-            guard::check_host(&parts)?;
-            let principal = guard::check(&self.guard, &parts, resource.as_ref().ok())?;
-            self.serve(resource?, &parts, &mut body, &principal, trace.traceparent.text().as_str()).await
+            let (principal, spent) = self.let_in(&parts, resource.as_ref().ok(), started);
+            quota = spent;
+            let principal = principal?;
+            self.serve(resource?, &parts, &mut body, &principal, &passed_on).await
         };
         let mut response = match served.instrument(trace.span).await {
             Ok(response) => response,
             Err(problem) => problem.into_response(parts.uri.path(), trace.traceparent.trace_id()),
         };
+        if let (Some(rates), Some(quota)) = (&self.rates, quota) {
+            rates.show(quota, response.headers_mut());
+        }
         if parts.method == Method::HEAD {
             strip_body(&mut response);
         }
@@ -102,6 +115,31 @@ impl<N: Nodes> Api<N> {
             self.seams.spawner.timeout(self.body_timeout, body::discard(&mut body)).await;
         }
         response
+    }
+
+    /// Who may go on with this request, and what is left of their quota after it. Who is refused before it is known who they
+    /// are spends what all have who show no credential: otherwise bad requests, and guesses at credentials, would be free.
+    /// OPTIONS is: proxies ask for it to see whether a gateway is there, whatever others have spent.
+    fn let_in(
+        &self,
+        parts: &Parts,
+        resource: Option<&Resource<'_>>,
+        now: BootInstant,
+    ) -> (Result<Principal, Problem>, Option<Quota>) {
+        let asked = header::check_size(&parts.uri, &parts.headers)
+            .and_then(|()| guard::check_host(parts))
+            .and_then(|()| guard::authenticate(&self.guard, parts, resource));
+        let caller = asked.as_ref().map_or(NOBODY, |principal| &*principal.name);
+        let rates = self.rates.as_ref().filter(|_| parts.method != Method::OPTIONS);
+        let quota = rates.map(|rates| rates.spend(caller, now));
+        let let_in = match quota.and_then(Quota::exceeded) {
+            Some(seconds) => Err(Problem::quota_exceeded(seconds)),
+            None => asked.and_then(|principal| {
+                guard::authorize(&self.guard, &principal, parts, resource)?;
+                Ok(principal)
+            }),
+        };
+        (let_in, quota)
     }
 
     async fn serve<B>(
@@ -158,6 +196,7 @@ impl<N: Nodes> Api<N> {
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
+        let began = self.seams.clock.now();
         query::none(parts.uri.query())?;
         header::check_accept(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
@@ -168,8 +207,8 @@ impl<N: Nodes> Api<N> {
             header::check_content(&parts.headers)?;
         }
         // Before the body is read, so that bodies in memory are bounded too.
-        let _permit = self.admit()?;
-        let body = self.arguments(action, body).await?;
+        let _permit = self.admit_for(key)?;
+        let body = self.arguments(action, body, preferences.deadline).await?;
         let made_key = clients_key.is_none();
         let idempotency_key = clients_key
             .unwrap_or_else(|| idempotency_key::make(self.seams.clock.wall_micros(), self.seams.random.next_u128()));
@@ -186,7 +225,9 @@ impl<N: Nodes> Api<N> {
             traceparent,
         };
         let cluster = || self.forward.nodes().cluster();
-        let outcome = self.forward.execute(command, preferences.deadline, |shard, reply| match reply {
+        // The client's patience does not begin anew when its body has arrived.
+        let left = preferences.deadline.saturating_sub(self.seams.clock.now().since(began));
+        let outcome = self.forward.execute(command, left, |shard, reply| match reply {
             Reply::Executed(executed) => {
                 let session = session.after(cluster(), shard, executed.seen);
                 let mut response = match action {
@@ -228,11 +269,11 @@ impl<N: Nodes> Api<N> {
     }
 
     /// The arguments of a command. Whether they are the kind's, or JSON at all, is checked once, by the node's decoder.
-    async fn arguments<B>(&self, action: Action<'_>, body: &mut B) -> Result<Bytes, Problem>
+    async fn arguments<B>(&self, action: Action<'_>, body: &mut B, left: Duration) -> Result<Bytes, Problem>
     where
         B: hyper::body::Body<Data = Bytes> + Unpin,
     {
-        let body = self.seams.spawner.timeout(self.body_timeout, body::collect(body)).await;
+        let body = self.seams.spawner.timeout(self.body_timeout.min(left), body::collect(body)).await;
         let body = body.ok_or_else(Problem::request_timeout)??;
         match action {
             Action::Delete if body.is_empty() => Ok(body),
@@ -252,7 +293,7 @@ impl<N: Nodes> Api<N> {
         let if_match = condition::entity_tags(&parts.headers, &names::IF_MATCH)?;
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
-        let _permit = self.admit()?;
+        let _permit = self.admit_for(key)?;
         let consistency = self.consistency(key, consistency, &session);
         let cluster = || self.forward.nodes().cluster();
         let answered = |shard, reply: Reply<'_>| match reply {
@@ -309,7 +350,7 @@ impl<N: Nodes> Api<N> {
             }
         }
         // At once, also where the gateway ends before the wait does.
-        let _permit = self.admit()?;
+        let _permit = self.admit_for(key)?;
         read(Page { wait: Duration::ZERO, ..page }, preferences.deadline).await.map(uncached)
     }
 
@@ -342,9 +383,17 @@ impl<N: Nodes> Api<N> {
         Ok(uncached(self.openapi.answer(&self.forward, preferences.deadline).await?))
     }
 
-    fn admit(&self) -> Result<crate::admission::Permit, Problem> {
-        let overloaded = "this gateway has too many requests in flight; nothing was applied";
-        self.admission.enter().ok_or_else(|| Problem::new(Code::Overloaded, overloaded))
+    fn admit(&self) -> Result<Permit, Problem> {
+        self.admission.enter().map_err(|full| self.refuse_full(full))
+    }
+
+    fn admit_for(&self, key: &EntityKey) -> Result<Permit, Problem> {
+        self.admission.enter_for(key).map_err(|full| self.refuse_full(full))
+    }
+
+    fn refuse_full(&self, full: Full) -> Problem {
+        self.metrics.count_full(full);
+        Problem::full(full)
     }
 }
 

@@ -36,7 +36,7 @@ impl<N: Nodes> Api<N> {
         let if_match = condition::entity_tags(&parts.headers, &names::IF_MATCH)?;
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
-        let _permit = self.admit()?;
+        let _permit = self.admit_for(key)?;
         // Only the owner knows what is final, and so it answers whoever would be content with less.
         let (consistency, lag) = match asked {
             Consistency::Strict => (Consistency::Strict, None),

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::Body;
 use super::header::{BERTH_LAG, BERTH_SESSION, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED};
+use crate::admission::Full;
 
 /// What a client is told instead of a result. Boxed, because it is the rare arm of many results.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ struct Content {
     session: Option<HeaderValue>,
     lag: Option<HeaderValue>,
     idempotency_key: Option<HeaderValue>,
+    /// Seconds after which to try again, where it is known better than [`RETRY_AFTER`].
+    retry_after: Option<u64>,
 }
 
 /// What went wrong: a code that nodes know too, or one that only HTTP has.
@@ -136,7 +139,25 @@ impl Problem {
             session: None,
             lag: None,
             idempotency_key: None,
+            retry_after: None,
         }))
+    }
+
+    /// The caller has made as many requests as it may, for so many seconds.
+    pub(crate) fn quota_exceeded(seconds: u64) -> Self {
+        let mut problem =
+            Self::new(Code::Overloaded, "this caller has made as many requests as it may; this one was not applied");
+        problem.0.retry_after = Some(seconds);
+        problem
+    }
+
+    /// The gateway serves as much as it may.
+    pub(crate) fn full(full: Full) -> Self {
+        let detail = match full {
+            Full::Gateway => "this gateway has too many requests in flight; nothing was applied",
+            Full::Entity => "too many requests for this entity are in flight; this one was not applied",
+        };
+        Self::new(Code::Overloaded, detail)
     }
 
     /// With the session token that includes what the refusal rests on.
@@ -202,7 +223,7 @@ impl Problem {
         }
         match content.kind {
             Kind::Shared(Code::Overloaded | Code::Unavailable) => {
-                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+                headers.insert(header::RETRY_AFTER, content.retry_after.map_or(RETRY_AFTER, HeaderValue::from));
             }
             Kind::Unauthenticated { challenge } | Kind::Forbidden { challenge } => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));

@@ -41,7 +41,7 @@ pub(crate) fn page(query: Option<&str>) -> Result<Page, Problem> {
             _ => return Err(Problem::invalid("wait must be 0 to 30 seconds")),
         },
     };
-    Ok(Page { after, limit, bytes_max: PAGE_BYTES_MAX, consistency, wait })
+    Ok(Page { after, limit, bytes_max: PAGE_BYTES_MAX, consistency, wait, is_live: false })
 }
 
 /// The parameters of a read of the current state: `consistency`.

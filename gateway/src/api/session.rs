@@ -41,7 +41,16 @@ impl Session {
 
     /// The token for the answer, which includes the one of the request.
     pub(crate) fn after(&self, cluster: Option<ClusterId>, shard: ShardId, seen: Seen) -> Option<HeaderValue> {
-        let latest = Token::single(cluster?, shard, seen);
+        self.after_all(cluster, [(shard, seen)])
+    }
+
+    /// The same, where more than one shard was looked at.
+    pub(crate) fn after_all(
+        &self,
+        cluster: Option<ClusterId>,
+        seen: impl IntoIterator<Item = (ShardId, Seen)>,
+    ) -> Option<HeaderValue> {
+        let latest = Token::of(cluster?, seen);
         let token = match &self.0 {
             None => latest,
             Some(before) => {

@@ -1,5 +1,6 @@
 //! The contract of the public port, asked through requests, with a script in the place of the nodes.
 
+mod admission;
 mod deleting;
 mod description;
 mod listing;
@@ -23,6 +24,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::admission::Config as Bounds;
 use crate::nodes::CallError;
 use crate::router::Table;
 
@@ -48,6 +50,9 @@ struct Scripted {
     deadlines: Mutex<Vec<BootInstant>>,
     /// How often the map was doubted.
     doubts: AtomicUsize,
+    /// How long every call takes, unless it is given up before.
+    takes: Mutex<Duration>,
+    seams: Seams,
     /// Addresses of those who have replicas that can be read.
     replicas: Vec<String>,
     /// How many of the calls were such as may wait.
@@ -127,6 +132,14 @@ impl Nodes for Scripted {
             asked.len()
         };
         tokio::task::yield_now().await;
+        let takes = *self.takes.lock();
+        let left = deadline.since(self.seams.clock.now());
+        if !takes.is_zero() {
+            self.seams.spawner.sleep(takes.min(left)).await;
+        }
+        if takes > left {
+            return Err(CallError::MaybeExecuted);
+        }
         (self.script)(address, &peer::decode(&payload).unwrap(), n)
     }
 }
@@ -147,15 +160,32 @@ fn api_of(in_flight_max: usize, owners: Vec<ShardOwner>, script: AddressedScript
     let replicas = vec!["node-2:1".to_owned(), "node-3:1".to_owned()];
     let (asked, doubts, polled) = (Mutex::default(), AtomicUsize::default(), AtomicUsize::default());
     let (table, deadlines) = (Mutex::new(Arc::new(table)), Mutex::default());
-    let nodes = Arc::new(Scripted { table, script, asked, deadlines, doubts, replicas, polled });
     let seams = Seams::simulated(1);
-    let admission = Admission::new(in_flight_max);
+    let nodes = Scripted {
+        table,
+        script,
+        asked,
+        deadlines,
+        doubts,
+        takes: Mutex::default(),
+        seams: seams.clone(),
+        replicas,
+        polled,
+    };
+    let admission = Admission::new(Bounds {
+        in_flight_min: 1,
+        in_flight_max,
+        in_flight_per_entity_max: in_flight_max,
+        latency_target: Duration::from_millis(500),
+    });
     let streams = Streams::new(in_flight_max);
     let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission, &streams));
     let guard = Guard::open(metrics.registry(), crate::metrics::REFUSALS, "public", &seams);
+    let (nodes, attempt_timeout) = (Arc::new(nodes), Duration::from_secs(2));
     Api {
-        forward: Arc::new(Forward::new(nodes, seams.clone(), Duration::from_secs(2), metrics.clone())),
+        forward: Arc::new(Forward::new(nodes, seams.clone(), attempt_timeout, metrics.clone(), admission.clone())),
         admission,
+        rates: None,
         guard,
         streams,
         body_timeout: Duration::from_secs(10),
@@ -218,9 +248,13 @@ fn content(question: &Question<'_>, _n: usize) -> Result<Bytes, CallError> {
             reply(&Reply::Executed(Executed { version: 4, reply: b"null", state: None, replayed: false, seen }))
         }
         Question::Past { .. } => reply(&Reply::State { version: 2, state: b"{\"value\":4}", seen: SEEN }),
-        Question::List(_) => {
-            reply(&Reply::Listed(Listed { entities: vec![], more_after: None, not_owned: vec![], owners: vec![] }))
-        }
+        Question::List(_) => reply(&Reply::Listed(Listed {
+            entities: vec![],
+            more_after: None,
+            not_owned: vec![],
+            owners: vec![],
+            seen: vec![],
+        })),
         Question::Report | Question::Owners => unreachable!("nobody asks for this here"),
     }
 }

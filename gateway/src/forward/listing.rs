@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use berth_shared::ids::{ShardId, Version};
-use berth_shared::message::{List, Request, Response};
+use berth_shared::message::{List, Request, Response, Seen};
 use berth_shared::peer;
 use berth_shared::problem::Code;
 use berth_shared::seam::BootInstant;
@@ -40,6 +40,8 @@ pub(crate) struct Page {
     pub(crate) entities: Vec<(String, Version)>,
     /// There may be more after this id, and none is missing before.
     pub(crate) more_after: Option<String>,
+    /// How much of each shard's history may be in it; a shard that was asked more than once is in here as often.
+    pub(crate) seen: Vec<(ShardId, Seen)>,
 }
 
 /// Why there is no listing.
@@ -68,7 +70,7 @@ impl<N: Nodes> Forward<N> {
         let deadline = self.seams.clock.now() + time;
         let turn = self.seams.spawner.timeout(time, self.listings.acquire()).await;
         let _turn = turn.ok_or(Failure::GivenUp(Code::Overloaded))?;
-        let mut entities = Vec::new();
+        let (mut entities, mut seen) = (Vec::new(), Vec::new());
         let mut after = listing.after.to_owned();
         let mut idle = 0;
         loop {
@@ -77,14 +79,15 @@ impl<N: Nodes> Forward<N> {
                 Ok(page) => page,
                 // What was found until then is a page too.
                 Err(Failure::GivenUp(_)) if after != listing.after => {
-                    return Ok(Page { entities, more_after: Some(after) });
+                    return Ok(Page { entities, more_after: Some(after), seen });
                 }
                 Err(failure) => return Err(failure),
             };
             entities.extend(page.entities);
-            let Some(end) = page.more_after else { return Ok(Page { entities, more_after: None }) };
+            seen.extend(page.seen);
+            let Some(end) = page.more_after else { return Ok(Page { entities, more_after: None, seen }) };
             if entities.len() >= listing.limit {
-                return Ok(Page { entities, more_after: Some(end) });
+                return Ok(Page { entities, more_after: Some(end), seen });
             }
             // Some node has looked at as many rows as it may, deleted ones above all, and is asked to go on.
             if end > after {
@@ -204,7 +207,7 @@ impl<N: Nodes> Forward<N> {
                 if !is_sound {
                     return Asked::Failed(Attempt::MaybeExecuted);
                 }
-                let page = Page { entities, more_after: listed.more_after.map(str::to_owned) };
+                let page = Page { entities, more_after: listed.more_after.map(str::to_owned), seen: listed.seen };
                 Asked::Listed { page, not_owned: listed.not_owned }
             }
             Some(Response::Refused(refusal)) => match refusal.code {
@@ -233,6 +236,7 @@ impl<N: Nodes> Forward<N> {
 /// The first `limit` of all pages, as far as each of them goes.
 fn together(pages: Vec<Page>, limit: usize) -> Page {
     let mut more_after = pages.iter().filter_map(|page| page.more_after.clone()).min();
+    let seen = pages.iter().flat_map(|page| &page.seen).copied().collect();
     let mut entities: Vec<_> = pages.into_iter().flat_map(|page| page.entities).collect();
     if let Some(end) = &more_after {
         entities.retain(|(id, _)| id <= end);
@@ -242,7 +246,7 @@ fn together(pages: Vec<Page>, limit: usize) -> Page {
         entities.truncate(limit);
         more_after = entities.last().map(|(id, _)| id.clone());
     }
-    Page { entities, more_after }
+    Page { entities, more_after, seen }
 }
 
 #[cfg(test)]
@@ -253,7 +257,7 @@ mod tests {
 
     fn page(ids: &[&str], more_after: Option<&str>) -> Page {
         let entities = ids.iter().map(|id| ((*id).to_owned(), 1)).collect();
-        Page { entities, more_after: more_after.map(str::to_owned) }
+        Page { entities, more_after: more_after.map(str::to_owned), seen: Vec::new() }
     }
 
     #[test]
@@ -292,7 +296,7 @@ mod tests {
                     let is_cut = left.len() > count;
                     left.truncate(count);
                     let more_after = left.last().filter(|_| is_cut).map(|(id, _)| id.clone());
-                    Page { entities: left, more_after }
+                    Page { entities: left, more_after, seen: Vec::new() }
                 });
                 let page = together(pages.collect(), limit);
                 prop_assert!(page.entities.len() <= limit);

@@ -2,7 +2,9 @@
 //! tried again is decided in `verdict`; this is the shell that sends, waits and counts.
 
 pub(crate) mod idempotency_key;
+mod latency;
 pub(crate) mod listing;
+mod target;
 mod verdict;
 
 use std::sync::Arc;
@@ -18,8 +20,11 @@ use berth_shared::shard_map::ShardOwner;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use crate::admission::Admission;
 use crate::metrics::{CallResult, Metrics};
 use crate::nodes::{CallError, Nodes};
+use latency::Nature;
+use target::{Target, Time, at_owner_too, is_at_replica, of_attempt};
 use verdict::{Attempt, History, Operation, Verdict};
 
 /// The first pause between two attempts at most; each next one is twice as long.
@@ -40,6 +45,8 @@ pub(crate) struct Forward<N> {
     /// Listings that are put together at the same time.
     listings: Semaphore,
     metrics: Arc<Metrics>,
+    /// Told how quickly nodes answer.
+    admission: Admission,
 }
 
 /// What is done to an entity.
@@ -77,6 +84,8 @@ pub(crate) struct Page {
     pub(crate) consistency: Consistency,
     /// How long to wait for an event where there is none.
     pub(crate) wait: Duration,
+    /// Whether it is a part of a live history.
+    pub(crate) is_live: bool,
 }
 
 impl Page {
@@ -90,23 +99,16 @@ impl Page {
     }
 }
 
-/// To whom a request goes.
-#[derive(Clone, Copy, Debug)]
-enum Target<'a> {
-    Owner(&'a EntityKey),
-    /// A replica and the owner, in turns: the owner has what a replica lacks, and a replica may be there while no owner is.
-    /// `start` spreads requests over the replicas.
-    Replica {
-        key: &'a EntityKey,
-        start: u64,
-    },
-    /// Any node, another one with every attempt.
-    Anyone,
-}
-
 impl<N: Nodes> Forward<N> {
-    pub(crate) fn new(nodes: Arc<N>, seams: Seams, attempt_timeout: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { nodes, seams, attempt_timeout, listings: Semaphore::new(listing::LISTINGS_MAX), metrics }
+    pub(crate) fn new(
+        nodes: Arc<N>,
+        seams: Seams,
+        attempt_timeout: Duration,
+        metrics: Arc<Metrics>,
+        admission: Admission,
+    ) -> Self {
+        let listings = Semaphore::new(listing::LISTINGS_MAX);
+        Self { nodes, seams, attempt_timeout, listings, metrics, admission }
     }
 
     pub(crate) fn nodes(&self) -> &N {
@@ -213,7 +215,7 @@ impl<N: Nodes> Forward<N> {
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
         let (kind, id) = (key.kind(), key.id());
-        let Page { after, limit, bytes_max, consistency, wait } = page;
+        let Page { after, limit, bytes_max, consistency, wait, is_live } = page;
         let wait_until = self.now() + wait;
         let encode = |shard, attempt| {
             let consistency = of_attempt(consistency, attempt);
@@ -224,7 +226,13 @@ impl<N: Nodes> Forward<N> {
             peer::encode(&request).ok()
         };
         let fits = |response: &Response<'_>| matches!(response, Response::Events { .. });
-        let time = Time { deadline: self.now() + time, wait_until: (!wait.is_zero()).then_some(wait_until) };
+        let waits = !wait.is_zero();
+        let time = Time {
+            deadline: self.now() + time,
+            wait_until: waits.then_some(wait_until),
+            // What takes no place of other requests says nothing of how many of them there may be.
+            is_timed: !waits && !is_live,
+        };
         self.attempt(Operation::Read, self.target(key, consistency), time, encode, fits, deliver).await
     }
 
@@ -254,7 +262,9 @@ impl<N: Nodes> Forward<N> {
         let mut pauses = 0;
         while time.deadline.since(self.now()) >= ATTEMPT_TIME_MIN {
             attempts += 1;
-            let Call { shard, asked, result } = self.call(operation, target, attempts, time, &mut encode).await;
+            let began = self.now();
+            let Call { shard, asked, nature, until, result } =
+                self.call(operation, target, attempts, time, &mut encode).await;
             let response = result.as_ref().ok().map(|frame| peer::decode::<Response<'_>>(frame).ok());
             let attempt = match (&response, &result) {
                 (Some(response), _) => at_owner_too(self.classify(response.as_ref(), &fits), target, attempts),
@@ -262,6 +272,7 @@ impl<N: Nodes> Forward<N> {
                 (None, Ok(_)) => Attempt::MaybeExecuted,
             };
             self.metrics.count_call(call_result(attempt));
+            self.observe(nature, attempt, began, until);
             let owner = self.owner(target);
             let moved = owner.as_ref().is_some_and(|owner| Some(&owner.address) != asked.as_ref());
             match (history.judge(attempt, moved), response.flatten()) {
@@ -278,6 +289,17 @@ impl<N: Nodes> Forward<N> {
             }
         }
         Err(history.expired())
+    }
+
+    /// Tells the admission how long an attempt took that began at `began`, if that says something of how busy nodes are.
+    fn observe(&self, nature: Nature, attempt: Attempt, began: BootInstant, until: BootInstant) {
+        let now = self.now();
+        match latency::is_answer(nature, attempt) {
+            Some(true) => self.admission.observe(now, now.since(began), true),
+            // What is cut short because its owner is gone must not look like congestion.
+            Some(false) if now >= until => self.admission.observe(now, now.since(began), false),
+            Some(false) | None => {}
+        }
     }
 
     /// One call: who was asked, and the answer's frame.
@@ -305,43 +327,33 @@ impl<N: Nodes> Forward<N> {
         if let (None, Target::Replica { key, .. }) = (&replica, target) {
             target = Target::Owner(key);
         }
+        let nature = Nature {
+            operation,
+            at_replica: replica.is_some(),
+            is_timed: time.is_timed && !matches!(target, Target::Replica { may_wait: true, .. }),
+        };
+        let until = time.of_attempt(operation, target, self.now(), self.attempt_timeout);
         let asked = replica.or(asked);
         let result = match &asked {
             None => Err(Attempt::NoOwner),
             Some(address) => match encode(shard, attempt) {
                 None => Err(Attempt::NotExecuted),
-                Some(payload) => self.send(operation, target, address, payload, time).await,
+                Some(payload) => self.send(target, address, payload, until, time.wait_until.is_some()).await,
             },
         };
-        Call { shard, asked, result }
+        Call { shard, asked, nature, until, result }
     }
 
-    /// Until when an attempt that begins now may last.
-    fn attempt_until(&self, operation: Operation, target: Target<'_>, time: Time) -> BootInstant {
-        let now = self.now();
-        let left = time.deadline.since(now);
-        let waited = time.wait_until.map_or(Duration::ZERO, |until| until.since(now));
-        let longest = match (operation, target) {
-            // Another attempt would begin all over again.
-            (Operation::LongRead, _) => return time.deadline,
-            // The owner is asked with what a replica leaves.
-            (_, Target::Replica { .. }) => (left / 2).max(waited),
-            _ => left,
-        };
-        now + longest.min(self.attempt_timeout + waited)
-    }
-
-    /// Sends a request to `address` and waits for the answer; no longer than an attempt may take, and not after another node
-    /// has become the owner: the one that was asked may be silent for long.
+    /// Sends a request to `address` and waits for the answer; no longer than `until`, and not after another node has become
+    /// the owner: the one that was asked may be silent for long. `waits` is for one that the node may wait with.
     async fn send(
         &self,
-        operation: Operation,
         target: Target<'_>,
         address: &str,
         payload: Bytes,
-        time: Time,
+        until: BootInstant,
+        waits: bool,
     ) -> Result<Bytes, Attempt> {
-        let until = self.attempt_until(operation, target, time);
         let is_replica = matches!(target, Target::Replica { .. });
         let has_moved = |owner: Option<&ShardOwner>| owner.is_some_and(|owner| owner.address != address);
         let given_up = async {
@@ -350,9 +362,9 @@ impl<N: Nodes> Forward<N> {
                 Target::Replica { .. } | Target::Anyone => std::future::pending().await,
             }
         };
-        let sent = match time.wait_until {
-            None => self.nodes.call(address, payload, until, given_up).await,
-            Some(_) => self.nodes.poll(address, payload, until, given_up).await,
+        let sent = match waits {
+            false => self.nodes.call(address, payload, until, given_up).await,
+            true => self.nodes.poll(address, payload, until, given_up).await,
         };
         sent.map_err(|error| match error {
             // The owner may have room.
@@ -363,14 +375,8 @@ impl<N: Nodes> Forward<N> {
         })
     }
 
-    /// Who a read of `consistency` goes to.
     fn target<'a>(&self, key: &'a EntityKey, consistency: Consistency) -> Target<'a> {
-        match consistency {
-            Consistency::Linearizable | Consistency::Strict => Target::Owner(key),
-            Consistency::Session { .. } | Consistency::Stale => {
-                Target::Replica { key, start: self.seams.random.next_u64() }
-            }
-        }
+        Target::of_read(key, consistency, self.seams.random.next_u64())
     }
 
     fn now(&self) -> BootInstant {
@@ -417,52 +423,14 @@ impl<N: Nodes> Forward<N> {
     }
 }
 
-/// When a request is over.
-#[derive(Clone, Copy, Debug)]
-struct Time {
-    deadline: BootInstant,
-    /// Until when a node may wait before it answers, where it may.
-    wait_until: Option<BootInstant>,
-}
-
-impl Time {
-    fn until(deadline: BootInstant) -> Self {
-        Self { deadline, wait_until: None }
-    }
-}
-
-/// Whether an attempt at a read that any replica may answer goes to one: each other one goes to the owner.
-fn is_at_replica(attempt: u32) -> bool {
-    attempt % 2 == 1
-}
-
-/// What a replica's answer means. That it cannot read a kind, or an event, may be so because it is of another version than the
-/// owner, which is then asked.
-fn at_owner_too(attempt: Attempt, target: Target<'_>, number: u32) -> Attempt {
-    match (attempt, target) {
-        (Attempt::Refused { code: Code::UnknownKind | Code::Internal, .. }, Target::Replica { .. })
-            if is_at_replica(number) =>
-        {
-            Attempt::NotExecuted
-        }
-        (attempt, _) => attempt,
-    }
-}
-
-/// What is asked for in an attempt. The owner's own answer is as new as a session asks for, whatever it has applied of which
-/// incarnation.
-fn of_attempt(consistency: Consistency, attempt: u32) -> Consistency {
-    match consistency {
-        Consistency::Session { .. } if !is_at_replica(attempt) => Consistency::Linearizable,
-        other => other,
-    }
-}
-
 /// What came of one call.
 struct Call {
     shard: ShardId,
     /// Who was asked, if anybody was.
     asked: Option<String>,
+    nature: Nature,
+    /// Until when it might last.
+    until: BootInstant,
     /// The answer's frame.
     result: Result<Bytes, Attempt>,
 }

@@ -26,8 +26,10 @@ struct Cluster {
     started: BootInstant,
 }
 
+/// One entity may have as many requests as there are: it is the only one here.
 fn to_all() -> Config {
-    Config { nodes: [FIRST, SECOND, THIRD].map(str::to_owned).to_vec(), ..Config::default() }
+    let in_flight_per_entity_max = Config::default().in_flight_max;
+    Config { nodes: [FIRST, SECOND, THIRD].map(str::to_owned).to_vec(), in_flight_per_entity_max, ..Config::default() }
 }
 
 impl Cluster {

@@ -2,6 +2,7 @@
 
 mod auth;
 mod certificates;
+mod edge;
 mod encryption;
 mod failover;
 mod frost;

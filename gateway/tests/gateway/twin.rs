@@ -360,9 +360,13 @@ fn answer(incoming: Incoming) {
             Response::Executed(Executed { version: 1, reply: execute.body, state, replayed: false, seen })
         }
         Request::Read { .. } | Request::Past { .. } => Response::State { version: 1, state: b"{}", seen },
-        Request::List(_) => {
-            Response::Listed(Listed { entities: vec![], more_after: None, not_owned: vec![], owners: vec![] })
-        }
+        Request::List(_) => Response::Listed(Listed {
+            entities: vec![],
+            more_after: None,
+            not_owned: vec![],
+            owners: vec![],
+            seen: vec![],
+        }),
         Request::Events { .. } => Response::Events { events: vec![], next: None, seen },
         Request::Kinds => Response::Kinds { json: br#"[{"kind":"counter"}]"# },
         Request::Report | Request::Owners => panic!("these are answered before"),

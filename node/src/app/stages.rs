@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use berth_shared::entity_places::EntityPlaces;
 use berth_shared::ids::ShardId;
 use berth_shared::peer;
 use berth_shared::report::{Load, Member, NodeState};
@@ -192,6 +193,7 @@ impl Node {
             metrics: self.metrics.clone(),
             journal: place.journal.clone(),
             backlog: Backlog::new(self.config.shard.commands_size.as_usize()),
+            places: EntityPlaces::new(self.config.shard.entity_queue_max),
             groups: place.groups.clone(),
             answerer,
             reporter: place.reporter.clone(),

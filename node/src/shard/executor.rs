@@ -42,8 +42,8 @@ const BATCH_BYTES_MAX: usize = 512 * 1024;
 const BATCH_STATE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Outcomes that may wait for batches in flight before no more commands are decided.
 const WAITING_MAX: usize = 4096;
-/// How often an owner whose batches do not come back looks whether a quorum still answers it.
-const LEASE_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often an owner that decides nothing looks whether a quorum still answers it, and for commands that nobody waits for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Attempts that may wait for one running request.
 const JOINED_MAX: usize = 64;
 
@@ -84,7 +84,7 @@ pub struct Executor {
     /// Set while decisions wait for what is in flight to settle, after some of it was dropped.
     settling: bool,
     /// To be decided before the mailbox is looked at. Bounded by what was in flight, what had joined that, what waited, and
-    /// one look into the mailbox.
+    /// what one mailbox holds.
     again: VecDeque<Command>,
     /// Outcomes without events that rest on a batch in flight, in the order of decisions.
     waiting: VecDeque<Waiting>,
@@ -170,7 +170,7 @@ impl Executor {
                     if count == 0 { return }
                     self.decide_next(&mut received).await;
                 }
-                () = spawner.sleep(LEASE_LOOK_INTERVAL), if !may_decide => self.look_at_lease(),
+                () = spawner.sleep(LOOK_INTERVAL), if !may_decide => self.look_around(),
             }
         }
     }
@@ -231,16 +231,28 @@ impl Executor {
         }
     }
 
-    /// An owner that is cut off from its quorum refuses what it has not decided: waiting for a batch that cannot be applied
-    /// would leave callers in doubt about commands that nobody has looked at.
-    fn look_at_lease(&mut self) {
-        if self.term.is_some_and(|term| self.group.holds_lease(term)) {
-            return;
-        }
-        while let Ok(command) = self.mailbox.try_recv() {
+    /// What an owner does that waits. One that is cut off from its quorum refuses what it has not decided: waiting for a batch
+    /// that cannot be applied would leave callers in doubt about commands that nobody has looked at. Any other refuses only
+    /// what has expired, so that a queue of commands that nobody waits for does not keep others out.
+    fn look_around(&mut self) {
+        let leads = self.term.is_some_and(|term| self.group.holds_lease(term));
+        // However often it looks, no more than one mailbox holds is kept here.
+        while (!leads || self.again.len() < self.config.mailbox_max)
+            && let Ok(command) = self.mailbox.try_recv()
+        {
             self.again.push_back(command);
         }
-        self.refuse_undecided();
+        if !leads {
+            return self.refuse_undecided();
+        }
+        let now = self.seams.clock.now();
+        for command in std::mem::take(&mut self.again) {
+            if now > command.deadline {
+                refuse_expired(command);
+            } else {
+                self.again.push_back(command);
+            }
+        }
     }
 
     fn refuse_undecided(&mut self) {
@@ -345,7 +357,7 @@ impl Executor {
         }
         let now = self.seams.clock.now();
         if now > command.deadline {
-            command.answer.refuse(Code::Unavailable, "the request's deadline passed before it was decided");
+            refuse_expired(command);
             return None;
         }
         let known = self.shard.machine().window.get(&request.scope);
@@ -483,6 +495,10 @@ impl fmt::Debug for Executor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Executor").field("shard", &self.shard.id()).field("term", &self.term).finish_non_exhaustive()
     }
+}
+
+fn refuse_expired(command: Command) {
+    command.answer.refuse(Code::Unavailable, "the request's deadline passed before it was decided");
 }
 
 fn refuse_reused(command: Command) {

@@ -4,6 +4,7 @@
 mod merge;
 
 use berth_shared::ids::{ShardId, Term};
+use berth_shared::message::Seen;
 use berth_shared::seam::BootInstant;
 
 use crate::shard::reader::Reader;
@@ -35,7 +36,7 @@ pub struct Wanted {
 }
 
 /// A part of the listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// Ascending by id.
     pub entries: Vec<Entry>,
@@ -43,6 +44,8 @@ pub struct Part {
     pub more_after: Option<String>,
     /// Of these shards nothing is listed, because this node does not own them, or did not all the time.
     pub not_owned: Vec<ShardId>,
+    /// Of the others, how much of their history may be in what is listed.
+    pub seen: Vec<(ShardId, Seen)>,
 }
 
 /// Lists what the shards hold that this node owns, until `until` at most. What was applied before is seen, and of what comes
@@ -56,7 +59,7 @@ pub async fn list(readers: Vec<Reader>, wanted: Wanted, until: BootInstant) -> R
             None => not_owned.push(reader.shard.id),
         }
     }
-    let Some((first, _)) = owned.first() else { return Ok(Part { entries: Vec::new(), more_after: None, not_owned }) };
+    let Some((first, _)) = owned.first() else { return Ok(Part { not_owned, ..Part::default() }) };
     let shard = first.shard.clone();
     let clock = &shard.seams.clock;
     let mut state = State::new(owned.iter().map(|(reader, _)| reader.shard.id).collect(), wanted);
@@ -66,12 +69,16 @@ pub async fn list(readers: Vec<Reader>, wanted: Wanted, until: BootInstant) -> R
         state = shard.blocking(move || state.slice(&store)).await?;
     }
     let (mut entries, more_after) = state.merge.finish();
+    // No earlier: what was applied while the listing was on its way may be in it.
+    let seen: Vec<Seen> = owned.iter().map(|(reader, _)| reader.shard.seen()).collect();
     // As of a read of one entity: what was read counts only if nobody else can have led meanwhile.
     let still_owned: Vec<bool> = owned.iter().map(|(reader, term)| reader.owned_in() == Some(*term)).collect();
     entries.retain(|entry| still_owned[entry.source]);
     let lost = owned.iter().zip(&still_owned).filter(|(_, owned)| !**owned);
     not_owned.extend(lost.map(|((reader, _), _)| reader.shard.id));
-    Ok(Part { entries, more_after, not_owned })
+    let seen = owned.iter().zip(seen).zip(&still_owned).filter(|(_, owned)| **owned);
+    let seen = seen.map(|(((reader, _), seen), _)| (reader.shard.id, seen)).collect();
+    Ok(Part { entries, more_after, not_owned, seen })
 }
 
 /// A listing on its way.

@@ -140,34 +140,24 @@ impl Shard {
         self.residency.enforce();
     }
 
-    /// Brings entities into memory and returns them as they are now.
+    /// Brings entities into memory and returns them as they are now. May be dropped at any time.
     pub async fn load(&self, keys: Vec<EntityKey>) -> Result<HashMap<EntityKey, Resident>, store::Error> {
         let mut loaded = HashMap::with_capacity(keys.len());
         let mut missing = keys;
         while !missing.is_empty() {
-            let tickets: Vec<LoadTicket> = {
-                let mut machine = self.machine();
-                missing.iter().map(|key| machine.entities.begin_load(key)).collect()
-            };
-            let (store, registry, id, keys) = (self.store.clone(), self.registry.clone(), self.id, missing.clone());
+            let announced = Announced::new(self, missing);
+            let keys: Vec<EntityKey> = announced.loads.iter().map(|(key, _)| key.clone()).collect();
+            let (store, registry, id) = (self.store.clone(), self.registry.clone(), self.id);
             let read = self.blocking(move || {
                 let stored = store.entities(id, &keys)?;
                 let rehydrated = keys.iter().zip(stored).map(|(key, stored)| rehydrate(&registry, key, stored));
                 Ok(rehydrated.collect::<Vec<_>>())
             });
-            let read: Result<Vec<Resident>, store::Error> = read.await;
+            let residents: Result<Vec<Resident>, store::Error> = read.await;
+            let (residents, loads) = (residents?, announced.into_loads());
             let mut machine = self.machine();
-            let residents = match read {
-                Ok(residents) => residents,
-                Err(error) => {
-                    for (key, ticket) in missing.iter().zip(tickets) {
-                        machine.entities.finish_load(key, ticket, None, 0);
-                    }
-                    return Err(error);
-                }
-            };
             let mut overtaken = Vec::new();
-            for ((key, ticket), resident) in missing.into_iter().zip(tickets).zip(residents) {
+            for ((key, ticket), resident) in loads.into_iter().zip(residents) {
                 if machine.entities.finish_load(&key, ticket, Some(resident.clone()), self.residency.tick()) {
                     let newest = machine.entities.peek(&key).cloned().unwrap_or(resident);
                     loaded.insert(key, newest);
@@ -302,6 +292,42 @@ impl Shard {
         let before = self.reported_bytes.swap(bytes, Ordering::Relaxed);
         self.residency.changed(before, bytes);
         self.oldest_use.store(machine.entities.oldest_use().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// Loads that are announced and not finished. Dropped, as they are when nobody waits for them any more, they are given up.
+struct Announced<'a> {
+    shard: &'a Shard,
+    loads: Vec<(EntityKey, LoadTicket)>,
+}
+
+impl<'a> Announced<'a> {
+    fn new(shard: &'a Shard, keys: Vec<EntityKey>) -> Self {
+        let mut machine = shard.machine();
+        let announce = |key: EntityKey| {
+            let ticket = machine.entities.begin_load(&key);
+            (key, ticket)
+        };
+        let loads = keys.into_iter().map(announce).collect();
+        drop(machine);
+        Self { shard, loads }
+    }
+
+    fn into_loads(mut self) -> Vec<(EntityKey, LoadTicket)> {
+        std::mem::take(&mut self.loads)
+    }
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        // What was taken out is finished by whoever took it, who may hold the machine.
+        if self.loads.is_empty() {
+            return;
+        }
+        let mut machine = self.shard.machine();
+        for (key, ticket) in self.loads.drain(..) {
+            machine.entities.finish_load(&key, ticket, None, 0);
+        }
     }
 }
 

@@ -64,7 +64,7 @@ impl Service {
 }
 
 fn answer(owners: &Arc<Owners>, part: Part, not_hosted: Vec<ShardId>, reply: Reply) {
-    let Part { entries, more_after, mut not_owned } = part;
+    let Part { entries, more_after, mut not_owned, seen } = part;
     not_owned.extend(not_hosted);
     not_owned.sort_unstable();
     let listed = Listed {
@@ -72,6 +72,7 @@ fn answer(owners: &Arc<Owners>, part: Part, not_hosted: Vec<ShardId>, reply: Rep
         more_after: more_after.as_deref(),
         owners: not_owned.iter().filter_map(|shard| elsewhere(owners, *shard)).collect(),
         not_owned,
+        seen,
     };
     send(reply, &Response::Listed(listed));
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_shared::entity_places::{EntityPlace, EntityPlaces};
 use berth_shared::ids::ShardId;
 use berth_shared::key::EntityKey;
 use berth_shared::message::{self, Consistency, Execute, Precondition, Refusal, Request, Response};
@@ -12,7 +13,7 @@ use berth_shared::peer::{self, Class, Handler, Identity, Incoming, PushSender, R
 use berth_shared::problem::Code;
 use berth_shared::seam::{BootInstant, Seams};
 use berth_shared::shard_map::ShardOwner;
-use berth_shared::telemetry::{self, Traceparent, Tracing};
+use berth_shared::telemetry::{self, TraceContext, Tracing};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -59,6 +60,8 @@ pub struct Service {
     pub journal: Journal,
     /// Bounds the memory of commands that are not answered yet.
     pub backlog: Backlog,
+    /// Bounds the commands of one entity that are not answered yet.
+    pub places: EntityPlaces,
     pub reporter: Arc<Reporter>,
     /// The groups that other nodes have messages for.
     pub groups: Groups,
@@ -109,7 +112,7 @@ impl Handler for Service {
                     wait: Duration::from_millis(wait_millis.into()).min(WAIT_MAX),
                     patience: self.patience(deadline),
                 };
-                span.in_scope(|| self.events(shard, kind, id, poll, reply));
+                span.in_scope(|| self.events(shard, kind, id, poll, deadline, reply));
             }
             Ok(Request::Past { shard, kind, id, moment, consistency, traceparent }) => {
                 let span = self.span("past", traceparent);
@@ -151,6 +154,9 @@ impl Service {
         let Some(room) = self.backlog.enter(execute.body.len()) else {
             return refuse(reply, Code::Overloaded, "the node holds as many unanswered commands as it may");
         };
+        let Some(place) = self.places.enter(&key) else {
+            return refuse(reply, Code::Overloaded, "too many commands wait for this entity");
+        };
         // No command has the empty name, so that the fingerprint of a deletion is that of no command either.
         let decoded =
             if deletes { Ok(Action::Delete) } else { kind.decode(execute.command, execute.body).map(Action::Run) };
@@ -185,7 +191,7 @@ impl Service {
             attempt: execute.attempt,
             wants_state: execute.wants_state,
             deadline,
-            answer: self.answer(execute.shard, execute.traceparent, room, reply),
+            answer: self.answer(execute.shard, execute.traceparent, (room, place), reply),
         };
         match hosted.mailbox.try_send(command) {
             Ok(()) => self.metrics.commands.increment(),
@@ -197,8 +203,9 @@ impl Service {
         }
     }
 
-    /// Sends the answer back, inside a span of its own when traces are exported.
-    fn answer(&self, shard: ShardId, traceparent: &str, room: Room, reply: Reply) -> Answer {
+    /// Sends the answer back, inside a span of its own when traces are exported. What the command has taken is given back
+    /// with it, or when the command is dropped.
+    fn answer(&self, shard: ShardId, traceparent: &str, taken: (Room, EntityPlace), reply: Reply) -> Answer {
         let (span, owners) = (self.span("execute", traceparent), self.owners.clone());
         Answer::new(move |response| {
             span.in_scope(|| match response {
@@ -208,7 +215,7 @@ impl Service {
                 }
                 response => send(reply, &response),
             });
-            drop(room);
+            drop(taken);
         })
     }
 
@@ -217,7 +224,7 @@ impl Service {
         if !self.tracing.exports() {
             return Span::none();
         }
-        let received = Traceparent::parse(traceparent);
+        let received = TraceContext::parse(traceparent);
         self.tracing.request(name, telemetry::Role::Server, received, &*self.seams.random).span
     }
 
@@ -255,7 +262,7 @@ impl Service {
             };
             answering.at_level(consistency, level_at, &*clock).current(reply, answer);
         };
-        self.seams.spawner.spawn(read.in_current_span());
+        self.spawn_until(deadline, read);
     }
 
     /// How long a replica that is behind may hold up a read: a part of its time, so that there is enough to ask the owner.
@@ -263,7 +270,7 @@ impl Service {
         (deadline.since(self.seams.clock.now()) / 2).min(PATIENCE_MAX)
     }
 
-    fn events(&self, shard: ShardId, kind: &str, id: &str, poll: Poll, reply: Reply) {
+    fn events(&self, shard: ShardId, kind: &str, id: &str, poll: Poll, deadline: BootInstant, reply: Reply) {
         let Some((key, hosted)) = self.locate(shard, kind, id) else {
             return self.refuse_unlocated(shard, kind, id, reply);
         };
@@ -294,7 +301,14 @@ impl Service {
             let level_at = polled.as_ref().map_or(begun_at, |polled| polled.level_at);
             answering.at_level(poll.consistency, level_at, &*clock).page(reply, polled);
         };
-        self.seams.spawner.spawn(read.in_current_span());
+        self.spawn_until(deadline, read);
+    }
+
+    /// Runs a read in a task of its own, until nobody waits for it any more: what still waits for its turn then is not begun.
+    fn spawn_until(&self, deadline: BootInstant, read: impl Future<Output = ()> + Send + 'static) {
+        let Seams { clock, spawner, .. } = &self.seams;
+        let (left, spawner) = (deadline.since(clock.now()), *spawner);
+        spawner.spawn(async move { spawner.timeout(left, read).await }.in_current_span());
     }
 
     /// The entity's key and its shard, if the request is sound and this node hosts the shard.

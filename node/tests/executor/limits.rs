@@ -129,6 +129,51 @@ async fn a_command_whose_deadline_has_passed_is_not_decided() {
     assert_eq!(patient.answered(), Some(Answered::counted(2, 2)));
 }
 
+/// While a batch does not come back, or a hand-over holds the shard, nothing is decided, and nothing would look at them.
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_gives_its_place_back_while_nothing_is_decided() {
+    let config = executor::Config { mailbox_max: 2, batches_in_flight_max: 1, ..Options::default().executor };
+    let stage = Stage::leading_with(Options { executor: config, ..Options::default() }).await;
+    let first = stage.send(Ask::increment("a")).await;
+    for _ in 0..20 {
+        let soon = || Ask::increment("a").within(Duration::from_secs(1));
+        let expiring = [stage.send(soon()).await, stage.send(soon()).await];
+        assert!(stage.try_send(&Ask::increment("a")).is_err(), "two wait already");
+        stage.seams.spawner.sleep(Duration::from_millis(1200)).await;
+        for mut expired in expiring {
+            assert_eq!(expired.answered(), Some(Answered::refused(Code::Unavailable)), "nothing was applied meanwhile");
+        }
+    }
+    let patient = stage.send(Ask::increment("a").within(Duration::from_secs(9))).await;
+    stage.seams.spawner.sleep(Duration::from_millis(500)).await;
+    stage.apply_all().await;
+    assert_eq!((first.unwrap(), patient.unwrap()), (Answered::counted(1, 1), Answered::counted(2, 2)));
+
+    let held = stage.hold.begin().await.unwrap();
+    let mut expired = stage.send(Ask::increment("a").within(Duration::from_secs(1))).await;
+    stage.seams.spawner.sleep(Duration::from_millis(1200)).await;
+    assert_eq!(expired.answered(), Some(Answered::refused(Code::Unavailable)));
+    drop(held);
+    assert_eq!(stage.run(Ask::increment("a")).await, Answered::counted(3, 3));
+}
+
+/// Whatever waits for the shard is looked at once in a while, and what is kept is bounded all the same.
+#[tokio::test(start_paused = true)]
+async fn looking_for_what_has_expired_makes_no_room_without_end() {
+    let config = executor::Config { mailbox_max: 4, batches_in_flight_max: 1, ..Options::default().executor };
+    let stage = Stage::leading_with(Options { executor: config, ..Options::default() }).await;
+    let patient = || Ask::increment("a").within(Duration::from_secs(60));
+    let mut taken = vec![stage.send(patient()).await];
+    for _ in 0..100 {
+        taken.extend(stage.try_send(&patient()));
+        stage.seams.spawner.sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(taken.len(), 1 + 2 * 4);
+    stage.apply_all().await;
+    let versions: Vec<u64> = taken.into_iter().map(|pending| pending.unwrap().version()).collect();
+    assert_eq!(versions, (1..=9).collect::<Vec<_>>(), "in the order in which they came");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_mailbox_takes_no_more_and_keeps_what_it_has() {
     let config = executor::Config { mailbox_max: 8, batches_in_flight_max: 1, ..Options::default().executor };

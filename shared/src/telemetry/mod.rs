@@ -6,7 +6,7 @@ mod trace_context;
 mod tracing_setup;
 
 pub use metrics::{Counter, Gauge, Histogram, LATENCY_SECONDS, Metrics, SIZE_COUNTS};
-pub use trace_context::{Traceparent, TraceparentText};
+pub use trace_context::{TraceContext, Traceparent, TraceparentText};
 pub use tracing_setup::{Config, LogFormat, RequestSpan, Role, Telemetry, Tracing, init};
 
 /// Why telemetry could not be set up.

@@ -1,6 +1,7 @@
-//! The `traceparent` of W3C Trace Context (level 2): reading, writing and continuing it. Pure, and without allocation,
-//! because every request passes here whether or not spans are exported.
+//! The `traceparent` and `tracestate` of W3C Trace Context (level 2): reading, writing and continuing them. Pure, and without
+//! allocation where there is no `tracestate`, because every request passes here whether or not spans are exported.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::seam::Random;
@@ -15,6 +16,16 @@ pub struct Traceparent {
     flags: u8,
 }
 
+/// A trace, and what systems on its way have noted on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext<'a> {
+    pub parent: Traceparent,
+    /// As in the header; empty where there is none. Whether it is well-formed is not looked at here.
+    pub state: &'a str,
+}
+
+/// Longer ones are dropped, as the standard allows.
+const STATE_BYTES_MAX: usize = 512;
 /// The bit that says the caller records this trace.
 const SAMPLED: u8 = 1;
 /// `00-`, 32 digits, `-`, 16 digits, `-`, 2 digits.
@@ -79,6 +90,28 @@ impl Traceparent {
         write_hexadecimal(&mut text[36..52], u128::from(self.parent_id));
         write_hexadecimal(&mut text[53..55], u128::from(self.flags));
         TraceparentText(text)
+    }
+}
+
+impl<'a> TraceContext<'a> {
+    /// What the headers say. Without a well-formed `traceparent`, a `tracestate` means nothing.
+    pub fn of_headers(traceparent: &str, state: &'a str) -> Option<Self> {
+        let fits = state.len() <= STATE_BYTES_MAX && state.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
+        Some(Self { parent: Traceparent::parse(traceparent)?, state: if fits { state.trim_ascii() } else { "" } })
+    }
+
+    /// What [`Self::text_with`] has written.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let (parent, state) = text.split_once(' ').unwrap_or((text, ""));
+        Self::of_headers(parent, state)
+    }
+
+    /// As pods tell each other: the `traceparent`, whose text is `parent`, and after a space the `tracestate`, if there is one.
+    pub fn text_with(parent: &'a TraceparentText, state: &str) -> Cow<'a, str> {
+        match state {
+            "" => Cow::Borrowed(parent.as_str()),
+            state => Cow::Owned(format!("{} {state}", parent.as_str())),
+        }
     }
 }
 
@@ -173,6 +206,21 @@ mod tests {
         assert_eq!(Traceparent::parse("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03x"), None);
     }
 
+    #[test]
+    fn a_state_goes_with_its_trace_and_a_bad_one_is_dropped() {
+        let parent = Traceparent::parse(EXAMPLE).unwrap();
+        let state = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE, a@b=c d";
+        let text = parent.text();
+        let context = TraceContext { parent, state };
+        assert_eq!(TraceContext::parse(&TraceContext::text_with(&text, state)), Some(context));
+        assert_eq!(TraceContext::text_with(&text, ""), EXAMPLE);
+        assert_eq!(TraceContext::parse(EXAMPLE), Some(TraceContext { parent, state: "" }));
+        assert_eq!(TraceContext::of_headers("nonsense", state), None);
+        for bad in [format!("a={}", "x".repeat(511)), "a=\u{1}".to_owned(), "a=ü".to_owned()] {
+            assert_eq!(TraceContext::of_headers(EXAMPLE, &bad), Some(TraceContext { parent, state: "" }));
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_written_reads_back(trace_id in 1_u128.., parent_id in 1_u64.., sampled: bool) {
@@ -184,6 +232,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text: String) {
             let _ = Traceparent::parse(&text);
+            let _ = TraceContext::parse(&text);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! Without a collector a request makes no span at all; its trace context is still carried from client to owner.
 
 use std::io::IsTerminal;
+use std::str::FromStr;
 use std::time::Duration;
 
 use opentelemetry::Context;
@@ -21,7 +22,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-use super::{Error, Traceparent};
+use super::{Error, TraceContext, Traceparent};
 use crate::config::{self, Validate};
 use crate::seam::{Random, Spawner};
 
@@ -191,11 +192,11 @@ impl Tracing {
         self,
         name: &'static str,
         role: Role,
-        received: Option<Traceparent>,
+        received: Option<TraceContext<'_>>,
         random: &dyn Random,
     ) -> RequestSpan {
         if !self.exports {
-            let traceparent = received.unwrap_or_else(|| Traceparent::start(random));
+            let traceparent = received.map_or_else(|| Traceparent::start(random), |received| received.parent);
             return RequestSpan { span: Span::none(), traceparent };
         }
         let kind = match role {
@@ -208,15 +209,18 @@ impl Tracing {
             let _ = span.set_parent(Context::new().with_remote_span_context(remote(received)));
         }
         let made = traceparent_of(&span);
-        let traceparent = made.or(received).unwrap_or_else(|| Traceparent::start(random));
+        let traceparent =
+            made.or(received.map(|received| received.parent)).unwrap_or_else(|| Traceparent::start(random));
         RequestSpan { span, traceparent }
     }
 }
 
-fn remote(parent: Traceparent) -> SpanContext {
+fn remote(TraceContext { parent, state }: TraceContext<'_>) -> SpanContext {
     let flags = if parent.is_sampled() { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
     let trace_id = TraceId::from(parent.trace_id());
-    SpanContext::new(trace_id, SpanId::from(parent.parent_id()), flags, true, TraceState::NONE)
+    // A malformed one is dropped, as the standard demands.
+    let state = TraceState::from_str(state).unwrap_or_default();
+    SpanContext::new(trace_id, SpanId::from(parent.parent_id()), flags, true, state)
 }
 
 fn traceparent_of(span: &Span) -> Option<Traceparent> {
@@ -245,10 +249,10 @@ mod tests {
         let random = SeededRandom::new(1);
         let (subscriber, telemetry) = build(&Config::default(), "berth-node", "a").unwrap();
         tracing::subscriber::with_default(subscriber, || {
-            let received = Traceparent::parse(RECEIVED);
+            let received = TraceContext::parse(RECEIVED);
             let request = telemetry.tracing().request("GET", Role::Server, received, &random);
             assert!(request.span.is_disabled());
-            assert_eq!(Some(request.traceparent), received);
+            assert_eq!(Some(request.traceparent), received.map(|received| received.parent));
             let started = telemetry.tracing().request("GET", Role::Server, None, &random);
             assert_ne!(started.traceparent.trace_id(), 0);
         });
@@ -260,14 +264,18 @@ mod tests {
         let (subscriber, telemetry) = build(&exporting_to("http://127.0.0.1:1"), "berth-node", "a").unwrap();
         tracing::subscriber::with_default(subscriber, || {
             let received = Traceparent::parse(RECEIVED).unwrap();
-            let request = telemetry.tracing().request("GET", Role::Server, Some(received), &random);
+            let context = TraceContext { parent: received, state: "rojo=1,congo=2" };
+            let request = telemetry.tracing().request("GET", Role::Server, Some(context), &random);
             assert!(!request.span.is_disabled());
             assert_eq!(request.traceparent.trace_id(), received.trace_id());
             assert_ne!(request.traceparent.parent_id(), received.parent_id());
             assert!(request.traceparent.is_sampled());
+            let context = request.span.context();
+            assert_eq!(context.span().span_context().trace_state().header(), "rojo=1,congo=2");
             // What the caller does not record is not recorded here.
-            let unsampled = Traceparent::new(7, 7, false);
-            let request = telemetry.tracing().request("GET", Role::Server, unsampled, &random);
+            let parent = Traceparent::new(7, 7, false).unwrap();
+            let unsampled = TraceContext { parent, state: "=malformed" };
+            let request = telemetry.tracing().request("GET", Role::Server, Some(unsampled), &random);
             assert!(!request.traceparent.is_sampled());
             assert_eq!(request.traceparent.trace_id(), 7);
         });
@@ -296,7 +304,7 @@ mod tests {
         });
         let (subscriber, telemetry) = build(&exporting_to(&endpoint), "berth-probe", "instance-7").unwrap();
         tracing::subscriber::with_default(subscriber, || {
-            let received = Traceparent::parse(RECEIVED);
+            let received = TraceContext::parse(RECEIVED);
             drop(telemetry.tracing().request("GET /test", Role::Server, received, &SeededRandom::new(1)));
         });
         // The listener never answers the call, so that the exporter reports a failure; what counts is what it sent.

@@ -66,6 +66,7 @@ impl<N: Nodes> Api<N> {
             consistency: self.consistency(key, page.consistency, &session),
             bytes_max: PIECE_BYTES_MAX,
             wait: Duration::ZERO,
+            is_live: true,
             ..page
         };
         let format = Format::new(key);
@@ -97,6 +98,8 @@ impl<N: Nodes> Api<N> {
         Ok(response(body, first.session, first.lag))
     }
 
+    /// It takes no place of other requests: readers of one entity come together, as when a gateway begins anew, and an event
+    /// stream of a browser that is refused does not come again. The places of live histories bound it.
     async fn first(
         &self,
         key: &EntityKey,
@@ -106,7 +109,6 @@ impl<N: Nodes> Api<N> {
         traceparent: &str,
         time: Duration,
     ) -> Result<First, Problem> {
-        let _permit = self.admit()?;
         let read = self.forward.events(key, page, traceparent, time, |shard, reply| {
             let (reply, lag) = replica::unwrapped(reply);
             let read = match reply {

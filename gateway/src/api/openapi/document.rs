@@ -8,13 +8,15 @@ use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApiBuilder};
 
 use super::kind;
-use super::{contract, operation, parameter, response, schema};
+use super::{operation, parameter, response, schema};
 
 const TITLE: &str = "Berth";
 const DESCRIPTION: &str = "Event-sourced entities, each addressed by kind and id. A command runs at the node that owns \
 the entity and is answered once its events are on the disks of a majority. Every answer carries the entity's version, as \
 `ETag` and in the body. 429, 503 and 409 promise that the request was not applied; 504 says that this is not known, and \
-names the `Idempotency-Key` to ask again with.";
+names the `Idempotency-Key` to ask again with. Where requests are limited by credential, every answer tells in `RateLimit` \
+and `RateLimit-Policy` what is left. Pages in browsers may call where their origin is configured (CORS), and see all headers \
+that are described here. Answers over 1 KiB may be compressed, live histories never; the `ETag` is the same.";
 /// The name of the security scheme.
 const BEARER: &str = "bearer";
 
@@ -47,10 +49,8 @@ pub(super) fn compose(kinds: &[u8]) -> serde_json::Result<Bytes> {
         .tags(Some(tags))
         .paths(paths.build())
         .components(Some(components().build()))
-        .security(contract::AUTHENTICATION.then(|| {
-            // The first, empty one: where the cluster runs without authentication, nothing is asked for.
-            [SecurityRequirement::default(), SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])]
-        }));
+        // The first, empty one: where the cluster runs without authentication, nothing is asked for.
+        .security(Some([SecurityRequirement::default(), SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])]));
     let mut document = serde_json::to_value(document.build())?;
     document["jsonSchemaDialect"] = json!("https://json-schema.org/draft/2020-12/schema");
     // Schemas are JSON made by schemars, here and in the nodes, which knows more keywords than the types of this document.
@@ -64,20 +64,16 @@ fn tag(name: &str, description: &str) -> utoipa::openapi::Tag {
 
 fn components() -> ComponentsBuilder {
     let mut components = ComponentsBuilder::new();
-    let is_served = |name: &str| contract::TRACE_STATE || name != "tracestate";
-    for (name, parameter) in parameter::all().into_iter().filter(|(name, _)| is_served(name)) {
+    for (name, parameter) in parameter::all() {
         components = components.parameter(name, parameter);
     }
     for (name, response) in response::all() {
         components = components.response(name, response);
     }
-    if contract::AUTHENTICATION {
-        let bearer = HttpBuilder::new()
-            .scheme(HttpAuthScheme::Bearer)
-            .description(Some("An API key or a JWT, where the cluster asks for credentials."));
-        components = components.security_scheme(BEARER, SecurityScheme::Http(bearer.build()));
-    }
-    components
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An API key or a JWT, where the cluster asks for credentials."));
+    components.security_scheme(BEARER, SecurityScheme::Http(bearer.build()))
 }
 
 /// A shorthand for files that add operations.

@@ -24,7 +24,7 @@ impl Description {
         let kind = &self.kind;
         let entity = format!("/v1/entities/{kind}/{{id}}");
         let mut item = PathItem::new(HttpMethod::Get, state::of_kind(kind, &self.named("Entity")));
-        item.delete = delete::of_kind(kind);
+        item.delete = Some(delete::of_kind(kind));
         self.commands.iter().fold(paths.path(&entity, item), |paths, (name, schema)| {
             let description = schema.get("description").and_then(Value::as_str);
             let needs_body = schema.get("required").and_then(Value::as_array).is_some_and(|names| !names.is_empty());

@@ -2,7 +2,6 @@
 //! one operation a file; the kinds and their commands come from the nodes, when the document is asked for. Everything but
 //! [`OpenApi`] is pure.
 
-mod contract;
 mod document;
 mod kind;
 mod operation;

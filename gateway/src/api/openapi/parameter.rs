@@ -9,7 +9,6 @@ use utoipa::openapi::{Object, Ref, Required, Schema};
 
 use super::super::header::{DEADLINE_DEFAULT, DEADLINE_SECONDS_MAX, IDEMPOTENCY_KEY_BYTES_MAX};
 use super::super::query::{LIMIT_DEFAULT, LIMIT_MAX};
-use super::contract;
 
 /// Names of kinds and commands.
 pub(super) const NAME_PATTERN: &str = "^[a-z][a-z0-9-]{0,63}$";
@@ -71,7 +70,7 @@ shared! {
 
 /// What every operation takes.
 pub(super) fn common() -> Vec<Ref> {
-    if contract::TRACE_STATE { vec![traceparent(), tracestate()] } else { vec![traceparent()] }
+    vec![traceparent(), tracestate()]
 }
 
 pub(super) fn text() -> ObjectBuilder {
@@ -120,25 +119,16 @@ fn entity_tags() -> Object {
 }
 
 fn consistency_levels() -> Schema {
-    let mut levels = vec!["linearizable", "strict"];
-    if contract::REPLICA_READS {
-        levels.extend(["session", "stale"]);
-    }
+    let levels = ["linearizable", "strict", "session", "stale"];
     text().enum_values(Some(levels)).default(Some(json!("linearizable"))).build().into()
 }
 
 fn consistency_description() -> String {
-    let mut description = String::from(
+    String::from(
         "`linearizable`: everything that was acknowledged before. `strict`: the same without trust in clocks, confirmed by \
-         a quorum.",
-    );
-    if contract::REPLICA_READS {
-        description.push_str(
-            " `session`: from any replica that has what `Berth-Session` has seen. `stale`: from any replica; the answer \
-             says how far it lags behind.",
-        );
-    }
-    description
+         a quorum. `session`: from any replica that has what `Berth-Session` has seen. `stale`: from any replica; the answer \
+         says how far it lags behind.",
+    )
 }
 
 fn prefer_description() -> String {

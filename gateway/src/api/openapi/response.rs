@@ -8,7 +8,6 @@ use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{ContentBuilder, Header, Ref, Schema};
 
-use super::contract;
 use super::parameter::{number, text};
 
 /// One way to be refused.
@@ -64,8 +63,7 @@ pub(super) const BODY: [u16; 3] = [408, 413, 415];
 
 /// Adds what any request may be refused with, and `more`.
 pub(super) fn refused(operation: OperationBuilder, more: &[u16]) -> OperationBuilder {
-    let served = |status: &&u16| contract::AUTHENTICATION || !matches!(status, 401 | 403);
-    ANY.iter().filter(served).chain(more).fold(operation, |operation, status| {
+    ANY.iter().chain(more).fold(operation, |operation, status| {
         operation.response(status.to_string(), Ref::from_response_name(name(*status)))
     })
 }
@@ -98,10 +96,24 @@ fn headers_of(status: u16) -> Vec<(&'static str, Header)> {
     match status {
         405 => vec![("Allow", header("The methods that are served here."))],
         409 | 412 | 413 | 422 => vec![idempotency_replayed(), idempotency_key(), berth_session()],
-        429 | 503 => vec![("Retry-After", Header::new(number(0).build()))],
+        429 => [retry_after()].into_iter().chain(rate_limit()).collect(),
+        503 => vec![retry_after()],
         504 => vec![idempotency_key()],
         _ => Vec::new(),
     }
+}
+
+fn retry_after() -> (&'static str, Header) {
+    ("Retry-After", Header::new(number(0).build()))
+}
+
+/// What a caller has left, where that is bounded.
+fn rate_limit() -> [(&'static str, Header); 2] {
+    let limit = "Where requests are limited by credential: how many may be made at once (`r`), and in how many seconds it \
+        will be one more (`t`), as in `\"caller\";r=41;t=1`. Then it is on every answer.";
+    let policy =
+        "How many requests each credential may make (`q`) in how many seconds (`w`), as in `\"caller\";q=100;w=10`.";
+    [("RateLimit", header(limit)), ("RateLimit-Policy", header(policy))]
 }
 
 pub(super) fn entity_tag() -> (&'static str, Header) {
@@ -113,9 +125,8 @@ pub(super) fn berth_session() -> (&'static str, Header) {
 }
 
 /// How far behind the answer to `consistency=stale` may be.
-pub(super) fn berth_lag() -> Option<(&'static str, Header)> {
-    let described = header("Of a stale read: by how many milliseconds it may lag behind, or `unknown`.");
-    contract::REPLICA_READS.then_some(("Berth-Lag", described))
+pub(super) fn berth_lag() -> (&'static str, Header) {
+    ("Berth-Lag", header("Of a stale read: by how many milliseconds it may lag behind, or `unknown`."))
 }
 
 pub(super) fn idempotency_key() -> (&'static str, Header) {

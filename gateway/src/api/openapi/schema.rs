@@ -10,7 +10,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::super::problem::Document as Problem;
-use super::contract;
 
 /// The current state of an entity.
 #[derive(JsonSchema)]
@@ -115,8 +114,6 @@ pub(super) fn all() -> Map<String, Value> {
     generator.subschema_for::<Outcome>();
     generator.subschema_for::<History>();
     generator.subschema_for::<Kinds>();
-    if contract::LISTING {
-        generator.subschema_for::<Listing>();
-    }
+    generator.subschema_for::<Listing>();
     generator.take_definitions(false)
 }

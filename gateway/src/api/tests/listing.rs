@@ -55,7 +55,9 @@ impl World {
             found.by_ref().take(count).map(|(id, version)| ListedEntity { id, version: *version }).collect();
         let more_after = found.next().and(entities.last()).map(|entity| entity.id);
         let owners = not_owned.iter().map(|shard| self.owner(shard.0)).collect();
-        reply(&Reply::Listed(Listed { entities, more_after, not_owned, owners }))
+        let seen =
+            owned.iter().map(|shard| (*shard, Seen { incarnation: 1, index: u64::from(shard.0) + 100 })).collect();
+        reply(&Reply::Listed(Listed { entities, more_after, not_owned, owners, seen }))
     }
 }
 
@@ -125,6 +127,19 @@ async fn a_page_is_merged_from_all_nodes_each_of_which_is_asked_once() {
         })
         .sum();
     assert_eq!(shards, 64);
+
+    let token = Token::decode(first.header("berth-session").unwrap()).unwrap();
+    for shard in 0..64 {
+        let seen = Seen { incarnation: 1, index: u64::from(shard) + 100 };
+        assert_eq!(token.requirement(ShardId(shard)), Requirement::AtLeast(seen), "what was listed");
+    }
+    let before = Token::single(token.cluster(), ShardId(5), Seen { incarnation: 1, index: 9000 });
+    let brought = [("berth-session", before.encode())];
+    let brought: Vec<_> = brought.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let again = ask(&api, "GET", COUNTERS, &brought, "").await;
+    let token = Token::decode(again.header("berth-session").unwrap()).unwrap();
+    let seen = |index| Requirement::AtLeast(Seen { incarnation: 1, index });
+    assert_eq!((token.requirement(ShardId(5)), token.requirement(ShardId(6))), (seen(9000), seen(106)), "and before");
 
     let all = pages(&api, COUNTERS).await;
     assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100, 51]);

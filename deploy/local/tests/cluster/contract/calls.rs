@@ -32,6 +32,9 @@ pub(crate) fn entities() -> Vec<Line> {
         ("GET", "/v1/entities/counter/calls?consistency=strict", [], "" => 200 "", [("/version", "3")]),
         ("HEAD", "/v1/entities/counter/calls", [], "" => 200 "", [("etag", "\"3\""), ("content-length", "*")]),
         ("OPTIONS", "/v1/entities/counter/calls", [], "" => 204 "", [("allow", "*")]),
+        // Pages in browsers may not call unless their origin is configured, and no rate is.
+        ("OPTIONS", "/v1/entities/counter/calls", [("origin", "https://shop.example"), ("access-control-request-method", "GET")], "" => 204 "", [("allow", "*"), ("access-control-allow-origin", "-")]),
+        ("GET", "/v1/entities/counter/calls", [("origin", "https://shop.example"), ("accept-encoding", "gzip")], "" => 200 "", [("access-control-allow-origin", "-"), ("content-encoding", "-"), ("vary", "-"), ("ratelimit", "-")]),
         // History, page by page.
         ("GET", "/v1/entities/counter/calls/events", [], "" => 200 "", [("/kind", r#""counter""#), ("/id", r#""calls""#), ("/events/0/version", "1"), ("/events/0/type", r#""added""#), ("/events/0/time", "*"), ("/events/0/data", r#"{"by":1}"#), ("/events/2/version", "3"), ("/events/3", "-"), ("/next", "null")]),
         ("GET", "/v1/entities/counter/calls/events?after=1&limit=1", [], "" => 200 "", [("/events/0/version", "2"), ("/events/1", "-"), ("/next", "2")]),
@@ -57,6 +60,9 @@ pub(crate) fn descriptions() -> Vec<Line> {
         ("GET", "/docs", [], "" => 200 "", [("content-type", "text/html; charset=utf-8"), ("content-security-policy", "*")]),
         ("GET", "/docs/script.js", [], "" => 200 "", [("content-type", "text/javascript; charset=utf-8")]),
         ("GET", "/docs/style.css", [], "" => 200 "", [("content-type", "text/css; charset=utf-8")]),
+        // Long answers are compressed for those who take that.
+        ("GET", "/openapi.json", [("accept-encoding", "br, gzip")], "" => 200 "", [("content-encoding", "gzip"), ("vary", "accept-encoding")]),
+        ("GET", "/openapi.json", [("accept-encoding", "gzip;q=0")], "" => 200 "", [("content-encoding", "-"), ("vary", "accept-encoding")]),
         ("POST", "/docs", [], "" => 405 "method-not-allowed", [("allow", "*")]),
         ("POST", "/openapi.json", [], "" => 405 "method-not-allowed", [("allow", "*")]),
         ("GET", "/docs/", [], "" => 404 "not-found", []),

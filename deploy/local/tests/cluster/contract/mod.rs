@@ -2,13 +2,14 @@
 //! one cluster, and everything that is answered otherwise is told at once. A line is added to the table where it belongs;
 //! what needs a cluster that is configured otherwise has a test of its own, which gives [`hold`] its tables.
 //!
-//! Not in here, because a line cannot bring them about: 408, 409, 429, 500, 503 and 504. The gateway's own tests hold
-//! those, with nodes that do as they are told.
+//! Not in here, because a line cannot bring them about: 408, 409, 429, 500, 503 and 504, and what streams send. The gateway's
+//! own tests hold those, with nodes that do as they are told; and 401 and 403, at gateways that ask for credentials.
 
 mod calls;
 mod conditions;
 mod deletions;
 mod past;
+mod reading;
 mod refusals;
 
 use std::collections::HashMap;
@@ -74,6 +75,7 @@ async fn every_line_of_the_contract_holds() {
         deletions::deletions(),
         deletions::listings(),
         past::states(),
+        reading::reads(),
         conditions::headers(),
         refusals::errors(),
     ];

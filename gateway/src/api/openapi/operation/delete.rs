@@ -4,12 +4,9 @@ use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, PathItem};
 use utoipa::openapi::response::ResponseBuilder;
 
 use super::super::document::{ENTITIES, Paths};
-use super::super::{contract, parameter, response};
+use super::super::{parameter, response};
 
 pub(super) fn add(paths: Paths) -> Paths {
-    if !contract::DELETION {
-        return paths;
-    }
     let operation = operation()
         .tag(ENTITIES)
         .operation_id(Some("deleteEntity"))
@@ -19,14 +16,14 @@ pub(super) fn add(paths: Paths) -> Paths {
     paths.path("/v1/entities/{kind}/{id}", PathItem::new(HttpMethod::Delete, operation))
 }
 
-/// Of one kind, if there is deletion at all.
-pub(in super::super) fn of_kind(kind: &str) -> Option<Operation> {
-    let operation = operation()
+/// Of one kind.
+pub(in super::super) fn of_kind(kind: &str) -> Operation {
+    operation()
         .tag(kind)
         .operation_id(Some(format!("deleteEntity.{kind}")))
         .summary(Some(format!("Deletes an entity of the kind {kind}")))
-        .parameter_ref(parameter::id());
-    contract::DELETION.then(|| operation.build())
+        .parameter_ref(parameter::id())
+        .build()
 }
 
 fn operation() -> OperationBuilder {

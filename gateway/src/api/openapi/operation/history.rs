@@ -9,7 +9,8 @@ use super::{get, live, wait};
 pub(super) fn add(paths: Paths) -> Paths {
     let (name, session) = response::berth_session();
     let page = response::json("A page of the history, oldest first.", "History").header(name, session);
-    let page = response::berth_lag().into_iter().fold(page, |page, (name, lag)| page.header(name, lag));
+    let (name, lag) = response::berth_lag();
+    let page = page.header(name, lag);
     let operation = OperationBuilder::new()
         .tag(ENTITIES)
         .operation_id(Some("getHistory"))

@@ -6,15 +6,14 @@ use utoipa::openapi::schema::SchemaFormat;
 
 use super::super::document::{ENTITIES, Paths};
 use super::super::parameter::{self, PREFIX_PATTERN, in_query, text};
-use super::super::{contract, response};
+use super::super::response;
 use super::get;
 
 pub(super) fn add(paths: Paths) -> Paths {
-    if !contract::LISTING {
-        return paths;
-    }
     let page = response::json("A page of ids in their byte order.", "Listing")
         .header("Link", response::header("`rel=\"next\"`: the next page, if there is one (RFC 8288)."));
+    let (name, session) = response::berth_session();
+    let page = page.header(name, session);
     let prefix = text().max_length(Some(ID_BYTES_MAX)).pattern(Some(PREFIX_PATTERN)).build();
     let cursor = text().format(Some(SchemaFormat::Custom("berth-cursor".into()))).build();
     let operation = OperationBuilder::new()

@@ -5,14 +5,10 @@ use utoipa::openapi::ContentBuilder;
 use utoipa::openapi::path::OperationBuilder;
 use utoipa::openapi::response::ResponseBuilder;
 
-use super::super::contract;
 use super::super::parameter::{in_header, text};
 
 /// Adds the answer, which is `page` where it is not live.
 pub(super) fn add(operation: OperationBuilder, page: ResponseBuilder) -> OperationBuilder {
-    if !contract::LIVE_HISTORY {
-        return operation.response("200", page);
-    }
     let stream = text().description(Some(
         "Server-sent events that do not end: `id` is the version, `data` one CloudEvents 1.0 event in JSON. A comment comes \
          at least every 15 s.",

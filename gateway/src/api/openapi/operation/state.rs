@@ -30,7 +30,8 @@ pub(in super::super) fn of_kind(kind: &str, entity: &str) -> Operation {
 fn operation(entity: &str) -> OperationBuilder {
     let (tag, session) = (response::entity_tag(), response::berth_session());
     let found = response::json("The state.", entity).header(tag.0, tag.1).header(session.0, session.1);
-    let found = response::berth_lag().into_iter().fold(found, |found, (name, lag)| found.header(name, lag));
+    let (name, lag) = response::berth_lag();
+    let found = found.header(name, lag);
     let (tag, session) = (response::entity_tag(), response::berth_session());
     let unchanged = ResponseBuilder::new()
         .description("The client has this version already.")

@@ -4,13 +4,9 @@ use serde_json::json;
 use utoipa::openapi::path::OperationBuilder;
 use utoipa::openapi::schema::{KnownFormat, SchemaFormat};
 
-use super::super::contract;
 use super::super::parameter::{in_query, number, text};
 
 pub(super) fn add(operation: OperationBuilder) -> OperationBuilder {
-    if !contract::TIME_TRAVEL {
-        return operation;
-    }
     let version = number(0).maximum(Some(usize::MAX)).build();
     let at =
         text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))).examples([json!("2026-01-01T00:00:00Z")]);

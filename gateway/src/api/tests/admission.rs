@@ -1,0 +1,275 @@
+//! What a gateway takes on: so much in all, of one entity, of one caller, and for no longer than the caller waits.
+
+use std::num::NonZeroUsize;
+
+use futures_util::future::join_all;
+use futures_util::stream;
+
+use super::*;
+use crate::admission::rate;
+use berth_shared::auth::{self, ApiKey, Mode};
+
+const MANY: usize = 40;
+
+/// Requests for as many entities, at once; how many were refused.
+async fn refused_of(api: &Api<Scripted>, query: &str) -> usize {
+    let asking = (0..MANY).map(|number| async move {
+        let path = format!("/v1/entities/counter/{number}{query}");
+        let answer = ask(api, "GET", &path, &[], "").await;
+        assert!(answer.status == 200 || answer.status == 503 || answer.code() == "overloaded", "{}", answer.status);
+        usize::from(answer.status == 429)
+    });
+    join_all(asking).await.into_iter().sum()
+}
+
+fn takes(api: &Api<Scripted>, millis: u64) {
+    *api.forward.nodes().takes.lock() = Duration::from_millis(millis);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fewer_requests_are_taken_on_when_nodes_are_slow_and_more_when_they_are_quick_again() {
+    let api = api_with(MANY, Box::new(content));
+    takes(&api, 100);
+    for _ in 0..20 {
+        assert_eq!(refused_of(&api, "").await, 0);
+    }
+    takes(&api, 900);
+    for _ in 0..10 {
+        refused_of(&api, "").await;
+    }
+    let limit = api.admission.limit();
+    assert!(limit < MANY / 2, "{limit}");
+    assert_eq!(refused_of(&api, "").await, MANY - limit);
+    takes(&api, 100);
+    for _ in 0..200 {
+        refused_of(&api, "").await;
+    }
+    assert_eq!((api.admission.limit(), refused_of(&api, "").await), (MANY, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_long_by_its_nature_or_is_cut_short_is_no_congestion() {
+    let past = api_with(MANY, Box::new(|_, _| reply(&Reply::State { version: 1, state: b"1", seen: SEEN })));
+    takes(&past, 3000);
+    for _ in 0..10 {
+        assert_eq!(refused_of(&past, "?version=1").await, 0);
+    }
+    let cut = api_with(MANY, Box::new(|_, _| Err(CallError::MaybeExecuted)));
+    // Four times within a request's deadline.
+    takes(&cut, 1200);
+    for _ in 0..10 {
+        assert_eq!(refused_of(&cut, "").await, 0);
+    }
+    assert_eq!((past.admission.limit(), cut.admission.limit()), (MANY, MANY));
+    // An attempt lasts two seconds; then its node has not answered.
+    takes(&cut, 2000);
+    for _ in 0..5 {
+        refused_of(&cut, "").await;
+    }
+    assert!(cut.admission.limit() < MANY);
+}
+
+/// What waits for what is yet to happen, and what is cut short so that another can be asked.
+#[tokio::test(start_paused = true)]
+async fn waits_and_what_a_replica_leaves_to_the_owner_are_no_congestion() {
+    let shard = EntityKey::new("counter", "alice").unwrap().shard(64);
+    let token = Token::single(CLUSTER, shard, SEEN).encode();
+    let session = [("berth-session", token.as_str())];
+    let live = [("accept", "text/event-stream")];
+    let by_replicas_only = |address: &str, question: &Question<'_>, n: usize| match address {
+        "node-1:1" => content(question, n),
+        _ => Err(CallError::MaybeExecuted),
+    };
+    // Those that take no place find all places taken, so that there is something to be congested.
+    for (millis, query, headers, held, cut_short) in [
+        (900, "/events?wait=5", &[][..], MANY, false),
+        (900, "/events", &live, MANY, false),
+        (900, "?consistency=session", &session, 0, false),
+        (3000, "?consistency=stale", &[], 0, true),
+    ] {
+        let owners = (0..64).map(|shard| owner(shard, 1, 1)).collect();
+        let api = match cut_short {
+            true => api_of(MANY, owners, Box::new(by_replicas_only)),
+            false => api_with(MANY, Box::new(content)),
+        };
+        let _held: Vec<_> = (0..held).map(|_| api.admission.enter().unwrap()).collect();
+        for _ in 0..10 {
+            *api.forward.nodes().takes.lock() = Duration::from_millis(millis);
+            let asking = (0..MANY).map(|_| {
+                let path = format!("{ALICE}{query}");
+                let api = &api;
+                async move { ask(api, "GET", &path, headers, "").await.status }
+            });
+            let asking = join_all(asking);
+            let quicker = async {
+                // The replica's part of the time is over; the owner is quick.
+                api.seams.spawner.sleep(Duration::from_millis(1900)).await;
+                *api.forward.nodes().takes.lock() = Duration::ZERO;
+            };
+            let (statuses, ()) = tokio::join!(asking, quicker);
+            assert!(statuses.iter().all(|status| *status == 200), "{query}: {statuses:?}");
+        }
+        assert_eq!(api.admission.limit(), MANY, "{query}");
+    }
+    // The same at the owner is.
+    let api = api_with(MANY, Box::new(content));
+    takes(&api, 900);
+    for _ in 0..10 {
+        refused_of(&api, "?consistency=linearizable").await;
+    }
+    assert!(api.admission.limit() < MANY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entity_has_only_so_many_places_wherever_it_is_read_and_streams_take_none() {
+    let mut api = api_with(MANY, Box::new(content));
+    let latency_target = Duration::from_millis(500);
+    api.admission =
+        Admission::new(Bounds { in_flight_min: 1, in_flight_max: MANY, in_flight_per_entity_max: 2, latency_target });
+    takes(&api, 100);
+    let api = &api;
+    let reads = async |query: &str, headers: &[(&str, &str)]| {
+        let path = format!("{ALICE}{query}");
+        let asking = (0..4).map(|_| ask(api, "GET", &path, headers, ""));
+        let answers = join_all(asking).await;
+        answers.iter().filter(|answer| answer.status == 200).count()
+    };
+    for query in
+        ["", "?consistency=session", "?consistency=stale", "?version=1", "/events", "/events?consistency=stale"]
+    {
+        assert_eq!(reads(query, &[]).await, 2, "{query}");
+    }
+    assert_eq!(reads("/events?wait=1", &[]).await, 4);
+    assert_eq!(reads("/events", &[("accept", "text/event-stream")]).await, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hot_entity_is_429_while_others_are_served() {
+    let mut api = api_with(MANY, Box::new(content));
+    let latency_target = Duration::from_millis(500);
+    api.admission =
+        Admission::new(Bounds { in_flight_min: 1, in_flight_max: MANY, in_flight_per_entity_max: 2, latency_target });
+    takes(&api, 100);
+    let hot = join_all((0..5).map(|_| ask(&api, "POST", ADD, &[], "")));
+    let others = join_all((0..5).map(|number| {
+        let path = format!("/v1/entities/counter/other-{number}/add");
+        let api = &api;
+        async move { ask(api, "POST", &path, &[], "").await.status }
+    }));
+    let (hot, others) = tokio::join!(hot, others);
+    let statuses: Vec<_> = hot.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200, 200, 429, 429, 429]);
+    assert_eq!((hot[2].code().as_str(), hot[2].header("retry-after")), ("overloaded", Some("1")));
+    assert_eq!(others, [200; 5]);
+    assert_eq!((ask(&api, "POST", ADD, &[], "").await.status, api.admission.taken()), (200, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_answer_tells_what_the_caller_has_left_and_one_too_many_is_429() {
+    let mut api = api(content);
+    assert_eq!(ask(&api, "GET", ALICE, &[], "").await.header("ratelimit"), None, "there is no limit");
+    let callers_max = NonZeroUsize::MIN;
+    api.rates = Some(Rates::new(rate::Config { requests: 3, window: Duration::from_secs(60), callers_max }));
+    for (method, path, status, left) in
+        [("GET", ALICE, 200, 2), ("POST", ADD, 200, 1), ("GET", "/nothing", 404, 0), ("POST", ADD, 429, 0)]
+    {
+        let answer = ask(&api, method, path, &[], "").await;
+        assert_eq!((answer.status, answer.header("ratelimit-policy")), (status, Some("\"caller\";q=3;w=60")), "{path}");
+        assert_eq!(answer.header("ratelimit"), Some(format!("\"caller\";r={left};t=20").as_str()), "{path}");
+        let refused = (status == 429).then_some("20");
+        assert_eq!(answer.header("retry-after"), refused, "{path}");
+    }
+    assert_eq!(api.forward.nodes().asked(), 3, "what is refused is not passed on");
+    api.seams.spawner.sleep(Duration::from_secs(20)).await;
+    assert_eq!(ask(&api, "GET", ALICE, &[], "").await.status, 200);
+}
+
+/// Of callers with these keys, each of whom may do `requests` in a minute.
+async fn guarded(requests: u32) -> Api<Scripted> {
+    let mut api = api(content);
+    let key = |name: &str, hash: &str, role: &str| ApiKey {
+        name: name.to_owned(),
+        hash: format!("sha256:{hash}"),
+        roles: vec![role.to_owned()],
+    };
+    let keys = vec![
+        key("reader", "ec4408df15da46b328f6f3246fa723d0aa6cb0f0a0dd9c4626080ab1b02aa3b2", "read"),
+        key("writer", "3aec1946afb01344ae0065f3b123820a2144e455c13e5816dbd439e6634f7f26", "write"),
+    ];
+    let config = auth::Config { mode: Mode::ApiKeys, keys, ..auth::Config::default() };
+    let metrics = telemetry::Metrics::new(&[]).unwrap();
+    api.guard = Guard::start(&config, &metrics, crate::metrics::REFUSALS, "public", &api.seams).await.unwrap();
+    let callers_max = NonZeroUsize::new(8).unwrap();
+    api.rates = Some(Rates::new(rate::Config { requests, window: Duration::from_secs(60), callers_max }));
+    api
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_credential_has_a_quota_of_its_own_and_refusals_spend_it() {
+    let api = guarded(2).await;
+    let (reader, writer) = (("authorization", "Bearer reader-key"), ("authorization", "Bearer writer-key"));
+    for (method, path, credential, status, left) in [
+        ("GET", ALICE, reader, 200, "r=1;"),
+        ("POST", ADD, reader, 403, "r=0;"),
+        ("GET", ALICE, reader, 429, "r=0;"),
+        ("POST", ADD, reader, 429, "r=0;"),
+        ("POST", ADD, writer, 200, "r=1;"),
+        ("GET", "/nothing", writer, 404, "r=0;"),
+        ("POST", ADD, writer, 429, "r=0;"),
+    ] {
+        let answer = ask(&api, method, path, &[credential], "").await;
+        let quota = answer.header("ratelimit").unwrap();
+        assert!(answer.status == status && quota.contains(left), "{method} {path}: {} {quota}", answer.status);
+        assert_eq!((answer.status == 429).then_some("30"), answer.header("retry-after"), "{method} {path}");
+    }
+    assert_eq!(api.forward.nodes().asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_known_spends_what_all_of_them_share_and_nothing_of_anybody_else() {
+    let api = guarded(3).await;
+    let long = "x".repeat(9000);
+    let wrong = ("authorization", "Bearer guess");
+    for (headers, status, left) in [
+        (&[][..], 401, "r=2;"),
+        (&[wrong], 401, "r=1;"),
+        (&[("x-long", long.as_str()), ("authorization", "Bearer reader-key")], 431, "r=0;"),
+        (&[wrong], 429, "r=0;"),
+        (&[], 429, "r=0;"),
+        (&[("authorization", "Bearer reader-key")], 200, "r=2;"),
+    ] {
+        let answer = ask(&api, "GET", ALICE, headers, "").await;
+        let quota = answer.header("ratelimit").unwrap();
+        assert!(answer.status == status && quota.contains(left), "{headers:?}: {} {quota}", answer.status);
+    }
+    assert_eq!(ask(&api, "GET", "/docs", &[], "").await.status, 429, "whoever may see it without a credential");
+    // Proxies ask for this to see whether there is a gateway.
+    for _ in 0..10 {
+        let there = ask(&api, "OPTIONS", "/v1/kinds", &[], "").await;
+        assert_eq!((there.status, there.header("ratelimit")), (204, None));
+    }
+    assert_eq!(api.forward.nodes().asked(), 1);
+}
+
+/// A command whose body takes so long to arrive.
+async fn ask_slowly(api: &Api<Scripted>, wait: &str, millis: u64) -> Answer {
+    let spawner = api.seams.spawner;
+    let arriving = Box::pin(stream::once(async move {
+        spawner.sleep(Duration::from_millis(millis)).await;
+        Ok::<_, Infallible>(hyper::body::Frame::data(Bytes::from_static(b"{}")))
+    }));
+    let request = Request::post(ADD).header("prefer", wait).body(StreamBody::new(arriving)).unwrap();
+    finish(api.answer(request).await).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_counts_from_the_headers_and_goes_to_the_node() {
+    let api = api(content);
+    let start = api.seams.clock.now();
+    assert_eq!(ask_slowly(&api, "wait=3", 2500).await.status, 200);
+    let deadline = api.forward.nodes().deadlines.lock()[0];
+    assert_eq!(deadline.since(start), Duration::from_secs(3));
+    let late = ask_slowly(&api, "wait=3", 3500).await;
+    assert_eq!((late.status, late.code().as_str()), (408, "request-timeout"));
+    assert_eq!(api.forward.nodes().asked(), 1);
+}
