@@ -92,7 +92,9 @@ async fn commands_of_a_hot_entity_share_commits_and_keep_their_order() {
     const COMMANDS: usize = 500;
     let seams = seams();
     let disk = SimulatedDisk::new();
-    let node = start(one_shard(), Arc::new(disk.clone()), &seams).await;
+    let mut config = one_shard();
+    config.shard.entity_queue_max = COMMANDS;
+    let node = start(config, Arc::new(disk.clone()), &seams).await;
     let caller = Caller::new(&seams, 1);
     let keys: Vec<String> = (0..COMMANDS).map(|n| format!("k{n}")).collect();
     // Once there is a connection, one look at a call sends it.
