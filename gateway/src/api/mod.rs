@@ -324,6 +324,8 @@ impl<N: Nodes> Api<N> {
         let page = query::page(parts.uri.query())?;
         header::check_accept(&parts.headers)?;
         refuse_conditions(&parts.headers)?;
+        // Of live histories only, but what is none is never taken.
+        header::last_event_id(&parts.headers)?;
         let preferences = Preferences::parse(&parts.headers)?;
         let session = Session::parse(&parts.headers)?;
         let consistency = self.consistency(key, page.consistency, &session);

@@ -42,6 +42,8 @@ pub(crate) fn reads() -> Vec<Line> {
         ("HEAD", events, [STREAM, ("last-event-id", "1")], "" => 200 "", [("content-type", "text/event-stream")]),
         ("GET", events, [STREAM, ("last-event-id", "one")], "" => 400 "invalid-request", []),
         ("GET", events, [STREAM, ("last-event-id", "-1")], "" => 400 "invalid-request", []),
+        ("GET", events, [("last-event-id", "{}")], "" => 400 "invalid-request", []),
+        ("GET", events, [("last-event-id", "1")], "" => 200 "", [("/events/0/version", "1")]),
         ("GET", events, [STREAM, ("if-none-match", "\"1\"")], "" => 400 "invalid-request", []),
         ("GET", entity, [STREAM], "" => 406 "not-acceptable", []),
         ("GET", "/v1/entities/boat/reads/events", [STREAM], "" => 404 "unknown-kind", []),
