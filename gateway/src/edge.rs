@@ -123,7 +123,7 @@ fn crosses<I>(request: &Request<I>) -> bool {
 }
 
 /// Whether `Accept-Encoding` names gzip and does not refuse it. `*` is no wish for it.
-fn takes_gzip(headers: &HeaderMap) -> bool {
+pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|coding| {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, "q=1"));

@@ -18,5 +18,12 @@ mod nodes;
 mod readiness;
 mod router;
 
+#[cfg(test)]
+#[path = "../../loadtests/fuzz/replay.rs"]
+mod replay;
+
 pub use app::{Error, Handle, start};
 pub use config::Config;
+
+#[cfg(any(test, fuzzing))]
+pub use api::fuzz;

@@ -20,4 +20,8 @@ pub mod shard;
 pub mod store;
 pub mod transport;
 
+#[cfg(test)]
+#[path = "../../loadtests/fuzz/replay.rs"]
+mod replay;
+
 pub use program::main_with;

@@ -24,3 +24,7 @@ mod shown;
 pub mod telemetry;
 pub mod tls;
 pub mod watched;
+
+#[cfg(test)]
+#[path = "../../loadtests/fuzz/replay.rs"]
+mod replay;

@@ -207,6 +207,9 @@ fn rank(seen: Seen) -> (u32, u64) {
     (seen.incarnation, seen.index)
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -21,7 +21,7 @@ const LIMIT_MAX: u64 = 1000;
 
 /// What a listing is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Asked {
+pub(super) struct Asked {
     prefix: String,
     limit: usize,
     /// The page comes after this id; empty for the first one.
@@ -67,7 +67,7 @@ fn given_up(code: berth_shared::problem::Code) -> &'static str {
     }
 }
 
-fn parse(kind: &str, query: Option<&str>) -> Result<Asked, Problem> {
+pub(super) fn parse(kind: &str, query: Option<&str>) -> Result<Asked, Problem> {
     let [prefix, limit, cursor] = query::parameters(query, ["prefix", "limit", "cursor"])?;
     let prefix = prefix.unwrap_or_default();
     key::check_prefix(&prefix).map_err(|_| {

@@ -7,6 +7,8 @@ pub(crate) mod body;
 pub(crate) mod condition;
 mod cursor;
 mod docs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub(crate) mod guard;
 pub(crate) mod header;
 mod listing;

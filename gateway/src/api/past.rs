@@ -52,7 +52,7 @@ impl<N: Nodes> Api<N> {
 }
 
 /// The parameters of such a read: `version` or `at`, and `consistency`.
-fn parse(query: Option<&str>, now_micros: u64) -> Result<(Moment, Consistency), Problem> {
+pub(super) fn parse(query: Option<&str>, now_micros: u64) -> Result<(Moment, Consistency), Problem> {
     let [version, at, consistency] = query::parameters(query, ["version", "at", "consistency"])?;
     let moment = match (version, at) {
         (Some(_), Some(_)) => return Err(Problem::invalid("version and at name two states; give one of them")),

@@ -198,7 +198,7 @@ fn read_log_id(input: &mut &[u8]) -> LogId {
     LogId { term, index }
 }
 
-fn seal(row: &mut [u8], key: &[u8]) {
+pub(super) fn seal(row: &mut [u8], key: &[u8]) {
     let checksum = checksum(row, key);
     row[1..PREFIX_BYTES].copy_from_slice(&checksum.to_le_bytes());
 }

@@ -57,6 +57,8 @@
 //! its earlier acknowledgements rest on.
 
 mod entry;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod layout;
 mod open;
 mod state;

@@ -11,6 +11,8 @@ mod arrival;
 mod beginning;
 mod campaign;
 mod check;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gather;
 mod granted;
 mod group;

@@ -134,6 +134,9 @@ fn decode_record(input: &mut Bytes) -> Result<Record, Error> {
     let reply = take_u32_sized(input, "a reply")?;
     let reason = take_u8_sized(input, "a reason")?;
     let event_count = take(input, 2, "an event count")?.get_u16_le();
+    if base_version.checked_add(event_count.into()).is_none() {
+        return Err(Error::Field("a version"));
+    }
     let mut events = SmallVec::new();
     for _ in 0..event_count {
         let event_type = take_u8_sized(input, "an event type")?;
@@ -234,6 +237,19 @@ mod tests {
         assert_eq!((batch.decision_term(), batch.incarnation(), batch.records().len()), (7, Some(258), 0));
         assert_eq!(Batch::of_incarnation(7, 258).bytes(), batch.bytes());
         assert_eq!(Batch::new(7, sample()).incarnation(), None);
+    }
+
+    #[test]
+    fn a_record_whose_events_have_no_versions_left_is_refused() {
+        let [mut record, _] = sample().try_into().unwrap();
+        record.base_version = u64::MAX - 1;
+        assert_eq!(
+            Batch::decode(Batch::new(7, vec![record.clone()]).bytes().clone()).unwrap().records()[0].version(),
+            u64::MAX
+        );
+        record.base_version = u64::MAX;
+        let refused = Batch::decode(Batch::new(7, vec![record]).bytes().clone());
+        assert!(matches!(refused, Err(Error::Field("a version"))), "{refused:?}");
     }
 
     #[test]

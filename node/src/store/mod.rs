@@ -119,6 +119,8 @@ mod config;
 mod error;
 mod file;
 mod flush;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gate;
 mod generation;
 mod generations;

@@ -23,6 +23,8 @@ pub use config::{Config, JwtConfig, Mode};
 pub use grants::{Grants, Role};
 pub use keys::ApiKey;
 pub use refusals::Refusal;
+#[cfg(any(test, fuzzing))]
+pub use token::fuzz;
 
 use fetch::{Fetched, Url};
 use keys::Ring;

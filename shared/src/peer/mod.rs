@@ -59,6 +59,8 @@ mod calls;
 pub mod client;
 mod connection;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handshake;
 mod keeper;
 mod outbox;

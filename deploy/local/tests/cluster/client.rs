@@ -1,4 +1,5 @@
-//! A client over real sockets: one HTTP/1.1 connection, one request at a time.
+//! HTTP by hand over real sockets, for tests of what goes over the wire: one HTTP/1.1 connection, one request at a time. What
+//! is about the cluster itself is tested through `berth-client`.
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@
 mod client;
 mod contract;
 mod grpc;
+mod library;
 mod openapi;
 mod program;
 mod writers;
@@ -193,7 +194,7 @@ async fn a_second_start_finds_the_data_whatever_its_ports() {
 async fn a_second_signal_ends_it_without_waiting_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut local = Local::on(folder.path()).await;
-    local.gateway().await.post("/v1/entities/counter/visits/add", &[JSON], "{}").await;
+    local.client().entity("counter", "visits").execute("add", ()).await.unwrap();
     // A request whose body never ends is one that a stop waits for.
     let mut stream =
         local.process.seams.network.connect(local.greeting.url.trim_start_matches("http://")).await.unwrap();
@@ -204,7 +205,7 @@ async fn a_second_signal_ends_it_without_waiting_and_loses_nothing() {
     local.process.signal("INT");
     assert_eq!(local.process.ended().await.code(), Some(0), "{}", local.process.errors());
     let local = Local::on(folder.path()).await;
-    assert_eq!(local.gateway().await.get("/v1/entities/counter/visits").await.json()["version"], 1);
+    assert_eq!(local.client().entity("counter", "visits").get().await.unwrap().version, 1);
     local.stop("INT").await;
 }
 
@@ -214,14 +215,14 @@ async fn acknowledged_writes_are_there_once_after_kill_nine() {
     let mut writes = Vec::new();
     for round in 0..2 {
         let local = Local::on(folder.path()).await;
-        writers::check(&mut local.gateway().await, &writes).await;
+        writers::check(&local.client(), &writes).await;
         writes.extend(writers::write_until_killed(local, round).await);
     }
     let local = Local::on(folder.path()).await;
-    let mut gateway = local.gateway().await;
-    writers::check(&mut gateway, &writes).await;
-    writers::retry_unknown(&mut gateway, &mut writes).await;
-    writers::check(&mut gateway, &writes).await;
+    let client = local.client();
+    writers::check(&client, &writes).await;
+    writers::retry_unknown(&client, &mut writes).await;
+    writers::check(&client, &writes).await;
     local.stop("INT").await;
 }
 

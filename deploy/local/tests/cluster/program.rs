@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use berth_client::Client;
 use berth_shared::seam::Seams;
 
 use crate::client::{Connection, PATIENCE};
@@ -148,6 +149,11 @@ impl Local {
 
     pub(crate) async fn gateway(&self) -> Connection {
         Connection::open(&self.process.seams, &self.greeting.url).await
+    }
+
+    /// A client whose requests are sent once more at most, so that it notices soon when the cluster is gone.
+    pub(crate) fn client(&self) -> Client {
+        Client::builder(&self.greeting.url).deadline(PATIENCE).attempt(PATIENCE).attempts_max(2).build().unwrap()
     }
 
     /// kill -9.

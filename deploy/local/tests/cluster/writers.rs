@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::Value;
+use berth_client::{Client, Code, Entity, Error, Outcome};
+use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::JSON;
-use crate::client::{Answer, Connection, PATIENCE};
+use crate::client::PATIENCE;
 use crate::program::Local;
 
 const WRITERS: i64 = 8;
@@ -25,19 +25,14 @@ pub(crate) struct Write {
 }
 
 impl Write {
-    fn path(&self) -> String {
-        format!("/v1/entities/counter/{}", counter(self.amount % COUNTERS))
-    }
-
-    async fn send(&self, gateway: &mut Connection) -> hyper::Result<Answer> {
-        let (path, key) = (format!("{}/add", self.path()), format!("key-{}", self.amount));
-        let headers = [JSON, ("idempotency-key", key.as_str())];
-        gateway.try_send("POST", &path, &headers, &format!("{{\"by\":{}}}", self.amount)).await
+    async fn send(&self, client: &Client) -> Result<Outcome, Error> {
+        let add = counter(client, self.amount % COUNTERS).execute("add", json!({ "by": self.amount }));
+        add.idempotency_key(format!("key-{}", self.amount)).await
     }
 }
 
-fn counter(number: i64) -> String {
-    format!("counter-{number}")
+fn counter(client: &Client, number: i64) -> Entity {
+    client.entity("counter", format!("counter-{number}"))
 }
 
 /// Kills the cluster in the midst of writes. All writes that were begun come back.
@@ -46,21 +41,20 @@ pub(crate) async fn write_until_killed(local: Local, round: i64) -> Vec<Write> {
     let (count, enough) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let mut writers = Vec::new();
     for writer in 0..WRITERS {
-        let mut gateway = local.gateway().await;
+        let client = local.client();
         let (count, enough) = (count.clone(), enough.clone());
         writers.push(spawner.spawn(async move {
             let mut writes = Vec::new();
             let first = 1 + (round * WRITERS + writer) * 1_000_000;
             for amount in first.. {
                 let mut write = Write { amount, acknowledged: None };
-                let answer = write.send(&mut gateway).await;
-                let is_gone = match answer {
-                    Ok(answer) if answer.status == 200 => {
-                        write.acknowledged = answer.json()["version"].as_u64();
+                let is_gone = match write.send(&client).await {
+                    Ok(outcome) => {
+                        write.acknowledged = Some(outcome.version);
                         false
                     }
-                    Ok(answer) => panic!("{answer:?}"),
-                    Err(_) => true,
+                    Err(Error::UnknownOutcome { .. } | Error::Unavailable { .. }) => true,
+                    Err(error) => panic!("{error:?}"),
                 };
                 writes.push(write);
                 if is_gone {
@@ -83,38 +77,35 @@ pub(crate) async fn write_until_killed(local: Local, round: i64) -> Vec<Write> {
 }
 
 /// Sends again what nobody knows of; afterwards everything is acknowledged.
-pub(crate) async fn retry_unknown(gateway: &mut Connection, writes: &mut [Write]) {
+pub(crate) async fn retry_unknown(client: &Client, writes: &mut [Write]) {
     let unknown = writes.iter_mut().filter(|write| write.acknowledged.is_none());
     for write in unknown {
-        let answer = write.send(gateway).await.unwrap();
-        assert_eq!(answer.status, 200, "{answer:?}");
-        write.acknowledged = answer.json()["version"].as_u64();
+        write.acknowledged = Some(write.send(client).await.unwrap().version);
     }
 }
 
 /// Every acknowledged write is in the history once, under its version, and one that is not is there at most once; versions
 /// have no gap, and the state is the sum of the events.
-pub(crate) async fn check(gateway: &mut Connection, writes: &[Write]) {
+pub(crate) async fn check(client: &Client, writes: &[Write]) {
     let mut found: HashMap<i64, u64> = HashMap::new();
     for number in 0..COUNTERS {
-        let path = format!("/v1/entities/counter/{}", counter(number));
+        let counter = counter(client, number);
         let (mut version, mut sum) = (0, 0);
         loop {
-            let page = gateway.get(&format!("{path}/events?after={version}&limit=1000")).await;
-            if page.status == 404 && writes.is_empty() {
-                break;
-            }
-            let page = page.json();
-            for event in page["events"].as_array().unwrap_or_else(|| panic!("{page}")) {
+            let page = match counter.events().after(version).limit(1000).await {
+                Err(error) if writes.is_empty() && error.code() == Some(&Code::NotFound) => break,
+                page => page.unwrap(),
+            };
+            for event in page.events {
                 version += 1;
-                assert_eq!(event["version"].as_u64(), Some(version), "versions have no gap");
-                let amount = event["data"]["by"].as_i64().unwrap();
+                assert_eq!(event.version, version, "versions have no gap");
+                let amount = event.data["by"].as_i64().unwrap();
                 sum += amount;
                 assert_eq!(found.insert(amount, version), None, "{amount} was applied twice");
             }
-            if page["next"] == Value::Null {
-                let state = gateway.get(&path).await.json();
-                assert_eq!((state["version"].as_u64(), state["state"]["value"].as_i64()), (Some(version), Some(sum)));
+            if page.next.is_none() {
+                let now = counter.get().await.unwrap();
+                assert_eq!((now.version, &now.state["value"]), (version, &json!(sum)));
                 break;
             }
         }
