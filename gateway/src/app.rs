@@ -19,6 +19,7 @@ use crate::admin::{self, Admin};
 use crate::admission::{self, Admission};
 use crate::api::Api;
 use crate::api::openapi::OpenApi;
+use crate::api::origin::Origins;
 use crate::api::streams::Streams;
 use crate::config::Config;
 use crate::edge::Edge;
@@ -100,6 +101,7 @@ pub async fn start(
         admission,
         rates: config.rate_limit.rates(),
         guard: guards.public,
+        origins: Origins::new(&config.cors_origins),
         streams: streams.clone(),
         body_timeout: config.body_timeout.0,
         seams: seams.clone(),

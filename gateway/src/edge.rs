@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Either;
 use tower::{Layer, ServiceExt, service_fn, util};
 use tower_http::CompressionLevel;
@@ -87,7 +87,7 @@ impl Edge {
         Self { cors: allows_any.then_some(cors), varies_by_origin: allows_any && !is_any, compression }
     }
 
-    pub(crate) async fn answer<A, F, I, B>(&self, request: Request<I>, mut answer: A) -> Response<Body<B>>
+    pub(crate) async fn answer<A, F, I, B>(&self, mut request: Request<I>, mut answer: A) -> Response<Body<B>>
     where
         A: FnMut(Request<I>) -> F,
         F: Future<Output = Response<B>>,
@@ -96,17 +96,19 @@ impl Edge {
         let (crosses, takes_gzip) = (crosses(&request), takes_gzip(request.headers()));
         let service = service_fn(|request| {
             let answered = answer(request);
-            async move { Ok::<_, Infallible>(answered.await) }
+            async move { Ok::<_, Infallible>(vary_by_encoding(answered.await)) }
         });
         let service = util::option_layer(self.cors.clone().filter(|_| crosses)).layer(service);
         // Only for those who take what it makes: it turns the answer of a command that was executed into a refusal for those
         // who take nothing that it knows, and lets us say nothing before the command.
         let mut response = if takes_gzip {
+            // Whether it takes it was decided here; the layer reads weights in another way.
+            request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
             let response = self.compression.layer(service).oneshot(request).await;
             response.unwrap_or_else(|never| match never {}).map(Either::Left)
         } else {
             let response = service.oneshot(request).await.unwrap_or_else(|never| match never {});
-            vary_by_encoding(response).map(Either::Right)
+            response.map(Either::Right)
         };
         if self.varies_by_origin && !crosses {
             response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
@@ -132,9 +134,15 @@ pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Tells caches what they would have been told with a compressed answer.
+/// Tells caches what they would have been told with a compressed answer, also where the answer stands for one that they have
+/// (RFC 9110, 15.4.5) or is only its head.
 fn vary_by_encoding<B: hyper::body::Body>(mut response: Response<B>) -> Response<B> {
-    if SizeAbove::new(COMPRESSED_BYTES_MIN).and(NotForContentType::SSE).should_compress(&response) {
+    let headers = response.headers();
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let is_long = SizeAbove::new(COMPRESSED_BYTES_MIN).and(NotForContentType::SSE).should_compress(&response)
+        || response.status() == StatusCode::NOT_MODIFIED
+        || length.is_some_and(|length: u64| length >= COMPRESSED_BYTES_MIN);
+    if is_long {
         response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
     }
     response
@@ -243,6 +251,10 @@ mod tests {
             ("br, *;q=0", "application/json", 5000, None, true),
             ("identity;q=0", "application/json", 5000, None, true),
             ("", "application/json", 5000, None, true),
+            // The layer reads these in another way, and would refuse what was executed.
+            ("gzip;q=0.0001, identity;q=0", "application/json", 5000, Some("gzip"), true),
+            ("gzip;q=5, identity;q=0", "application/json", 5000, Some("gzip"), true),
+            ("gzip;q=0, gzip, *;q=0", "application/json", 5000, Some("gzip"), true),
         ] {
             let answer = ask(&edge, "GET", &[("accept-encoding", accepts)], content, bytes).await;
             let case = format!("{accepts}, {content}, {bytes}");
@@ -250,6 +262,27 @@ mod tests {
             assert_eq!(header(&answer, "vary").is_some(), varies, "{case}");
             assert_eq!(header(&answer, "etag"), Some("\"3\""), "{case}");
             assert_eq!(answer.body().len() == bytes, encoding.is_none(), "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_stands_for_a_long_answer_varies_as_it_does() {
+        for (method, status, length, varies) in
+            [("GET", 304, None, true), ("HEAD", 200, Some("1025"), true), ("HEAD", 200, Some("1024"), false)]
+        {
+            for accepts in ["gzip", "identity"] {
+                let request = Request::builder().method(method).header("accept-encoding", accepts).body(()).unwrap();
+                let answer = async |_| {
+                    let mut response = Response::builder().status(status).body(Full::<Bytes>::default()).unwrap();
+                    if let Some(length) = length {
+                        response.headers_mut().insert("content-length", HeaderValue::from_static(length));
+                    }
+                    response
+                };
+                let answer = edge(&[]).answer(request, answer).await;
+                let told: Vec<_> = answer.headers().get_all("vary").iter().collect();
+                assert_eq!(told.len(), usize::from(varies), "{method} {status} {length:?} {accepts}: {told:?}");
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod header;
 mod listing;
 pub(crate) mod live;
 pub(crate) mod openapi;
+pub(crate) mod origin;
 mod outgoing;
 pub(crate) mod past;
 pub(crate) mod path;
@@ -45,6 +46,7 @@ use self::asked::{AskedCommand, AskedHistory, AskedState};
 use self::body::BODY_BYTES_MAX;
 use self::header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, PREFERENCE_APPLIED, Preferences};
 use self::openapi::OpenApi;
+use self::origin::Origins;
 use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
@@ -63,6 +65,8 @@ pub(crate) struct Api<N> {
     /// How many requests each caller may make, where that is bounded.
     pub(crate) rates: Option<Rates>,
     pub(crate) guard: Guard,
+    /// Pages of which others may change something.
+    pub(crate) origins: Origins,
     /// Of requests that wait for what is yet to happen.
     pub(crate) streams: Streams,
     /// How long a body may take to arrive.
@@ -125,6 +129,7 @@ impl<N: Nodes> Api<N> {
     ) -> (Result<Principal, Problem>, Option<Quota>) {
         let asked = header::check_size(&parts.uri, &parts.headers)
             .and_then(|()| guard::check_host(parts))
+            .and_then(|()| if self.origins.refuse(parts) { Err(Problem::cross_origin()) } else { Ok(()) })
             .and_then(|()| guard::authenticate_request(&self.guard, parts, resource));
         let (asked, quota) = if parts.method == Method::OPTIONS { (asked, None) } else { self.spend(asked, now) };
         let let_in = asked.and_then(|principal| {

@@ -52,13 +52,21 @@ impl Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Shared(Code),
-    MethodNotAllowed { allow: &'static str },
+    MethodNotAllowed {
+        allow: &'static str,
+    },
     NotAcceptable,
     UnsupportedMediaType,
     HeadersTooLarge,
     RequestTimeout,
-    Unauthenticated { challenge: &'static str },
-    Forbidden { challenge: &'static str },
+    Unauthenticated {
+        challenge: &'static str,
+    },
+    Forbidden {
+        challenge: &'static str,
+    },
+    /// Of a page that may not call.
+    CrossOrigin,
 }
 
 /// After how long a refused client may try again.
@@ -91,6 +99,10 @@ impl Problem {
 
     pub(crate) fn request_timeout() -> Self {
         Self::of(Kind::RequestTimeout, "the body did not arrive in time")
+    }
+
+    pub(crate) fn cross_origin() -> Self {
+        Self::of(Kind::CrossOrigin, "pages of this origin may not call; nothing was applied")
     }
 
     /// Why the guard of the port lets somebody not in, or not do something.
@@ -274,7 +286,7 @@ impl Kind {
             Self::HeadersTooLarge => Code::TooLarge.as_str(),
             Self::RequestTimeout => "request-timeout",
             Self::Unauthenticated { .. } => "unauthenticated",
-            Self::Forbidden { .. } => "forbidden",
+            Self::Forbidden { .. } | Self::CrossOrigin => "forbidden",
         }
     }
 
@@ -287,7 +299,7 @@ impl Kind {
             Self::HeadersTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request headers too large"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
             Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "Unauthenticated"),
-            Self::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
+            Self::Forbidden { .. } | Self::CrossOrigin => (StatusCode::FORBIDDEN, "Forbidden"),
         }
     }
 }

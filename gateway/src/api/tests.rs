@@ -187,6 +187,7 @@ fn api_of(in_flight_max: usize, owners: Vec<ShardOwner>, script: AddressedScript
         admission,
         rates: None,
         guard,
+        origins: Origins::new(&[]),
         streams,
         body_timeout: Duration::from_secs(10),
         seams,

@@ -130,7 +130,7 @@ fn code_of(kind: Kind) -> Code {
         Kind::HeadersTooLarge => Code::ResourceExhausted,
         Kind::RequestTimeout => Code::Cancelled,
         Kind::Unauthenticated { .. } => Code::Unauthenticated,
-        Kind::Forbidden { .. } => Code::PermissionDenied,
+        Kind::Forbidden { .. } | Kind::CrossOrigin => Code::PermissionDenied,
     }
 }
 
@@ -196,6 +196,7 @@ mod tests {
             Kind::RequestTimeout,
             Kind::Unauthenticated { challenge: "" },
             Kind::Forbidden { challenge: "" },
+            Kind::CrossOrigin,
         ];
         for kind in shared.into_iter().chain(http) {
             let documented: Vec<&str> = rows

@@ -93,3 +93,18 @@ async fn a_page_of_history_is_compressed_and_a_live_one_never() {
     let text = String::from_utf8_lossy(&text).to_lowercase();
     assert!(text.contains("content-type: text/event-stream") && !text.contains("content-encoding"), "{text}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_may_not_call_changes_nothing() {
+    let seams = Seams::simulated(1);
+    let (node, _gateway) = node_and_gateway(&seams, Config::default()).await;
+    for headers in [[("origin", "https://evil.example")], [("sec-fetch-site", "cross-site")]] {
+        for (method, path) in [("POST", ADD), ("DELETE", ALICE)] {
+            let refused = ask(&seams, method, PUBLIC, path, &headers, "").await;
+            assert_eq!((refused.status, header(&refused, "www-authenticate")), (403, None), "{method}: {headers:?}");
+            assert!(refused.text().contains("\"code\":\"forbidden\""), "{}", refused.text());
+        }
+    }
+    assert_eq!(node.asked(), 0);
+    assert_eq!(ask(&seams, "POST", PUBLIC, ADD, &[("sec-fetch-site", "same-origin")], "").await.status, 200);
+}

@@ -274,11 +274,9 @@ impl Shard {
         self.store.checkpoint().await.map(drop).map_err(io::Error::other)
     }
 
-    /// Runs a read of the store where it may block, a bounded number at a time over the node, so that commits of the journal
-    /// never queue behind them.
+    /// Runs a read of the store where it may block.
     async fn blocking<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
-        let _permit = self.residency.reads.acquire().await;
-        self.seams.spawner.blocking(read).await
+        self.residency.read(self.seams.spawner, read).await
     }
 
     /// Under the machine's lock, so that an entity can be passivated only once the store can answer for it.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
+use berth_shared::seam::Spawner;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
@@ -16,7 +17,7 @@ pub struct Residency {
     passivated: AtomicU64,
     shards: RwLock<Vec<Weak<Shard>>>,
     /// Reads of the store that run at the same time.
-    pub(super) reads: Semaphore,
+    reads: Arc<Semaphore>,
     /// Earlier states that are folded at the same time.
     pub(super) folds: Semaphore,
     /// Listings that are put together at the same time.
@@ -43,7 +44,7 @@ impl Residency {
             ticks: AtomicU64::new(1),
             passivated: AtomicU64::new(0),
             shards: RwLock::default(),
-            reads: Semaphore::new(READS_MAX),
+            reads: Arc::new(Semaphore::new(READS_MAX)),
             folds: Semaphore::new(FOLDS_MAX),
             listings: Semaphore::new(LISTINGS_MAX),
             making_room: Mutex::default(),
@@ -54,6 +55,22 @@ impl Residency {
         let mut shards = self.shards.write();
         shards.retain(|shard| shard.strong_count() > 0);
         shards.push(Arc::downgrade(shard));
+    }
+
+    /// Runs a read of the store where it may block, a bounded number at a time, so that commits of the journal never queue
+    /// behind them. Whoever waits for it may be dropped; what has begun goes on and keeps its place as long.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        spawner: Spawner,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        // Nobody closes it.
+        let place = self.reads.clone().acquire_owned().await.ok();
+        let read = move || {
+            let _place = place;
+            read()
+        };
+        spawner.blocking(read).await
     }
 
     /// The node's count of uses, by which residents of different shards are compared.
@@ -103,5 +120,41 @@ impl Residency {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::future::join_all;
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_read_that_nobody_waits_for_keeps_its_place_until_it_is_done() {
+        let residency = Residency::new(0);
+        let (begun, all_begun) = mpsc::channel();
+        let mut ends = Vec::new();
+        let stalled: Vec<_> = (0..READS_MAX)
+            .map(|_| {
+                let (begun, (end, ended)) = (begun.clone(), mpsc::channel::<()>());
+                ends.push(end);
+                residency.read(Spawner::Threads, move || {
+                    begun.send(()).unwrap();
+                    let _ = ended.recv();
+                })
+            })
+            .collect();
+        let mut stalled = Box::pin(join_all(stalled));
+        assert!(poll!(&mut stalled).is_pending());
+        drop(stalled);
+        (0..READS_MAX).for_each(|_| all_begun.recv().unwrap());
+        let mut next = Box::pin(residency.read(Spawner::Threads, || ()));
+        assert!(poll!(&mut next).is_pending());
+        assert_eq!(residency.reads.available_permits(), 0);
+        drop(ends);
+        next.await;
     }
 }

@@ -82,7 +82,7 @@ pub use handshake::{Refusal, RefusalCode};
 pub use server::{Handler, Incoming, PushSender, Reply, serve, serve_on};
 
 /// Two sides of different versions refuse each other.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// What a program is in the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -161,16 +161,16 @@ async fn another_protocol_version_is_told_so() {
     assert_eq!(refusal(server(&mut b, &identity(None, None), 100, &random()).await), (RefusalCode::Version, false));
     let mut answer = Vec::new();
     a.read_to_end(&mut answer).await.unwrap();
-    assert_eq!(answer[..7], *b"BRTH\x03\x00\x01");
-    assert_eq!(&answer[9..], b"this side speaks protocol version 3, and the peer 9");
+    assert_eq!(answer[..7], *b"BRTH\x04\x00\x01");
+    assert_eq!(&answer[9..], b"this side speaks protocol version 4, and the peer 9");
 }
 
-/// The wire of protocol version 3: a change here needs a new version.
+/// The wire of protocol version 4: a change here needs a new version.
 #[tokio::test]
-async fn a_greeting_of_version_3_has_these_bytes() {
+async fn a_greeting_of_version_4_has_these_bytes() {
     for (credential, expected) in [
-        (None, &b"BRTH\x03\0\0\x0e\0\x01\x01\x07\x01\x01\x04test\x01\xac\x02\0"[..]),
-        (Some("s"), b"BRTH\x03\0\0\x2e\0\x01\x01\x07\x01\x01\x04test\x01\xac\x02\x01"),
+        (None, &b"BRTH\x04\0\0\x0e\0\x01\x01\x07\x01\x01\x04test\x01\xac\x02\0"[..]),
+        (Some("s"), b"BRTH\x04\0\0\x2e\0\x01\x01\x07\x01\x01\x04test\x01\xac\x02\x01"),
     ] {
         let (mut a, mut b) = streams();
         let ours = identity(Some(1), credential);
@@ -203,7 +203,7 @@ proptest! {
         runtime.block_on(async {
             let (mut a, mut b) = streams();
             if magic {
-                a.write_all(b"BRTH\x03\0\0").await.unwrap();
+                a.write_all(b"BRTH\x04\0\0").await.unwrap();
             }
             a.write_all(&bytes).await.unwrap();
             a.shutdown().await.unwrap();
