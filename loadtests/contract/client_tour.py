@@ -1,6 +1,8 @@
 """The tour of README.md with the client that `generated_client.py` has generated: one call for each curl command at the public
 port, in README.md's order. A command there without a call here is a failure, and so is a call that README.md has no more."""
 
+import dataclasses
+import itertools
 import json
 import os
 import shlex
@@ -22,11 +24,12 @@ from berth_client.api.entities import get_history, list_entities  # noqa: E402  
 
 README_GATEWAY = "http://127.0.0.1:8080"
 # What the generator sends although nobody said so: defaults of parameters.
-DEFAULTS = {"consistency": "linearizable", "after": "0", "limit": "100"}
+DEFAULTS = {"consistency": "linearizable", "after": "0", "limit": "100", "wait": "0"}
 # Stands in README.md for what differs from run to run.
 ANYTHING = "…"
 
 Strict = models.GetEntityAccountConsistency.STRICT
+Session = models.GetEntityCartConsistency.SESSION
 ITEM = {"quantity": 2, "unit_price_cents": 450}
 
 CALLS = [
@@ -42,6 +45,8 @@ CALLS = [
     lambda client: cart_checkout.sync_detailed("alice", client=client, if_match='"1"'),
     lambda client: get_history.sync_detailed("cart", "alice", client=client, after=0, limit=10),
     lambda client: get_entity_cart.sync_detailed("alice", client=client, version=1),
+    lambda client: follow(client),
+    lambda client: get_entity_cart.sync_detailed("alice", client=client, consistency=Session),
     lambda client: delete_entity_cart.sync_detailed("alice", client=client, if_match='"2"'),
     lambda client: get_entity_cart.sync_detailed("alice", client=client),
     lambda client: list_entities.sync_detailed("account", client=client, prefix="b", limit=10),
@@ -53,6 +58,21 @@ CALLS = [
 def deposit(client):
     body = models.AccountDeposit(amount_cents=1000)
     return account_deposit.sync_detailed("bob", client=client, body=body, idempotency_key="order-17")
+
+
+@dataclasses.dataclass
+class Live:
+    """The first lines of an event stream."""
+
+    lines: list
+
+
+def follow(client):
+    """Generated calls return when there is nothing more to come; the generated request is read line by line in the place of one."""
+    request = get_history._get_kwargs("cart", "alice", last_event_id="1")  # pylint: disable=protected-access
+    request["headers"] = {**request.get("headers", {}), "accept": "text/event-stream"}
+    with client.get_httpx_client().stream(**request) as response:
+        return Live(list(itertools.islice(response.iter_lines(), 6)))
 
 
 class Command:
@@ -96,8 +116,11 @@ class Command:
 
     def answered_differently(self, response):
         """What came back in another way, with the body as the client's types have it."""
+        if isinstance(response, Live):
+            pairs = itertools.zip_longest(response.lines, self.printed, fillvalue="(nothing)")
+            return [f"{got!r} and not {wanted!r}" for got, wanted in pairs if not tour.fits(wanted, got)]
         if self.format:
-            told = self.format.replace("%{http_code}", str(int(response.status_code))).replace("%header{etag}", response.headers.get("etag"))
+            told = self.format.replace("%{http_code}", str(int(response.status_code))).replace("%header{etag}", response.headers.get("etag", ""))
             return [] if tour.fits(self.printed[0], told) else [f"{told!r} and not {self.printed[0]!r}"]
         *head, body = self.printed
         wrong = [line for line in head[1:] if line and not self.has_header(response, line)]
