@@ -5,6 +5,8 @@
 mod arriving;
 mod call;
 mod counts;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod health;
 mod method;
 pub mod protobuf;

@@ -81,8 +81,7 @@ impl<N: Nodes> Service<N> {
 
     /// The entity that is asked about, by somebody who may do that with its kind.
     pub(super) fn entity(&self, kind: &str, id: &str, call: &Call, role: Role) -> Result<EntityKey, Refusal> {
-        path::check_kind(kind)?;
-        let key = path::entity_key(kind, id).map_err(Refusal::at("id"))?;
+        let key = entity_key(kind, id)?;
         guard::authorize(&self.api.guard, &call.principal, role, Some(key.kind()))?;
         Ok(key)
     }
@@ -94,7 +93,7 @@ impl<N: Nodes> Service<N> {
         }
         let action = Action::Run(&asked.command);
         let _place = self.api.admit_entity(&key)?;
-        let body = asked::arguments(action, Bytes::from(asked.arguments)).map_err(Refusal::at("arguments"))?;
+        let body = arguments(action, asked.arguments)?;
         let command = AskedCommand {
             key: &key,
             action,
@@ -153,17 +152,9 @@ impl<N: Nodes> Service<N> {
         let key = self.entity(&asked.kind, &asked.id, call, Role::Read)?;
         check_length("known_versions", &asked.known_versions)?;
         let _place = self.api.admit_entity(&key)?;
-        let moment = match asked.moment {
-            None => None,
-            Some(AskedMoment::AtVersion(version)) => Some(Moment::Version(version)),
-            Some(AskedMoment::AtTime(time)) => {
-                let time = past::parse_time(&time, self.api.seams.clock.wall_micros());
-                Some(Moment::Time(time.map_err(Refusal::at("at_time"))?))
-            }
-        };
         let state = AskedState {
             key: &key,
-            moment,
+            moment: moment(asked.moment, self.api.seams.clock.wall_micros())?,
             consistency: consistency(asked.consistency)?,
             if_match: None,
             if_none_match: (!asked.known_versions.is_empty()).then_some(EntityTags::Versions(asked.known_versions)),
@@ -183,6 +174,11 @@ impl<N: Nodes> Service<N> {
     }
 }
 
+pub(super) fn entity_key(kind: &str, id: &str) -> Result<EntityKey, Refusal> {
+    path::check_kind(kind)?;
+    path::entity_key(kind, id).map_err(Refusal::at("id"))
+}
+
 pub(super) fn session(text: &str) -> Result<Session, Refusal> {
     if text.is_empty() { Ok(Session::none()) } else { Session::decode(text).map_err(Refusal::at("session")) }
 }
@@ -199,7 +195,18 @@ pub(super) fn consistency(number: i32) -> Result<Consistency, Refusal> {
     query::parse_consistency(name).map_err(Refusal::at("consistency"))
 }
 
-fn idempotency_key(text: &str) -> Result<Option<HeaderValue>, Refusal> {
+pub(super) fn moment(asked: Option<AskedMoment>, now_micros: u64) -> Result<Option<Moment>, Refusal> {
+    match asked {
+        None => Ok(None),
+        Some(AskedMoment::AtVersion(version)) => Ok(Some(Moment::Version(version))),
+        Some(AskedMoment::AtTime(time)) => {
+            let time = past::parse_time(&time, now_micros).map_err(Refusal::at("at_time"))?;
+            Ok(Some(Moment::Time(time)))
+        }
+    }
+}
+
+pub(super) fn idempotency_key(text: &str) -> Result<Option<HeaderValue>, Refusal> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -208,7 +215,7 @@ fn idempotency_key(text: &str) -> Result<Option<HeaderValue>, Refusal> {
     checked.map(Some).map_err(Refusal::at("idempotency_key"))
 }
 
-fn precondition(asked: Option<protobuf::Precondition>) -> Result<Precondition, Refusal> {
+pub(super) fn precondition(asked: Option<protobuf::Precondition>) -> Result<Precondition, Refusal> {
     let Some(asked) = asked else { return Ok(Precondition::None) };
     match asked.condition {
         Some(Condition::Versions(versions)) => {
@@ -221,11 +228,15 @@ fn precondition(asked: Option<protobuf::Precondition>) -> Result<Precondition, R
     }
 }
 
-fn check_length(field: &'static str, versions: &[u64]) -> Result<(), Refusal> {
+pub(super) fn check_length(field: &'static str, versions: &[u64]) -> Result<(), Refusal> {
     if versions.len() > VERSIONS_MAX {
         return Err(Refusal::at(field)(Problem::invalid("a list may have 1024 versions")));
     }
     Ok(())
+}
+
+pub(super) fn arguments(action: Action<'_>, text: String) -> Result<Bytes, Refusal> {
+    asked::arguments(action, Bytes::from(text)).map_err(Refusal::at("arguments"))
 }
 
 fn lag(lag: replica::Lag) -> protobuf::Lag {
