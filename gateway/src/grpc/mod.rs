@@ -80,7 +80,7 @@ impl<N: Nodes> Grpc<N> {
                 .register_encoded_file_descriptor_set(protobuf::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let health = tonic_health::pb::health_server::HealthServer::new(Health::new(readiness));
+        let health = tonic_health::pb::health_server::HealthServer::new(Health::new(readiness, api.seams.spawner));
         let entities = EntitiesServer::new(Service::new(api.clone()));
         let routes = Routes::new(entities.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(health.max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX))

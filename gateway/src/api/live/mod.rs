@@ -35,7 +35,7 @@ pub(crate) const PIECE_BYTES_MAX: u32 = 64 * 1024;
 pub(crate) const STALLED_MAX: Duration = Duration::from_secs(30);
 /// Where credentials are asked for, a live history lasts so long; who comes back is asked again, because a credential may have
 /// ended meanwhile.
-const LIFE_MAX: Duration = Duration::from_secs(300);
+pub(crate) const LIFE_MAX: Duration = Duration::from_secs(300);
 /// A reader whose stream has ended comes back after this, and up to so much more, so that all of them do not come together.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_SPREAD: Duration = Duration::from_millis(2000);

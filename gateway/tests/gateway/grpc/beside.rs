@@ -3,14 +3,15 @@
 use berth_shared::config::HumanDuration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use super::*;
+use crate::auth;
 
 #[tokio::test(start_paused = true)]
 async fn health_says_whether_requests_can_be_routed() {
@@ -157,28 +158,62 @@ async fn calls_are_counted_by_method_and_code() {
     }
 }
 
+type HealthWatch = (HealthClient<Channel>, tonic::Streaming<HealthCheckResponse>);
+
+async fn watch_health(seams: &Seams) -> Result<HealthWatch, Status> {
+    // A connection has 256 streams, and a test should not depend on that.
+    let mut client = HealthClient::with_origin(channel(seams).await, ORIGIN.parse().unwrap());
+    let stream = client.watch(HealthCheckRequest { service: String::new() }).await?.into_inner();
+    Ok((client, stream))
+}
+
+/// Watches of health until one is refused, and that refusal.
+async fn occupy_health(seams: &Seams) -> (Vec<HealthWatch>, Status) {
+    let mut watching = Vec::new();
+    while watching.len() < 1000 {
+        match watch_health(seams).await {
+            Ok(watch) => watching.push(watch),
+            Err(refused) => return (watching, refused),
+        }
+    }
+    panic!("there is no bound");
+}
+
 /// They are for everybody, and so must not take the places of those who have shown who they are.
 #[tokio::test(start_paused = true)]
 async fn watchers_of_health_are_bounded_and_take_no_place_of_live_histories() {
     let seams = Seams::simulated(1);
     let (_node, _gateway) = node_and_gateway(&seams, Config { streams_max: 1, ..Config::default() }).await;
-    let of = || HealthCheckRequest { service: String::new() };
-    let (mut watching, mut refused) = (Vec::new(), None);
-    while refused.is_none() && watching.len() < 1000 {
-        // A connection has 256 streams, and a test should not depend on that.
-        let mut client = HealthClient::with_origin(channel(&seams).await, ORIGIN.parse().unwrap());
-        match client.watch(of()).await {
-            Ok(stream) => watching.push((client, stream)),
-            Err(status) => refused = Some(status),
-        }
-    }
-    let refused = refused.expect("there is a bound");
+    let (watching, refused) = occupy_health(&seams).await;
     assert_eq!((refused.code(), reason(&refused).as_str()), (GrpcCode::ResourceExhausted, "overloaded"));
     assert_eq!(watching.len(), 256);
     let mut client = entities(&seams).await;
     let _stream = client.watch(watch(0)).await.expect("live histories have places of their own");
     drop(watching);
     seams.spawner.sleep(Duration::from_secs(1)).await;
-    let mut client = HealthClient::with_origin(channel(&seams).await, ORIGIN.parse().unwrap());
-    client.watch(of()).await.expect("who leaves gives the place back");
+    watch_health(&seams).await.expect("who leaves gives the place back");
+}
+
+/// Nobody needs a credential for one, not even where everything else does.
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_health_ends_after_five_minutes_so_that_nobody_keeps_its_place() {
+    for config in [Config::default(), auth::config()] {
+        let seams = Seams::simulated(1);
+        let (_node, _gateway) = node_and_gateway(&seams, config).await;
+        let began = seams.clock.now();
+        let (mut watching, _) = occupy_health(&seams).await;
+        for (_, stream) in &mut watching {
+            assert_eq!(stream.message().await.unwrap().unwrap().status, 1);
+        }
+        seams.spawner.sleep(Duration::from_secs(290)).await;
+        assert!(watch_health(&seams).await.is_err(), "all are still there");
+        for (_, stream) in &mut watching {
+            let status = stream.message().await.unwrap_err();
+            assert_eq!((status.code(), reason(&status).as_str()), (GrpcCode::Unavailable, "unavailable"));
+            assert!(status.get_error_details().retry_info().is_some(), "when to come again");
+        }
+        assert_eq!(seams.clock.now().since(began).as_secs(), 300);
+        let (_client, mut stream) = watch_health(&seams).await.expect("there is room again, on whatever connection");
+        assert_eq!(stream.message().await.unwrap().unwrap().status, 1);
+    }
 }
