@@ -215,8 +215,9 @@ fn port_config(config: &Config, tls: Option<PortTls>) -> http_port::Config {
 
 fn admission_config(config: &Config) -> admission::Config {
     admission::Config {
-        in_flight_min: config.in_flight_min,
         in_flight_max: config.in_flight_max,
+        in_flight_min: config.in_flight_min,
+        in_flight_per_node_max: config.in_flight_per_node_max,
         in_flight_per_entity_max: config.in_flight_per_entity_max,
         latency_target: config.latency_target.0,
     }

@@ -28,15 +28,16 @@ pub struct Config {
     pub zone: Option<String>,
     /// Most nodes that are connected at once, those of `nodes` included.
     pub nodes_max: usize,
-    /// Most requests being served at once; one more is answered 429. It adapts to how quickly nodes answer, between these.
-    pub in_flight_min: usize,
+    /// Most requests being served at once; one more is answered 429.
     pub in_flight_max: usize,
-    /// Where more than a tenth of the nodes' answers take longer, fewer requests are served at once.
-    pub latency_target: HumanDuration,
-    /// Most requests being served at once of one entity; one more is answered 429.
-    pub in_flight_per_entity_max: usize,
-    /// Most requests being served at once by one node; one more is answered 429.
+    /// Most requests being served at once by one node; one more is answered 429. It adapts to how quickly the node answers,
+    /// between these.
+    pub in_flight_min: usize,
     pub in_flight_per_node_max: usize,
+    /// Where more than a tenth of a node's answers take longer, it is given fewer requests at once.
+    pub latency_target: HumanDuration,
+    /// Most commands being served at once of one entity, and most reads; one more is answered 429.
+    pub in_flight_per_entity_max: usize,
     /// Most live histories and long polls at once; one more is answered 429.
     pub streams_max: usize,
     /// Most connections of clients at once; one more waits to be accepted.
@@ -102,11 +103,11 @@ impl Default for Config {
             dns_servers: Vec::new(),
             zone: None,
             nodes_max: 256,
-            in_flight_min: 64,
             in_flight_max: 4096,
+            in_flight_min: 64,
+            in_flight_per_node_max: 2048,
             latency_target: HumanDuration::from_millis(500),
             in_flight_per_entity_max: 256,
-            in_flight_per_node_max: 2048,
             streams_max: 4096,
             connections_max: 16_384,
             header_timeout: HumanDuration::from_secs(30),
@@ -129,6 +130,20 @@ impl Config {
     /// Who is asked for names; empty: the servers of /etc/resolv.conf.
     pub fn dns_servers(&self) -> Vec<SocketAddr> {
         config::dns_servers(&self.dns_servers)
+    }
+
+    /// Refuses what would leave the limit of a node where it is, whatever happens.
+    fn check_adaptive_limit(&self) -> Result<(), config::Error> {
+        for (key, most) in
+            [("in_flight_max", self.in_flight_max), ("in_flight_per_node_max", self.in_flight_per_node_max)]
+        {
+            let allowed = format_args!("at most the value of {key}, {most}");
+            config::allow(self.in_flight_min <= most, "in_flight_min", self.in_flight_min, allowed)?;
+        }
+        // An attempt that is given up sooner never counts as slow.
+        let (target, timeout) = (self.latency_target, self.attempt_timeout);
+        let allowed = format_args!("times below attempt_timeout, {timeout}");
+        config::allow(target < timeout, "latency_target", target, allowed)
     }
 }
 
@@ -160,6 +175,7 @@ impl Validate for Config {
         ] {
             config::within(key, duration, shortest..=longest)?;
         }
+        self.check_adaptive_limit()?;
         config::within("drain_timeout", self.drain_timeout, HumanDuration::from_secs(0)..=longest)?;
         config::within("cors_origins", self.cors_origins.len(), 0..=64)?;
         for origin in &self.cors_origins {
@@ -293,6 +309,10 @@ mod tests {
             ("dns_servers = [\"1.1.1.1:0\"]", ["dns_servers", "\"1.1.1.1:0\"", "10.96.0.10"]),
             ("in_flight_max = 0", ["in_flight_max", "0", "1 to 1000000"]),
             ("in_flight_min = 0", ["in_flight_min", "0", "1 to 1000000"]),
+            ("in_flight_max = 32", ["in_flight_min", "64", "in_flight_max, 32"]),
+            ("in_flight_per_node_max = 63", ["in_flight_min", "64", "in_flight_per_node_max, 63"]),
+            ("attempt_timeout = \"500ms\"", ["latency_target", "500ms", "below attempt_timeout, 500ms"]),
+            ("latency_target = \"3s\"", ["latency_target", "3s", "below attempt_timeout, 2s"]),
             ("latency_target = \"1ms\"", ["latency_target", "1ms", "100ms to 10min"]),
             ("rate_limit.window = \"1500ms\"", ["rate_limit.window", "1500ms", "whole seconds"]),
             ("rate_limit.callers_max = 0", ["rate_limit.callers_max", "0", "1 to 1000000"]),

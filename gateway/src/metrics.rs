@@ -120,11 +120,14 @@ impl Metrics {
             let help = "Requests refused because too many others were being served, in all or of the same entity.";
             registry.counter("berth_gateway_full_total", help, &[("bound", label)])
         };
-        let (taken, limit) = (admission.clone(), admission.clone());
+        let (taken, limit, least) = (admission.clone(), admission.clone(), admission.clone());
         let in_flight = move || taken.taken() as f64;
         registry.observed_gauge("berth_gateway_in_flight", "Requests being served.", &[], in_flight);
-        let help = "Requests that may be served at once just now.";
+        let help = "Requests that may be served at once just now, by all nodes that are known together.";
         registry.observed_gauge("berth_gateway_in_flight_limit", help, &[], move || limit.limit() as f64);
+        let help = "Requests that may be served at once just now by the node with the lowest limit.";
+        let least = move || least.least_node_limit() as f64;
+        registry.observed_gauge("berth_gateway_node_in_flight_limit_least", help, &[], least);
         let streams = streams.clone();
         let help = "Live histories and long polls.";
         registry.observed_gauge("berth_gateway_streams", help, &[], move || streams.taken() as f64);

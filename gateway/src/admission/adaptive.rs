@@ -1,8 +1,11 @@
-//! How many requests a gateway serves at once, found out from how quickly nodes answer: additive increase, multiplicative
-//! decrease. That it converges, and shares what there is fairly between gateways that know nothing of each other, is shown
-//! by Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance" (1989); TCP does the same
-//! (RFC 5681), and concurrency limits of other gateways, as `AIMDLimit` of Netflix's concurrency-limits, by the same signs:
-//! latency over a target is congestion, and a limit that is not used is not changed (RFC 7661). Pure.
+//! How many requests a gateway has in flight at one node, found out from how quickly that node answers: additive increase,
+//! multiplicative decrease. That it converges, and shares what there is fairly between gateways that know nothing of each
+//! other, is shown by Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance" (1989); TCP
+//! does the same (RFC 5681), and concurrency limits of other gateways, as `AIMDLimit` of Netflix's concurrency-limits, by the
+//! same sign: latency over a target is congestion. A limit that is not used is not lowered. It is raised all the same, other
+//! than in TCP, which would go beyond what it has proven (RFC 7661): here that is where a limit begins, and what was known of
+//! a congestion that is over is worth no more than what is known at the beginning. Without it, a limit that fell would stay
+//! down until there was as much load as had made it fall. Pure.
 
 use std::time::Duration;
 
@@ -32,16 +35,24 @@ pub(super) struct Adaptive {
     config: Config,
     /// Invariant: within the bounds of `config`.
     limit: usize,
+    /// From the first answer on.
     window: Option<Window>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Window {
+    /// When the one before ended.
     began: BootInstant,
     answers: u32,
     slow: u32,
     /// Most places that were seen taken.
     most_taken: usize,
+}
+
+impl Window {
+    fn new(began: BootInstant) -> Self {
+        Self { began, answers: 0, slow: 0, most_taken: 0 }
+    }
 }
 
 impl Adaptive {
@@ -55,38 +66,37 @@ impl Adaptive {
         self.limit
     }
 
-    /// Takes in that a node took so long, with so many requests in flight at the end of it; without an answer when it was
-    /// given up. Says whether the limit has changed.
-    pub(super) fn observe(&mut self, now: BootInstant, took: Duration, answered: bool, taken: usize) -> bool {
+    /// Takes in that the node took so long, with so many requests in flight at the end of it; without an answer when it was
+    /// given up.
+    pub(super) fn observe(&mut self, now: BootInstant, took: Duration, answered: bool, taken: usize) {
         let is_slow = took > self.config.latency_target;
         // What was given up early only had little time left.
         if !answered && !is_slow {
-            return false;
+            return;
         }
-        let window = self.window.get_or_insert(Window { began: now, answers: 0, slow: 0, most_taken: 0 });
+        let window = self.window.get_or_insert(Window::new(now));
         window.answers += 1;
         window.slow += u32::from(is_slow);
         window.most_taken = window.most_taken.max(taken);
-        let window = *window;
-        if now.since(window.began) < WINDOW || window.answers < ANSWERS_MIN {
-            return false;
+        let (window, lasted) = (*window, now.since(window.began));
+        if lasted >= WINDOW && window.answers >= ANSWERS_MIN {
+            self.window = Some(Window::new(now));
+            self.limit = self.next_limit(window, lasted);
         }
-        self.window = None;
-        let before = self.limit;
-        self.limit = self.next_limit(window);
-        self.limit != before
     }
 
-    fn next_limit(&self, window: Window) -> usize {
+    fn next_limit(&self, window: Window, lasted: Duration) -> usize {
         let Config { min, max, .. } = self.config;
-        // Less than half used, it has not been what bounded anything: neither is it too high, nor is it known to be too low.
-        if window.most_taken * 2 < self.limit {
-            return self.limit;
-        }
-        let next = if window.slow * SLOW_SHARE > window.answers {
+        let is_congested = window.slow * SLOW_SHARE > window.answers;
+        let next = if !is_congested {
+            // With few answers a window is long. It counts as all that would have been, so that it takes no load to recover.
+            let windows = (lasted.as_millis() / WINDOW.as_millis()) as usize;
+            self.limit.saturating_add(windows.saturating_mul(((max - min) / INCREASE_STEPS).max(1)))
+        } else if window.most_taken * 2 >= self.limit {
             self.limit * DECREASE_TENTHS / 10
         } else {
-            self.limit + ((max - min) / INCREASE_STEPS).max(1)
+            // Less than half used, it is not what made the answers slow.
+            self.limit
         };
         next.clamp(min, max)
     }
@@ -133,7 +143,31 @@ mod tests {
         let (mut adaptive, mut now) = (Adaptive::new(CONFIG), BootInstant(1));
         assert_eq!(window(&mut adaptive, &mut now, 9000, 1284), 2570, "a slow disk and few requests are no congestion");
         assert_eq!(window(&mut adaptive, &mut now, 9000, 1285), 2313);
-        assert_eq!(window(&mut adaptive, &mut now, 1, 10), 2313);
+        assert_eq!(window(&mut adaptive, &mut now, 9000, 1100), 2313);
+    }
+
+    #[test]
+    fn it_takes_no_load_to_recover() {
+        // Answers per second, and what is in flight then.
+        for (per_second, taken) in [(1, 1), (100, 1), (1000, 5)] {
+            let (mut adaptive, mut now) = (Adaptive::new(CONFIG), BootInstant(1));
+            while window(&mut adaptive, &mut now, 9000, 2570) > 10 {}
+            let fell = now;
+            while adaptive.limit() < 2570 {
+                now = now + Duration::from_secs(1) / per_second;
+                adaptive.observe(now, TARGET, true, taken);
+            }
+            let took = now.since(fell).as_secs();
+            assert!((40..80).contains(&took), "{per_second} per second: {took} s, not about 256 windows of 200 ms");
+        }
+        let (mut adaptive, mut now) = (Adaptive::new(CONFIG), BootInstant(1));
+        while window(&mut adaptive, &mut now, 9000, 2570) > 10 {}
+        for answer in 0..1000 {
+            now = now + Duration::from_millis(100);
+            let took = if answer % 5 == 0 { TARGET * 2 } else { TARGET / 4 };
+            adaptive.observe(now, took, true, 1);
+        }
+        assert_eq!(adaptive.limit(), 10, "not while it is still slow");
     }
 
     #[test]
@@ -150,16 +184,19 @@ mod tests {
     #[test]
     fn what_was_given_up_counts_only_if_that_took_long() {
         let (mut adaptive, mut now) = (Adaptive::new(CONFIG), BootInstant(1));
-        for _ in 0..100 {
-            now = now + Duration::from_millis(50);
-            assert!(!adaptive.observe(now, TARGET, false, 2570));
-        }
-        let changes = (0..100).filter(|_| {
-            now = now + Duration::from_millis(50);
-            adaptive.observe(now, TARGET * 2, false, 2570)
-        });
-        assert_eq!(changes.count(), 5, "once for each window of twenty");
-        assert!(adaptive.limit() < 1600);
+        let mut given_up = |took| {
+            let mut changes = 0;
+            for _ in 0..100 {
+                now = now + Duration::from_millis(50);
+                let before = adaptive.limit();
+                adaptive.observe(now, took, false, 2570);
+                changes += usize::from(adaptive.limit() != before);
+            }
+            (changes, adaptive.limit())
+        };
+        assert_eq!(given_up(TARGET), (0, 2570));
+        let (changes, limit) = given_up(TARGET * 2);
+        assert!(changes == 5 && limit < 1600, "{changes} changes, once for each window of twenty, to {limit}");
     }
 
     /// Little's law: where a server does so much per second, the limit settles near what is in flight at the target latency.
@@ -193,9 +230,7 @@ mod tests {
             let (mut adaptive, mut now) = (Adaptive::new(config), BootInstant(1));
             for (millis, answered, taken) in steps {
                 now = now + Duration::from_millis(millis / 20);
-                let before = adaptive.limit();
-                let changed = adaptive.observe(now, Duration::from_millis(millis), answered, taken);
-                prop_assert_eq!(changed, adaptive.limit() != before);
+                adaptive.observe(now, Duration::from_millis(millis), answered, taken);
                 prop_assert!((min..=min + more).contains(&adaptive.limit()));
             }
         }

@@ -1,11 +1,12 @@
-//! What a gateway takes on at once: so many requests in all, as nodes keep up with; so many of one entity; and of one caller
-//! so many in a time. What is over a bound is refused at once instead of queued, so that an overloaded gateway answers
-//! "overloaded" quickly and keeps serving what it has taken in.
+//! What a gateway takes on at once: so many requests in all, which bounds its memory; at each node so many as that keeps up
+//! with; so many of one entity; and of one caller so many in a time. What is over a bound is refused at once instead of
+//! queued, so that an overloaded gateway answers "overloaded" quickly and keeps serving what it has taken in.
 //!
 //! Requests that wait for what is yet to happen, as long polls and live histories do, are none of these: they take no place
 //! here, and how long they take says nothing of congestion.
 
 mod adaptive;
+mod nodes;
 pub(crate) mod rate;
 
 use std::sync::Arc;
@@ -15,15 +16,18 @@ use std::time::Duration;
 use berth_shared::entity_places::{EntityPlace, EntityPlaces};
 use berth_shared::key::EntityKey;
 use berth_shared::seam::BootInstant;
-use parking_lot::Mutex;
 
-use adaptive::Adaptive;
+use nodes::NodePlaces;
+
+pub(crate) use nodes::NodePlace;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
-    /// The bounds of how many requests may be in flight; within them it follows how quickly nodes answer.
-    pub(crate) in_flight_min: usize,
     pub(crate) in_flight_max: usize,
+    /// The bounds of how many requests may be in flight at one node; within them it follows how quickly the node answers.
+    pub(crate) in_flight_min: usize,
+    pub(crate) in_flight_per_node_max: usize,
+    /// Commands, and as many reads.
     pub(crate) in_flight_per_entity_max: usize,
     /// Where more than a tenth of the answers take longer, there are too many requests in flight.
     pub(crate) latency_target: Duration,
@@ -33,23 +37,30 @@ pub(crate) struct Config {
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     places: Arc<Places>,
-    entities: EntityPlaces,
+    /// Apart, so that reads that take long, as of a long history, leave room for commands.
+    commands: EntityPlaces,
+    reads: EntityPlaces,
+    nodes: NodePlaces,
 }
 
 #[derive(Debug)]
 struct Places {
-    /// Invariant: the number of live permits.
+    /// Invariant: the number of live permits, and never more than `most`.
     taken: AtomicUsize,
-    /// How many may be taken. When it becomes lower than what is taken, nobody enters before enough have left.
-    limit: AtomicUsize,
-    adaptive: Mutex<Adaptive>,
+    most: usize,
 }
 
 /// One place, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     places: Arc<Places>,
-    _of_entity: Option<EntityPlace>,
+}
+
+/// What a request does to its entity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Command,
+    Read,
 }
 
 /// Which bound a request is over.
@@ -61,52 +72,51 @@ pub(crate) enum Full {
 
 impl Admission {
     pub(crate) fn new(config: Config) -> Self {
-        let Config { in_flight_min, in_flight_max, in_flight_per_entity_max, latency_target } = config;
-        let bounds = adaptive::Config { min: in_flight_min.min(in_flight_max), max: in_flight_max, latency_target };
-        let adaptive = Adaptive::new(bounds);
-        let limit = AtomicUsize::new(adaptive.limit());
-        let places = Places { taken: AtomicUsize::new(0), limit, adaptive: Mutex::new(adaptive) };
-        Self { places: Arc::new(places), entities: EntityPlaces::new(in_flight_per_entity_max) }
-    }
-
-    /// A place for a request that is of no one entity.
-    pub(crate) fn enter(&self) -> Result<Permit, Full> {
-        self.take(None)
-    }
-
-    /// A place for a request of this entity.
-    pub(crate) fn enter_for(&self, key: &EntityKey) -> Result<Permit, Full> {
-        let of_entity = self.enter_entity(key)?;
-        self.take(Some(of_entity))
-    }
-
-    /// A place of this entity alone, for a request that has one of the gateway's.
-    pub(crate) fn enter_entity(&self, key: &EntityKey) -> Result<EntityPlace, Full> {
-        self.entities.enter(key).ok_or(Full::Entity)
-    }
-
-    fn take(&self, of_entity: Option<EntityPlace>) -> Result<Permit, Full> {
-        let limit = self.limit();
-        let take = |taken| (taken < limit).then_some(taken + 1);
-        self.places.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).map_err(|_| Full::Gateway)?;
-        Ok(Permit { places: self.places.clone(), _of_entity: of_entity })
-    }
-
-    /// Takes in how long a node took for one attempt, which it `answered` or was given up. Not for one that was to wait.
-    pub(crate) fn observe(&self, now: BootInstant, took: Duration, answered: bool) {
-        let mut adaptive = self.places.adaptive.lock();
-        if adaptive.observe(now, took, answered, self.taken()) {
-            self.places.limit.store(adaptive.limit(), Ordering::Relaxed);
+        let most = config.in_flight_max;
+        let max = config.in_flight_per_node_max.min(most);
+        let of_node =
+            adaptive::Config { min: config.in_flight_min.min(max), max, latency_target: config.latency_target };
+        Self {
+            places: Arc::new(Places { taken: AtomicUsize::new(0), most }),
+            commands: EntityPlaces::new(config.in_flight_per_entity_max),
+            reads: EntityPlaces::new(config.in_flight_per_entity_max),
+            nodes: NodePlaces::new(of_node),
         }
+    }
+
+    /// A place for a request.
+    pub(crate) fn enter(&self) -> Result<Permit, Full> {
+        let take = |taken| (taken < self.places.most).then_some(taken + 1);
+        self.places.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).map_err(|_| Full::Gateway)?;
+        Ok(Permit { places: self.places.clone() })
+    }
+
+    /// A place of this entity, for a request that has one of the gateway's.
+    pub(crate) fn enter_entity(&self, key: &EntityKey, access: Access) -> Result<EntityPlace, Full> {
+        let places = match access {
+            Access::Command => &self.commands,
+            Access::Read => &self.reads,
+        };
+        places.enter(key).ok_or(Full::Entity)
+    }
+
+    /// A place at the node at `address`, unless as many are taken as it keeps up with.
+    pub(crate) fn enter_node(&self, address: &str, now: BootInstant) -> Option<NodePlace> {
+        self.nodes.enter(address, now)
     }
 
     pub(crate) fn taken(&self) -> usize {
         self.places.taken.load(Ordering::Relaxed)
     }
 
-    /// How many may be in flight just now.
+    /// How many may be in flight just now: as many as all nodes keep up with that are known, where these are fewer.
     pub(crate) fn limit(&self) -> usize {
-        self.places.limit.load(Ordering::Relaxed)
+        self.nodes.limits().sum.map_or(self.places.most, |sum| sum.min(self.places.most))
+    }
+
+    /// How many may be in flight just now at the node with the lowest limit.
+    pub(crate) fn least_node_limit(&self) -> usize {
+        self.nodes.limits().least
     }
 }
 
@@ -122,7 +132,14 @@ mod tests {
 
     fn admission(in_flight_max: usize, in_flight_per_entity_max: usize) -> Admission {
         let latency_target = Duration::from_millis(500);
-        Admission::new(Config { in_flight_min: 1, in_flight_max, in_flight_per_entity_max, latency_target })
+        let (in_flight_min, in_flight_per_node_max) = (1, in_flight_max);
+        Admission::new(Config {
+            in_flight_max,
+            in_flight_min,
+            in_flight_per_node_max,
+            in_flight_per_entity_max,
+            latency_target,
+        })
     }
 
     #[test]
@@ -137,31 +154,28 @@ mod tests {
     }
 
     #[test]
-    fn one_entity_has_only_so_many_places_and_keeps_none_of_a_full_gateway() {
+    fn one_entity_has_only_so_many_places_and_its_reads_leave_those_of_commands() {
         let key = |id| EntityKey::new("counter", id).unwrap();
-        let admission = admission(3, 2);
-        let hot: Vec<_> = (0..2).map(|_| admission.enter_for(&key("hot")).unwrap()).collect();
-        assert_eq!(admission.enter_for(&key("hot")).unwrap_err(), Full::Entity);
-        let other = admission.enter_for(&key("other")).unwrap();
-        assert_eq!(admission.enter_for(&key("next")).unwrap_err(), Full::Gateway);
-        assert_eq!(admission.entities.entities(), 2, "who was not let in holds nothing");
-        drop((hot, other));
-        assert_eq!((admission.taken(), admission.entities.entities()), (0, 0));
+        let admission = admission(9, 2);
+        let mut held = Vec::new();
+        for access in [Access::Read, Access::Command] {
+            held.extend((0..2).map(|_| admission.enter_entity(&key("hot"), access).unwrap()));
+            assert_eq!(admission.enter_entity(&key("hot"), access).unwrap_err(), Full::Entity);
+            held.push(admission.enter_entity(&key("other"), access).unwrap());
+        }
+        drop(held);
+        assert_eq!((admission.reads.entities(), admission.commands.entities()), (0, 0));
     }
 
     #[test]
-    fn a_lowered_limit_lets_nobody_in_before_enough_have_left() {
+    fn the_limit_is_what_all_known_nodes_keep_up_with() {
         let admission = admission(100, 100);
-        let mut held: Vec<_> = (0..100).map(|_| admission.enter().unwrap()).collect();
-        for millis in 0..1000 {
-            let now = BootInstant(1_000_000_000 + millis * 1_000_000);
-            admission.observe(now, Duration::from_secs(1), true);
-        }
-        let limit = admission.limit();
-        assert!((50..80).contains(&limit), "{limit}: some windows of 200 ms");
-        held.truncate(limit);
-        assert!(admission.enter().is_err());
-        held.truncate(limit - 1);
-        assert!(admission.enter().is_ok());
+        let now = |millis: u64| BootInstant(1_000_000_000 + millis * 1_000_000);
+        assert_eq!((admission.limit(), admission.least_node_limit()), (100, 100), "nobody is known");
+        let slow: Vec<_> = (0..100).map(|_| admission.enter_node("slow", now(0)).unwrap()).collect();
+        (0..30_000).step_by(10).for_each(|millis| slow[0].observe(now(millis), Duration::from_secs(1), true));
+        assert_eq!((admission.limit(), admission.least_node_limit()), (1, 1));
+        let _quick = admission.enter_node("quick", now(30_000)).unwrap();
+        assert_eq!((admission.limit(), admission.least_node_limit()), (100, 1));
     }
 }

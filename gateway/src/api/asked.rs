@@ -20,7 +20,7 @@ use super::session::Session;
 use super::streams::Place;
 use super::{Api, UNFITTING, body};
 use crate::admission::rate::Quota;
-use crate::admission::{Full, Permit};
+use crate::admission::{Access, Full, Permit};
 use crate::forward::{Action, Command, Page, idempotency_key};
 use crate::nodes::Nodes;
 
@@ -123,14 +123,15 @@ impl<N: Nodes> Api<N> {
         self.admission.enter().map_err(|full| self.refuse_full(full))
     }
 
-    /// The same, and one among those of this entity.
-    pub(crate) fn admit_for(&self, key: &EntityKey) -> Result<Permit, Problem> {
-        self.admission.enter_for(key).map_err(|full| self.refuse_full(full))
+    /// A place among the requests of this entity, for one that has a place already. To be taken after the body is read: who
+    /// takes long to send it, or sends none, must not keep others from the entity.
+    pub(crate) fn admit_entity(&self, key: &EntityKey, access: Access) -> Result<EntityPlace, Problem> {
+        self.admission.enter_entity(key, access).map_err(|full| self.refuse_full(full))
     }
 
-    /// A place among the requests of this entity alone, for one that has a place already.
-    pub(crate) fn admit_entity(&self, key: &EntityKey) -> Result<EntityPlace, Problem> {
-        self.admission.enter_entity(key).map_err(|full| self.refuse_full(full))
+    /// Both, for a read, which has no body.
+    pub(crate) fn admit_read(&self, key: &EntityKey) -> Result<(Permit, EntityPlace), Problem> {
+        Ok((self.admit()?, self.admit_entity(key, Access::Read)?))
     }
 
     fn refuse_full(&self, full: Full) -> Problem {

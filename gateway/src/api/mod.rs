@@ -51,8 +51,8 @@ use self::path::{EVENTS, Resource};
 use self::problem::Problem;
 use self::session::Session;
 use self::streams::Streams;
-use crate::admission::Admission;
 use crate::admission::rate::{Quota, Rates};
+use crate::admission::{Access, Admission};
 use crate::forward::{Action, Forward, Page};
 use crate::metrics::{Metrics, Route};
 use crate::nodes::Nodes;
@@ -204,10 +204,11 @@ impl<N: Nodes> Api<N> {
             header::check_content(&parts.headers)?;
         }
         // Before the body is read, so that bodies in memory are bounded too.
-        let _permit = self.admit_for(key)?;
+        let _permit = self.admit()?;
         let time = self.body_timeout.min(preferences.deadline);
         let body = self.seams.spawner.timeout(time, body::collect(body, BODY_BYTES_MAX)).await;
         let body = asked::arguments(action, body.ok_or_else(Problem::request_timeout)??)?;
+        let _place = self.admit_entity(key, Access::Command)?;
         let asked = AskedCommand {
             key,
             action,
@@ -249,7 +250,7 @@ impl<N: Nodes> Api<N> {
         let if_match = condition::entity_tags(&parts.headers, &names::IF_MATCH)?;
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
-        let _permit = self.admit_for(key)?;
+        let _places = self.admit_read(key)?;
         let asked = AskedState {
             key,
             moment: None,
@@ -278,19 +279,28 @@ impl<N: Nodes> Api<N> {
         let read = |page, time| {
             let asked = AskedHistory { key, page, session: &session, time, traceparent };
             self.history(asked, |history| {
+                let is_empty = history.events.is_empty();
                 let response = answer::events(key, history.events, history.next, history.session);
-                answer::with_lag(response, history.lag)
+                (is_empty, uncached(answer::with_lag(response, history.lag)))
             })
         };
-        if !wait.is_zero() {
-            let place = self.enter_stream()?;
-            if let Some(answer) = place.ending().run_until_cancelled(read(Page { wait, ..page }, time)).await {
-                return answer.map(uncached);
-            }
+        // What there is already is read as any other page: to offer to wait is no way around the bounds.
+        let began = self.seams.clock.now();
+        let places = self.admit_read(key)?;
+        let (is_empty, at_once) = read(Page { wait: Duration::ZERO, ..page }, preferences.deadline).await?;
+        drop(places);
+        let passed = self.seams.clock.now().since(began);
+        let wait = wait.saturating_sub(passed);
+        if !is_empty || wait.is_zero() {
+            return Ok(at_once);
         }
-        // At once, also where the gateway ends before the wait does.
-        let _permit = self.admit_for(key)?;
-        read(Page { wait: Duration::ZERO, ..page }, preferences.deadline).await.map(uncached)
+        let place = self.enter_stream()?;
+        let waited = read(Page { wait, ..page }, time.saturating_sub(passed));
+        match place.ending().run_until_cancelled(waited).await {
+            Some(answer) => answer.map(|(_, response)| response),
+            // The gateway ends before the wait does.
+            None => Ok(at_once),
+        }
     }
 
     /// All kinds, or `one`.

@@ -36,7 +36,7 @@ impl<N: Nodes> Api<N> {
         let if_match = condition::entity_tags(&parts.headers, &names::IF_MATCH)?;
         let if_none_match = condition::entity_tags(&parts.headers, &names::IF_NONE_MATCH)?;
         let session = Session::parse(&parts.headers)?;
-        let _permit = self.admit_for(key)?;
+        let _places = self.admit_read(key)?;
         let asked = AskedState {
             key,
             moment: Some(moment),

@@ -52,6 +52,8 @@ struct Scripted {
     doubts: AtomicUsize,
     /// How long every call takes, unless it is given up before.
     takes: Mutex<Duration>,
+    /// The same at one address.
+    takes_at: Mutex<Option<(&'static str, Duration)>>,
     seams: Seams,
     /// Addresses of those who have replicas that can be read.
     replicas: Vec<String>,
@@ -132,7 +134,10 @@ impl Nodes for Scripted {
             asked.len()
         };
         tokio::task::yield_now().await;
-        let takes = *self.takes.lock();
+        let takes = match *self.takes_at.lock() {
+            Some((slow, takes)) if slow == address => takes,
+            _ => *self.takes.lock(),
+        };
         let left = deadline.since(self.seams.clock.now());
         if !takes.is_zero() {
             self.seams.spawner.sleep(takes.min(left)).await;
@@ -153,8 +158,22 @@ fn api_with(in_flight_max: usize, script: Script) -> Api<Scripted> {
     api_of(in_flight_max, owners, Box::new(move |_, question, n| script(question, n)))
 }
 
+fn bounds(in_flight_max: usize) -> Bounds {
+    Bounds {
+        in_flight_max,
+        in_flight_min: 1,
+        in_flight_per_node_max: in_flight_max,
+        in_flight_per_entity_max: in_flight_max,
+        latency_target: Duration::from_millis(500),
+    }
+}
+
 /// A gateway that knows these owners of 64 shards.
 fn api_of(in_flight_max: usize, owners: Vec<ShardOwner>, script: AddressedScript) -> Api<Scripted> {
+    api_within(bounds(in_flight_max), owners, script)
+}
+
+fn api_within(bounds: Bounds, owners: Vec<ShardOwner>, script: AddressedScript) -> Api<Scripted> {
     let mut table = Table::default();
     table.learn(64, owners).unwrap();
     let replicas = vec!["node-2:1".to_owned(), "node-3:1".to_owned()];
@@ -168,17 +187,13 @@ fn api_of(in_flight_max: usize, owners: Vec<ShardOwner>, script: AddressedScript
         deadlines,
         doubts,
         takes: Mutex::default(),
+        takes_at: Mutex::default(),
         seams: seams.clone(),
         replicas,
         polled,
     };
-    let admission = Admission::new(Bounds {
-        in_flight_min: 1,
-        in_flight_max,
-        in_flight_per_entity_max: in_flight_max,
-        latency_target: Duration::from_millis(500),
-    });
-    let streams = Streams::new(in_flight_max);
+    let admission = Admission::new(bounds);
+    let streams = Streams::new(bounds.in_flight_max);
     let metrics = Arc::new(Metrics::new(telemetry::Metrics::new(&[]).unwrap(), &admission, &streams));
     let guard = Guard::open(metrics.registry(), crate::metrics::REFUSALS, "public", &seams);
     let (nodes, attempt_timeout) = (Arc::new(nodes), Duration::from_secs(2));

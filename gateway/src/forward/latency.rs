@@ -8,8 +8,6 @@ use super::verdict::{Attempt, Operation};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Nature {
     pub(super) operation: Operation,
-    /// Whether it was made at a replica in place of the owner. It is cut short there, so that there is time to ask the owner.
-    pub(super) at_replica: bool,
     /// Not where the node may have waited before it answered, for what is yet to happen.
     pub(super) is_timed: bool,
 }
@@ -31,7 +29,6 @@ pub(super) fn is_answer(nature: Nature, attempt: Attempt) -> Option<bool> {
         | Attempt::NodeBusy
         | Attempt::NotExecuted => None,
         Attempt::Answered | Attempt::Refused { .. } => Some(true),
-        Attempt::MaybeExecuted if nature.at_replica => None,
         Attempt::MaybeExecuted => Some(false),
     }
 }
@@ -55,19 +52,12 @@ mod tests {
             (Attempt::WrongOwner, None),
             (Attempt::NotExecuted, None),
         ] {
-            let nature = |operation| Nature { operation, at_replica: false, is_timed: true };
+            let nature = |operation| Nature { operation, is_timed: true };
             assert_eq!(is_answer(nature(Operation::Command), attempt), expected, "{attempt:?}");
             assert_eq!(is_answer(nature(Operation::Read), attempt), expected, "{attempt:?}");
             assert_eq!(is_answer(nature(Operation::LongRead), attempt), None, "{attempt:?}");
             let waiting = Nature { is_timed: false, ..nature(Operation::Read) };
             assert_eq!(is_answer(waiting, attempt), None, "{attempt:?}");
         }
-    }
-
-    #[test]
-    fn what_is_cut_short_at_a_replica_says_nothing_and_its_answers_do() {
-        let nature = Nature { operation: Operation::Read, at_replica: true, is_timed: true };
-        assert_eq!(is_answer(nature, Attempt::MaybeExecuted), None);
-        assert_eq!(is_answer(nature, Attempt::Answered), Some(true));
     }
 }

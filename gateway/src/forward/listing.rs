@@ -15,7 +15,8 @@ use super::verdict::Attempt;
 use super::{ATTEMPT_TIME_MIN, Forward, call_result, pause};
 use crate::nodes::{CallError, Nodes};
 
-/// Listings put together at the same time; more wait. Each holds up to a page of every node.
+/// Listings put together at the same time. Each holds up to a page of every node. One more is refused: while it waited for its
+/// turn it would hold a place among all requests in flight, which listings must not use up.
 pub(super) const LISTINGS_MAX: usize = 32;
 /// After so long without an answer, a node is no longer waited for when some of what it was asked for has another owner.
 const SILENCE_MAX: Duration = Duration::from_millis(200);
@@ -68,8 +69,7 @@ impl<N: Nodes> Forward<N> {
     /// Lists entities within `time`. An entity that existed when this began, and was not deleted meanwhile, is listed.
     pub(crate) async fn list(&self, listing: Listing<'_>, time: Duration) -> Result<Page, Failure> {
         let deadline = self.seams.clock.now() + time;
-        let turn = self.seams.spawner.timeout(time, self.listings.acquire()).await;
-        let _turn = turn.ok_or(Failure::GivenUp(Code::Overloaded))?;
+        let _turn = self.listings.try_acquire().map_err(|_| Failure::GivenUp(Code::Overloaded))?;
         let (mut entities, mut seen) = (Vec::new(), Vec::new());
         let mut after = listing.after.to_owned();
         let mut idle = 0;

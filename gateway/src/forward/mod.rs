@@ -20,11 +20,11 @@ use berth_shared::shard_map::ShardOwner;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, NodePlace};
 use crate::metrics::{CallResult, Metrics};
 use crate::nodes::{CallError, Nodes};
 use latency::Nature;
-use target::{Target, Time, at_owner_too, is_at_replica, of_attempt};
+use target::{Target, Time, at_owner_too, busy, is_at_replica, of_attempt};
 use verdict::{Attempt, History, Operation, Verdict};
 
 /// The first pause between two attempts at most; each next one is twice as long.
@@ -45,7 +45,7 @@ pub(crate) struct Forward<N> {
     /// Listings that are put together at the same time.
     listings: Semaphore,
     metrics: Arc<Metrics>,
-    /// Told how quickly nodes answer.
+    /// Has the places at nodes, and is told how quickly they answer.
     admission: Admission,
 }
 
@@ -230,8 +230,7 @@ impl<N: Nodes> Forward<N> {
         let time = Time {
             deadline: self.now() + time,
             wait_until: waits.then_some(wait_until),
-            // What takes no place of other requests says nothing of how many of them there may be.
-            is_timed: !waits && !is_live,
+            takes_place: !waits && !is_live,
         };
         self.attempt(Operation::Read, self.target(key, consistency), time, encode, fits, deliver).await
     }
@@ -260,11 +259,12 @@ impl<N: Nodes> Forward<N> {
         let mut history = History::new(operation);
         let mut attempts = 0;
         let mut pauses = 0;
+        let mut place = None;
         while time.deadline.since(self.now()) >= ATTEMPT_TIME_MIN {
             attempts += 1;
             let began = self.now();
             let Call { shard, asked, nature, until, result } =
-                self.call(operation, target, attempts, time, &mut encode).await;
+                self.call(operation, target, attempts, time, &mut place, &mut encode).await;
             let response = result.as_ref().ok().map(|frame| peer::decode::<Response<'_>>(frame).ok());
             let attempt = match (&response, &result) {
                 (Some(response), _) => at_owner_too(self.classify(response.as_ref(), &fits), target, attempts),
@@ -272,10 +272,16 @@ impl<N: Nodes> Forward<N> {
                 (None, Ok(_)) => Attempt::MaybeExecuted,
             };
             self.metrics.count_call(call_result(attempt));
-            self.observe(nature, attempt, began, until);
+            if let Some(at) = &place {
+                self.observe(at, nature, attempt, began, until);
+            }
             let owner = self.owner(target);
             let moved = owner.as_ref().is_some_and(|owner| Some(&owner.address) != asked.as_ref());
-            match (history.judge(attempt, moved), response.flatten()) {
+            let verdict = history.judge(attempt, moved);
+            // What a node may still be at is in flight there, also while it pauses; so one that does not answer cannot gather more
+            // requests than its limit.
+            place = place.filter(|_| attempt == Attempt::MaybeExecuted || history.is_unsettled());
+            match (verdict, response.flatten()) {
                 (Verdict::Deliver, Some(response)) => return Ok(deliver(shard, response)),
                 (Verdict::GiveUp(code), _) => return Err(code),
                 (Verdict::RetryAtOnce, _) => {}
@@ -291,13 +297,13 @@ impl<N: Nodes> Forward<N> {
         Err(history.expired())
     }
 
-    /// Tells the admission how long an attempt took that began at `began`, if that says something of how busy nodes are.
-    fn observe(&self, nature: Nature, attempt: Attempt, began: BootInstant, until: BootInstant) {
+    /// Tells how long an attempt at a node took that began at `began`, if that says something of how busy it is.
+    fn observe(&self, at: &NodePlace, nature: Nature, attempt: Attempt, began: BootInstant, until: BootInstant) {
         let now = self.now();
         match latency::is_answer(nature, attempt) {
-            Some(true) => self.admission.observe(now, now.since(began), true),
+            Some(true) => at.observe(now, now.since(began), true),
             // What is cut short because its owner is gone must not look like congestion.
-            Some(false) if now >= until => self.admission.observe(now, now.since(began), false),
+            Some(false) if now >= until => at.observe(now, now.since(began), false),
             Some(false) | None => {}
         }
     }
@@ -309,6 +315,7 @@ impl<N: Nodes> Forward<N> {
         target: Target<'_>,
         attempt: u32,
         time: Time,
+        place: &mut Option<NodePlace>,
         encode: &mut impl FnMut(ShardId, u32) -> Option<Bytes>,
     ) -> Call {
         let mut target = target;
@@ -329,19 +336,28 @@ impl<N: Nodes> Forward<N> {
         }
         let nature = Nature {
             operation,
-            at_replica: replica.is_some(),
-            is_timed: time.is_timed && !matches!(target, Target::Replica { may_wait: true, .. }),
+            is_timed: time.takes_place && !matches!(target, Target::Replica { may_wait: true, .. }),
         };
         let until = time.of_attempt(operation, target, self.now(), self.attempt_timeout);
         let asked = replica.or(asked);
         let result = match &asked {
             None => Err(Attempt::NoOwner),
+            Some(address) if time.takes_place && !self.enter(place, address) => Err(busy(target)),
             Some(address) => match encode(shard, attempt) {
                 None => Err(Attempt::NotExecuted),
                 Some(payload) => self.send(target, address, payload, until, time.wait_until.is_some()).await,
             },
         };
         Call { shard, asked, nature, until, result }
+    }
+
+    /// Makes `place` one at the node at `address`, unless it is one already; says whether there is one.
+    fn enter(&self, place: &mut Option<NodePlace>, address: &str) -> bool {
+        if place.as_ref().is_none_or(|place| place.address() != address) {
+            // One at another node is given back.
+            *place = self.admission.enter_node(address, self.now());
+        }
+        place.is_some()
     }
 
     /// Sends a request to `address` and waits for the answer; no longer than `until`, and not after another node has become
@@ -354,7 +370,6 @@ impl<N: Nodes> Forward<N> {
         until: BootInstant,
         waits: bool,
     ) -> Result<Bytes, Attempt> {
-        let is_replica = matches!(target, Target::Replica { .. });
         let has_moved = |owner: Option<&ShardOwner>| owner.is_some_and(|owner| owner.address != address);
         let given_up = async {
             match target {
@@ -367,9 +382,7 @@ impl<N: Nodes> Forward<N> {
             true => self.nodes.poll(address, payload, until, given_up).await,
         };
         sent.map_err(|error| match error {
-            // The owner may have room.
-            CallError::Busy if is_replica => Attempt::NotExecuted,
-            CallError::Busy => Attempt::NodeBusy,
+            CallError::Busy => busy(target),
             CallError::NotExecuted => Attempt::NotExecuted,
             CallError::MaybeExecuted => Attempt::MaybeExecuted,
         })

@@ -32,8 +32,8 @@ pub(super) struct Time {
     pub(super) deadline: BootInstant,
     /// Until when a node may wait before it answers, where it may.
     pub(super) wait_until: Option<BootInstant>,
-    /// Whether the time that attempts take says something of how busy nodes are.
-    pub(super) is_timed: bool,
+    /// Whether it takes a place among what is in flight at nodes. What does not says nothing of how busy they are.
+    pub(super) takes_place: bool,
 }
 
 impl<'a> Target<'a> {
@@ -49,7 +49,7 @@ impl<'a> Target<'a> {
 
 impl Time {
     pub(super) fn until(deadline: BootInstant) -> Self {
-        Self { deadline, wait_until: None, is_timed: true }
+        Self { deadline, wait_until: None, takes_place: true }
     }
 
     /// Until when an attempt that begins `now` may last, where `attempt_timeout` is for one that does not wait.
@@ -88,6 +88,15 @@ pub(super) fn at_owner_too(attempt: Attempt, target: Target<'_>, number: u32) ->
             Attempt::NotExecuted
         }
         (attempt, _) => attempt,
+    }
+}
+
+/// What it means that there are too many others at the node that is asked.
+pub(super) fn busy(target: Target<'_>) -> Attempt {
+    match target {
+        Target::Owner(_) => Attempt::NodeBusy,
+        // Another node may have room.
+        Target::Replica { .. } | Target::Anyone => Attempt::NotExecuted,
     }
 }
 

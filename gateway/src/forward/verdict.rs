@@ -91,6 +91,11 @@ impl History {
         Verdict::RetryAfterPause
     }
 
+    /// Whether some attempt may have reached an executor and was not definitely refused.
+    pub(crate) fn is_unsettled(self) -> bool {
+        self.unsettled
+    }
+
     /// The code for when no time is left.
     pub(crate) fn expired(self) -> Code {
         match self {

@@ -20,6 +20,7 @@ use super::protobuf::{
 };
 use super::status::Refusal;
 use super::watch::Live;
+use crate::admission::Access;
 use crate::api::Api;
 use crate::api::asked::{self, AskedCommand, AskedState};
 use crate::api::condition::EntityTags;
@@ -92,7 +93,7 @@ impl<N: Nodes> Service<N> {
             return Err(Problem::new(Code::UnknownCommand, "no command has such a long name").into());
         }
         let action = Action::Run(&asked.command);
-        let _place = self.api.admit_entity(&key)?;
+        let _place = self.api.admit_entity(&key, Access::Command)?;
         let body = arguments(action, asked.arguments)?;
         let command = AskedCommand {
             key: &key,
@@ -122,7 +123,7 @@ impl<N: Nodes> Service<N> {
 
     async fn remove(&self, asked: DeleteRequest, call: &Call) -> Result<DeleteResponse, Refusal> {
         let key = self.entity(&asked.kind, &asked.id, call, Role::Write)?;
-        let _place = self.api.admit_entity(&key)?;
+        let _place = self.api.admit_entity(&key, Access::Command)?;
         let action = Action::Delete;
         let command = AskedCommand {
             key: &key,
@@ -151,7 +152,7 @@ impl<N: Nodes> Service<N> {
     async fn read(&self, asked: GetRequest, call: &Call) -> Result<GetResponse, Refusal> {
         let key = self.entity(&asked.kind, &asked.id, call, Role::Read)?;
         check_length("known_versions", &asked.known_versions)?;
-        let _place = self.api.admit_entity(&key)?;
+        let _place = self.api.admit_entity(&key, Access::Read)?;
         let state = AskedState {
             key: &key,
             moment: moment(asked.moment, self.api.seams.clock.wall_micros())?,

@@ -78,16 +78,15 @@ async fn long_polls_are_no_requests_in_flight() {
     let seams = Seams::simulated(2);
     let config = Config { in_flight_max: 2, in_flight_per_node_max: 2, ..Config::default() };
     let (node, _gateway) = node_and_gateway(&seams, config).await;
-    node.does(Does::Hang);
-    let polls: Vec<_> = (0..20)
-        .map(|_| {
-            let asking = seams.clone();
-            let path = format!("{EVENTS}?wait=20");
-            seams.spawner.spawn(async move { ask(&asking, "GET", PUBLIC, &path, &[], "").await.status })
-        })
-        .collect();
-    seams.spawner.sleep(Duration::from_millis(100)).await;
-    assert_eq!(node.asked(), 20);
+    node.does(Does::HangWaits);
+    let mut polls = Vec::new();
+    for _ in 0..20 {
+        let asking = seams.clone();
+        let path = format!("{EVENTS}?wait=20");
+        polls.push(seams.spawner.spawn(async move { ask(&asking, "GET", PUBLIC, &path, &[], "").await.status }));
+        seams.spawner.sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(node.asked(), 40, "each was asked for what there is, and then waited");
     node.does(Does::Answer);
     assert_eq!(ask(&seams, "GET", PUBLIC, ALICE, &[], "").await.status, 200);
     assert_eq!(metric(&seams, "berth_gateway_streams").await, Some(20.0));

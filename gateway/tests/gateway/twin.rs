@@ -41,6 +41,8 @@ pub(crate) enum Does {
     Abandon,
     /// Never answers, and has done nothing.
     Hang,
+    /// Does not answer what it may wait with, and everything else well.
+    HangWaits,
     /// Has a part in a replicated cluster, and executes if it is the owner there.
     Serve(Arc<Replicated>),
     /// The same, but never answers.
@@ -298,6 +300,10 @@ impl Handler for Script {
                 incoming.reply.send(answer);
             }
             Does::Hang => self.hanging.lock().push(incoming),
+            Does::HangWaits => match peer::decode(&incoming.payload).unwrap() {
+                Request::Events { wait_millis: 1.., .. } => self.hanging.lock().push(incoming),
+                _ => answer(incoming),
+            },
             Does::Serve(replicated) => match peer::decode(&incoming.payload).unwrap() {
                 Request::Execute(execute) | Request::Delete(execute) => {
                     incoming.reply.send(replicated.execute(&self.address, &execute));

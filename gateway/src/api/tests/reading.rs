@@ -168,53 +168,117 @@ fn waits(api: &Api<Scripted>) -> Vec<u32> {
     (1..=nodes.asked()).map(wait).collect()
 }
 
+/// A node that has no event yet when it is asked at once, and one when it is waited for.
+fn later(question: &Question<'_>, n: usize) -> Result<Bytes, CallError> {
+    match question {
+        Question::Events { wait_millis: 0, .. } => {
+            reply(&Reply::Events { events: vec![], next: None, seen: Seen { incarnation: 1, index: 7 } })
+        }
+        other => content(other, n),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_waits_at_the_node_within_its_deadline() {
-    for (query, headers, wait) in [
-        ("", &[][..], 0),
-        ("?wait=0", &[], 0),
-        ("?wait=7", &[], 7000),
-        ("?wait=30", &[], 30_000),
-        ("?wait=30", &[("prefer", "wait=8")], 6000),
-        ("?wait=2", &[("prefer", "wait=8")], 2000),
+    for (query, headers, expected) in [
+        ("", &[][..], &[0][..]),
+        ("?wait=0", &[], &[0]),
+        ("?wait=7", &[], &[0, 7000]),
+        ("?wait=30", &[], &[0, 30_000]),
+        ("?wait=30", &[("prefer", "wait=8")], &[0, 6000]),
+        ("?wait=2", &[("prefer", "wait=8")], &[0, 2000]),
     ] {
-        let api = api(content);
-        assert_eq!(ask(&api, "GET", &format!("{EVENTS}{query}"), headers, "").await.status, 200);
-        assert_eq!(waits(&api), [wait], "{query} {headers:?}");
+        let api = api(later);
+        let answer = ask(&api, "GET", &format!("{EVENTS}{query}"), headers, "").await;
+        let waited = expected.len() - 1;
+        assert_eq!((answer.status, answer.json()["events"].as_array().unwrap().len()), (200, waited), "{query}");
+        assert_eq!(waits(&api), expected, "{query} {headers:?}");
         let polled = api.forward.nodes().polled.load(Ordering::Relaxed);
-        assert_eq!(polled, usize::from(wait > 0), "those that wait go their own way");
+        assert_eq!(polled, waited, "those that wait go their own way");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_there_is_told_without_waiting_and_the_time_until_then_counts() {
+    let there = api(content);
+    assert_eq!(ask(&there, "GET", &format!("{EVENTS}?wait=7"), &[], "").await.status, 200);
+    assert_eq!(waits(&there), [0]);
+    for (takes, expected) in [(1000, &[0, 1000][..]), (1990, &[0, 10])] {
+        let api = api(later);
+        *api.forward.nodes().takes.lock() = Duration::from_millis(takes);
+        ask(&api, "GET", &format!("{EVENTS}?wait=2"), &[], "").await;
+        assert_eq!(waits(&api)[..2], *expected, "{takes}");
+    }
+    let late = api(later);
+    *late.forward.nodes().takes.lock() = Duration::from_millis(1500);
+    let answer = ask(&late, "GET", &format!("{EVENTS}?wait=1"), &[], "").await;
+    assert_eq!((answer.status, answer.json()["events"].as_array().unwrap().len()), (200, 0));
+    assert_eq!(waits(&late), [0], "no time is left to wait in");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_that_is_sent_on_waits_for_what_is_left() {
     let api = api(|question, n| match n {
-        1..=3 => reply(&Reply::WrongOwner { owner: None }),
-        _ => content(question, n),
+        2..=4 => reply(&Reply::WrongOwner { owner: None }),
+        _ => later(question, n),
     });
     let began = api.seams.clock.now();
     assert_eq!(ask(&api, "GET", &format!("{EVENTS}?wait=20"), &[], "").await.status, 200);
     let waits = waits(&api);
-    assert!(waits.is_sorted_by(|a, b| a > b) && waits[0] == 20_000, "{waits:?}");
+    assert!(waits[1..].is_sorted_by(|a, b| a > b) && waits[..2] == [0, 20_000], "{waits:?}");
     let passed = u32::try_from(api.seams.clock.now().since(began).as_millis()).unwrap();
-    assert!(waits[3].abs_diff(20_000 - passed) <= 1, "{waits:?} after {passed} ms");
+    assert!(waits[4].abs_diff(20_000 - passed) <= 1, "{waits:?} after {passed} ms");
 }
 
+/// It is given no more time for what is to be told at once than any other page.
 #[tokio::test(start_paused = true)]
 async fn without_an_owner_a_long_poll_ends_at_its_deadline() {
-    let api = api(|_: &Question<'_>, _| Err(CallError::NotExecuted));
-    let began = api.seams.clock.now();
-    assert_eq!(ask(&api, "GET", &format!("{EVENTS}?wait=3"), &[], "").await.code(), "unavailable");
-    let passed = api.seams.clock.now().since(began);
-    assert!((Duration::from_millis(7800)..=Duration::from_secs(8)).contains(&passed), "{passed:?}");
+    for (owned, seconds) in [(0, 5), (1, 8)] {
+        let api = api(move |question, n| if n > owned { Err(CallError::NotExecuted) } else { later(question, n) });
+        let began = api.seams.clock.now();
+        assert_eq!(ask(&api, "GET", &format!("{EVENTS}?wait=3"), &[], "").await.code(), "unavailable");
+        let (passed, deadline) = (api.seams.clock.now().since(began), Duration::from_secs(seconds));
+        assert!(passed <= deadline && passed + Duration::from_millis(200) >= deadline, "{passed:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_poll_takes_no_place_of_other_requests() {
-    let api = Arc::new(api_with(1, Box::new(content)));
-    let _permit = api.admission.enter().unwrap();
+async fn a_long_poll_takes_a_place_for_what_is_there_and_none_while_it_waits() {
+    let api = Arc::new(api_with(1, Box::new(later)));
+    let poll = format!("{EVENTS}?wait=1");
+    let permit = api.admission.enter().unwrap();
     assert_eq!(ask(&api, "GET", EVENTS, &[], "").await.code(), "overloaded");
-    assert_eq!(ask(&api, "GET", &format!("{EVENTS}?wait=1"), &[], "").await.status, 200);
+    assert_eq!(ask(&api, "GET", &poll, &[], "").await.code(), "overloaded");
+    drop(permit);
+    let polling = async {
+        *api.forward.nodes().takes.lock() = Duration::from_millis(900);
+        ask(&api, "GET", &poll, &[], "").await.status
+    };
+    let beside = async {
+        api.seams.spawner.sleep(Duration::from_millis(950)).await;
+        assert_eq!((api.admission.taken(), api.streams.taken()), (0, 1));
+        *api.forward.nodes().takes.lock() = Duration::ZERO;
+        ask(&api, "GET", ALICE, &[], "").await.status
+    };
+    assert_eq!(tokio::join!(polling, beside), (200, 200));
     let _place = api.streams.enter().unwrap();
-    assert_eq!(ask(&api, "GET", &format!("{EVENTS}?wait=1"), &[], "").await.code(), "overloaded");
+    assert_eq!(ask(&api, "GET", &poll, &[], "").await.code(), "overloaded");
+    assert_eq!(ask(&api, "GET", EVENTS, &[], "").await.status, 200);
+}
+
+/// What was read before the wait is still what there is.
+#[tokio::test(start_paused = true)]
+async fn where_the_gateway_ends_a_long_poll_is_answered_at_once_with_what_there_was() {
+    let api = api(later);
+    *api.forward.nodes().takes.lock() = Duration::from_millis(900);
+    let ending = async {
+        api.seams.spawner.sleep(Duration::from_millis(1000)).await;
+        api.streams.end();
+    };
+    let began = api.seams.clock.now();
+    let poll = format!("{EVENTS}?wait=20");
+    let (answer, ()) = tokio::join!(ask(&api, "GET", &poll, &[], ""), ending);
+    assert_eq!((answer.status, answer.json()["events"].as_array().unwrap().len()), (200, 0));
+    assert!(answer.header("berth-session").is_some());
+    assert_eq!((api.seams.clock.now().since(began), api.forward.nodes().asked()), (Duration::from_secs(1), 2));
 }

@@ -49,7 +49,9 @@ async fn one_place_in_flight_is_shared_with_rest() {
 async fn one_place_of_an_entity_is_shared_with_rest() {
     let [execute, delete, get, other] =
         beside_a_command(Config { in_flight_per_entity_max: 1, ..Config::default() }).await;
-    [execute, delete, get].iter().for_each(assert_overloaded);
+    [execute, delete].iter().for_each(assert_overloaded);
+    // Reads of the entity have places of their own.
+    get.unwrap();
     other.unwrap();
 }
 
