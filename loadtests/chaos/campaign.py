@@ -1,0 +1,422 @@
+"""Hundreds of faults of the catalogue, one after the other and sometimes two at once, in clusters that live long (`catalogue`).
+
+Every fault has its own segment: entities that nobody used before, load on them, the fault, the time until all is well again, and
+then every check over everything that clients were told. So memory is bounded however long it goes on. What an entity's log was
+is kept as a hash, and looked at again before the cluster ends.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+
+from chaos import catalogue, clients, histories, linear, shim
+from chaos.cluster import ROOT, Stuck
+from chaos.elastic import ElasticTrial, elastic_trial
+from chaos.scene import ROWS, Scene
+from chaos.trial import COUNTS, SUCCESS, Report, clean, counts
+
+CALM_SECONDS = 1.2
+# Of the requests that begin in calm times, before a fault and when all is well again, so many have an outcome, and there are so many.
+CALM_SHARE_LEAST, CALM_REQUESTS_LEAST = 0.95, 20
+RECOVERY_SECONDS_MAX = 60
+SEGMENT_SECONDS_MAX = 420
+FAULTS_PER_CLUSTER = 40
+# Every so many clusters one has five nodes and five copies, which outlives two faults of nodes at once.
+WIDE_EVERY = 3
+PAIRED_SHARE = 0.25
+DISK_MIB = 1024
+MIX = {"sessions": 8, "in_session": 0.2, "stale": 0.1, "documents": 10, "document_bytes": 200, "entities": 30}
+
+
+@dataclass
+class Result:
+    """One fault, as it goes into the file of results: a line of JSON each."""
+
+    row: str
+    also: str | None
+    seed: int
+    cluster: str
+    number: int
+    moment: str
+    outcome: str = "held"  # or "violated"
+    effects: list = field(default_factory=list)
+    fault_seconds: float | None = None
+    takeover_seconds: float | None = None  # from its beginning until every shard took a write, where the cluster outlives it
+    recovery_seconds: float | None = None  # from its end until every shard took a write
+    settled_seconds: float | None = None  # from its end until nothing was missing
+    operations: int = 0  # that were checked
+    ordered: int = 0  # of these, how many the second checker put in an order
+    acknowledged: int = 0
+    calm_share: float | None = None
+    fault_share: float | None = None
+    lag_seconds: float = 0.0
+    violations: list = field(default_factory=list)
+
+
+class Results:
+    """The file, and what counts towards the end."""
+
+    def __init__(self, path, head):
+        self.path, self.faults, self.operations = path, 0, 0
+        self.write({"run": head})
+
+    def write(self, record):
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def add(self, result):
+        self.faults += 2 if result.also else 1
+        self.operations += result.operations
+        self.write(asdict(result))
+
+
+def head_of(options, rows, missing):
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "began": moment(), "seed": options.seed, "commit": commit, "machine": platform.node(), "processors": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}", "rate": options.rate, "shards": options.shards,
+        "rows": [row.name for row in rows], "missing": missing,
+    }
+
+
+def moment():
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+# ---- A cluster that lives long
+
+
+class Campaign(ElasticTrial):
+    """What rows need of a cluster, and the hashes of what entities' logs were."""
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.remembered = {}  # entity → (number of events, hash of them)
+
+    async def killed(self, processes):
+        """kill -9 of all of them, the later ones without waiting for the earlier ones."""
+        for process in processes:
+            process.signal(signal.SIGKILL)
+        for process in processes:
+            process.kill()
+
+    async def come(self):
+        """Starts one more node, with an empty disk."""
+        node = await self.new_node()
+        node.start()
+        return node
+
+    async def new_node(self):
+        """One more node that is not started yet. Making its disk takes time that the clients would lack."""
+        if self.cluster.shape.disk_mib:
+            await asyncio.to_thread(self.cluster.disk, self.cluster.last_number + 1)
+        return self.cluster.add_node()
+
+    async def gone(self, node):
+        """A node that will not come back."""
+        node.kill()
+        self.cluster.forget(node)
+
+    async def leave_gateway(self, gateway):
+        gateway.leave()
+        begin = time.monotonic()
+        while gateway.is_running():
+            if time.monotonic() > begin + 60:
+                raise Stuck(f"{gateway.name} has not ended 60 s after SIGTERM")
+            await asyncio.sleep(0.05)
+        self.cluster.check_alive()
+
+    def remember(self, logs):
+        self.remembered |= {entity: (len(events), digest(events)) for entity, events in logs.items()}
+
+    async def check_remembered(self):
+        """Reads everything again that was ever read of this cluster: a log only grows, whatever happened since."""
+        load = clients.Load(self.cluster, clients.Mix(), "again", self.options.seed)
+        entities = list(self.remembered)
+
+        async def look(entity):
+            count, before = self.remembered[entity]
+            events = await clients.fetch_log(load.pools[load.some_gateway()], entity)
+            if digest(events[:count]) != before or len(events) < count:
+                self.add("rewritten", f"{'/'.join(entity)}: its first {count} events are not what they were; there are {len(events)}")
+
+        try:
+            await load.in_parallel([lambda e=entity: look(e) for entity in entities])
+        finally:
+            load.close()
+        return len(entities)
+
+
+def digest(events):
+    return hashlib.sha256(json.dumps(events, sort_keys=True).encode()).digest()
+
+
+# ---- One fault
+
+
+class Segment:
+    def __init__(self, trial, rows, number):
+        self.trial, self.rows, self.number, self.load = trial, rows, number, None
+        self.takeover, self.scenes = None, []
+        first, second = [*rows, None][:2]
+        self.result = Result(
+            first.name, second.name if second else None, trial.options.seed, trial.name, number, moment()
+        )
+
+    @property
+    def outlives(self):
+        shape = self.trial.cluster.shape
+        if len(self.rows) == 2 and not catalogue.fit_together(*self.rows, shape):
+            return False
+        return all(row.outlives(shape) for row in self.rows)
+
+    async def run(self):
+        """Fault, recovery and checks. Whatever goes wrong is a violation of the trial's; Stuck when the cluster is of no use any more."""
+        trial = self.trial
+        self.load = await trial.new_load(f"{self.number}", **MIX)
+        trial.watch_hashes()
+        self.load.start()
+        try:
+            await asyncio.sleep(CALM_SECONDS)
+            await self.make_faults()
+            well = await self.until_well() if not self.spoils else None
+            if well is not None:
+                await asyncio.sleep(CALM_SECONDS)
+            await self.load.stop()
+            self.check_shares(well)
+            await self.verify()
+        finally:
+            if self.takeover is not None:
+                self.takeover.cancel()
+                await asyncio.gather(self.takeover, return_exceptions=True)
+            trial.loads.remove(self.load)
+            if self.load.pump is not None:
+                await self.load.stop()
+            self.load.close()
+        return self.result
+
+    @property
+    def spoils(self):
+        return any(row.spoils for row in self.rows)
+
+    @property
+    def shards(self):
+        return set(range(self.trial.cluster.shape.shards))
+
+    async def make_faults(self):
+        busy = set()
+        self.scenes = [Scene(self.trial, self.load, busy, self.begun) for _ in self.rows]
+        tasks = []
+        for row, scene in zip(self.rows, self.scenes):
+            if tasks:
+                await asyncio.sleep(self.trial.chance.uniform(0, 1.5))
+            tasks.append(asyncio.create_task(row.run(scene)))
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.result.effects = [effect for scene in self.scenes for effect in scene.effects]
+        self.result.fault_seconds = round(self.ended - self.began, 3)
+
+    @property
+    def began(self):
+        return min(scene.began for scene in self.scenes)
+
+    @property
+    def ended(self):
+        return max(scene.ended for scene in self.scenes)
+
+    def begun(self):
+        """Where the cluster outlives the fault, every shard must take writes soon, whether the fault is over or not."""
+        if self.takeover is None and self.outlives and not self.spoils:
+            begin = time.monotonic()
+            self.takeover = asyncio.create_task(self.trial.until_recovered(self.load, self.shards, begin))
+
+    async def until_well(self):
+        """When every shard took a write again and nothing was missing any more."""
+        trial, ended = self.trial, self.ended
+        if self.takeover is not None:
+            first = await self.takeover
+            self.result.takeover_seconds = round(max(first.values(), default=0.0), 3)
+        first = await trial.until_recovered(self.load, self.shards, ended, RECOVERY_SECONDS_MAX)
+        self.result.recovery_seconds = round(max(first.values(), default=0.0), 3)
+        await trial.until_settled()
+        for gateway in trial.cluster.gateways:
+            await trial.cluster.until(f"{gateway.name} is ready", lambda g=gateway: trial.cluster.is_ready(g))
+        well = time.monotonic()
+        self.result.settled_seconds = round(well - ended, 3)
+        return well
+
+    # ---- The verdict
+
+    def check_shares(self, well):
+        """A cluster that answers nothing contradicts nothing, so enough must have been answered."""
+        result, load = self.result, self.load
+        calm = [o for o in load.operations if load.started <= o.invoked < self.began]
+        if well is not None:
+            calm += [o for o in load.operations if o.invoked >= well]
+        meanwhile = [o for o in load.operations if self.began <= o.invoked < self.ended]
+        result.calm_share, result.fault_share = share(calm), share(meanwhile)
+        result.lag_seconds = round(load.lag, 3)
+        for flaw in shares_missing(len(calm), result.calm_share, result.fault_share, self.least()):
+            self.trial.add("too-few", flaw)
+
+    def least(self):
+        return min(row.least for row in self.rows) * (0.5 if len(self.rows) > 1 else 1) if self.outlives else 0.0
+
+    async def verify(self):
+        """Everything that clients were told, by both checkers."""
+        trial, load, result = self.trial, self.load, self.result
+        await load.retry_some(200)
+        await load.read_all()
+        await trial.stop_watching()
+        logs = await load.logs()
+        found, tally = await asyncio.to_thread(histories.check, load.operations, logs, load.retries)
+        second, result.ordered = await asyncio.to_thread(linear.check, load.operations, logs)
+        trial.violations += found + second + histories.check_clusters(load.operations)
+        if not self.spoils:
+            await trial.until_hashes_agree()
+        trial.check_disks()
+        trial.cluster.check_alive()
+        trial.remember(logs)
+        result.operations = len(load.operations) + len(load.retries)
+        result.acknowledged = tally.by_outcome[histories.OK]
+        tally.compared, trial.compared = trial.compared, 0
+        self.tally = tally
+
+
+def share(operations):
+    return round(sum(o.outcome in SUCCESS for o in operations) / len(operations), 3) if operations else None
+
+
+def shares_missing(calm_requests, calm_share, fault_share, least):
+    """What says that too little was served for the checks to mean something. Pure."""
+    if calm_requests < CALM_REQUESTS_LEAST:
+        yield f"{calm_requests} requests in calm times are fewer than {CALM_REQUESTS_LEAST}"
+    elif calm_share < CALM_SHARE_LEAST:
+        yield f"{calm_share:.0%} of the requests in calm times had an outcome, fewer than {CALM_SHARE_LEAST:.0%}"
+    if fault_share is not None and fault_share < least:
+        yield f"{fault_share:.0%} of the requests during the fault had an outcome, fewer than {least:.0%}"
+
+
+# ---- All of them
+
+
+def write_table():
+    with open(catalogue.TABLE, "w", encoding="utf-8") as file:
+        file.write(catalogue.table())
+
+
+async def run(options, network):
+    rows, missing = catalogue.available()
+    rows = chosen(options, rows, missing)
+    deck = catalogue.Deck(rows, random.Random(f"{options.seed}-deck"))
+    columns = [("fault", 5), ("row", 24), ("also", 22), ("cluster", 10), ("fault s", 7), ("taken s", 7), ("again s", 7), ("settled s", 9)]
+    report = Report(options, [*columns, ("served", 6), *COUNTS, ("violations", 10)])
+    results = Results(options.results or f"catalogue-{options.seed}.jsonl", head_of(options, rows, missing))
+    library, number = (shim.build(options.place) if shim.compiler() else ""), 0
+    begin = time.monotonic()
+    while is_wanted(options, results):
+        number += 1
+        if not await one_cluster(options, network, library, number, deck, report, results):
+            break
+    for row in rows:
+        if options.faults >= len(rows) and row.name not in report.seen:
+            report.violations.append((None, histories.Violation("harness", f"{row.name} was never made")))
+    results.write({"end": {"ended": moment(), "seconds": round(time.monotonic() - begin), "faults": results.faults,
+                           "operations": results.operations, "violations": len(report.violations)}})
+    print(f"\n{results.faults} faults, {results.operations} operations checked; results are in {results.path}")
+    return report.summary()
+
+
+def chosen(options, rows, missing):
+    for name in options.row:
+        if name not in ROWS:
+            raise SystemExit(f"there is no row {name!r}: {', '.join(ROWS)}")
+        if name in missing:
+            raise SystemExit(f"{name} cannot be made here: {', '.join(missing[name])} is missing")
+    if missing and not options.row:
+        print(f"    cannot be made here: {'; '.join(f'{name}: {chr(44).join(why)}' for name, why in missing.items())}", flush=True)
+    if not options.row and len(rows) < catalogue.ROWS_LEAST:
+        raise SystemExit(f"only {len(rows)} rows can be made here, fewer than {catalogue.ROWS_LEAST}")
+    return [row for row in rows if not options.row or row.name in options.row]
+
+
+def is_wanted(options, results):
+    return results.faults < options.faults or results.operations < options.operations
+
+
+async def one_cluster(options, network, library, number, deck, report, results):
+    """Faults in one cluster, until it has had enough or is of no use any more. False when the campaign is to end."""
+    wide = {"nodes": 5, "replicas": 5} if number % WIDE_EVERY == 0 and not options.row else {}
+    disk = DISK_MIB if catalogue.disks.can_mount() else 0
+    name, is_over = f"cluster-{number}", False
+    place = elastic_trial(
+        options, network, name, kind=Campaign, node_settings=options.replacing, lists_anew=True, disk_mib=disk, shim=library, **wide
+    )
+    segment = None
+    async with place as trial, trial:
+        for _ in range(FAULTS_PER_CLUSTER):
+            if not is_wanted(options, results):
+                break
+            pair = deck.chance.random() < PAIRED_SHARE and not options.row
+            segment = Segment(trial, deck.draw(trial.cluster.shape, pair), results.faults + 1)
+            result = await conclude(segment, report, results)
+            segment = None
+            if trial.cluster.keeps_disks and not options.keep_going:
+                is_over = True
+            if result is None or is_over or any(row.spoils for row in (ROWS[result.row],)):
+                break
+        if not is_over and not trial.cluster.keeps_disks:
+            await trial.check_remembered()
+    if trial.violations:
+        note_leftovers(trial, report, results)
+        is_over = is_over or not options.keep_going
+    if not trial.cluster.keeps_disks:
+        clean(options, trial)
+    return not is_over
+
+
+async def conclude(segment, report, results):
+    """Runs one segment and writes what came of it. None when the cluster is of no use any more."""
+    trial, stuck = segment.trial, False
+    try:
+        async with asyncio.timeout(SEGMENT_SECONDS_MAX):
+            await segment.run()
+    except (Stuck, TimeoutError) as error:
+        trial.add("stuck", str(error) or f"{SEGMENT_SECONDS_MAX} s were not enough")
+        stuck = True
+    result = segment.result
+    result.violations = [{"check": violation.check, "text": violation.text[:2000]} for violation in trial.violations]
+    result.outcome = "violated" if trial.violations else "held"
+    trial.cluster.keeps_disks = trial.cluster.keeps_disks or bool(trial.violations)
+    results.add(result)
+    report.seen.update(row.name for row in segment.rows)
+    cells = {"fault": results.faults, "row": result.row, "also": result.also or "", "cluster": result.cluster}
+    cells |= {"fault s": blank(result.fault_seconds), "taken s": blank(result.takeover_seconds), "again s": blank(result.recovery_seconds)}
+    cells |= {"settled s": blank(result.settled_seconds), "served": blank(result.fault_share)}
+    tally = getattr(segment, "tally", None)
+    report.row(trial, **cells, **(counts(tally) if tally else {}))
+    print(f"    {'; '.join(result.effects)}", flush=True)
+    return None if stuck else result
+
+
+def blank(value):
+    return "" if value is None else value
+
+
+def note_leftovers(trial, report, results):
+    """What was found after the last fault of a cluster, such as a panic in a log, belongs to the cluster."""
+    found = [{"check": violation.check, "text": violation.text[:2000]} for violation in trial.violations]
+    trial.cluster.keeps_disks = True
+    results.write({"cluster": trial.name, "violations": found})
+    report.row(trial)
