@@ -14,9 +14,10 @@ import random
 import signal
 import subprocess
 import time
+import traceback
 from dataclasses import asdict, dataclass, field
 
-from chaos import catalogue, clients, histories, linear, shim
+from chaos import catalogue, clients, disks, histories, linear, planted, shim
 from chaos.cluster import ROOT, Stuck
 from chaos.elastic import ElasticTrial, elastic_trial
 from chaos.scene import ROWS, Scene
@@ -27,10 +28,8 @@ CALM_SECONDS = 1.2
 CALM_SHARE_LEAST, CALM_REQUESTS_LEAST = 0.95, 20
 RECOVERY_SECONDS_MAX = 60
 SEGMENT_SECONDS_MAX = 420
-FAULTS_PER_CLUSTER = 40
 # Every so many clusters one has five nodes and five copies, which outlives two faults of nodes at once.
 WIDE_EVERY = 3
-PAIRED_SHARE = 0.25
 DISK_MIB = 1024
 MIX = {"sessions": 8, "in_session": 0.2, "stale": 0.1, "documents": 10, "document_bytes": 200, "entities": 30}
 
@@ -54,6 +53,7 @@ class Result:
     operations: int = 0  # that were checked
     ordered: int = 0  # of these, how many the second checker put in an order
     acknowledged: int = 0
+    planted: str | None = None  # the flaw that both checkers were then shown, and found
     calm_share: float | None = None
     fault_share: float | None = None
     lag_seconds: float = 0.0
@@ -164,7 +164,7 @@ def digest(events):
 class Segment:
     def __init__(self, trial, rows, number):
         self.trial, self.rows, self.number, self.load = trial, rows, number, None
-        self.takeover, self.scenes = None, []
+        self.takeover, self.scenes, self.tally = None, [], None
         first, second = [*rows, None][:2]
         self.result = Result(
             first.name, second.name if second else None, trial.options.seed, trial.name, number, moment()
@@ -292,6 +292,19 @@ class Segment:
         result.acknowledged = tally.by_outcome[histories.OK]
         tally.compared, trial.compared = trial.compared, 0
         self.tally = tally
+        await asyncio.to_thread(self.prove_checkers, logs)
+
+    def prove_checkers(self, logs):
+        """Both checkers must find a wrong answer that is planted in what they have just passed."""
+        entity = self.trial.chance.choice(self.load.hot)
+        ours = [operation for operation in self.load.operations if operation.entity == entity]
+        found = planted.find_planted(entity, ours, logs.get(entity, []), self.trial.chance)
+        if found is None:
+            self.trial.add("harness", f"nothing could be planted in {len(ours)} operations of {'/'.join(entity)}")
+            return
+        self.result.planted, missed = found
+        for text in missed:
+            self.trial.add("harness", text)
 
 
 def share(operations):
@@ -329,13 +342,19 @@ async def run(options, network):
         number += 1
         if not await one_cluster(options, network, library, number, deck, report, results):
             break
-    for row in rows:
-        if options.faults >= len(rows) and row.name not in report.seen:
-            report.violations.append((None, histories.Violation("harness", f"{row.name} was never made")))
-    results.write({"end": {"ended": moment(), "seconds": round(time.monotonic() - begin), "faults": results.faults,
-                           "operations": results.operations, "violations": len(report.violations)}})
+    note_never_made(options, rows, report)
+    seconds, violations = round(time.monotonic() - begin), len(report.violations)
+    counted = {"faults": results.faults, "operations": results.operations, "violations": violations}
+    results.write({"end": {"ended": moment(), "seconds": seconds, **counted}})
     print(f"\n{results.faults} faults, {results.operations} operations checked; results are in {results.path}")
     return report.summary()
+
+
+def note_never_made(options, rows, report):
+    """A run that is long enough makes every row."""
+    for row in rows:
+        if options.faults >= 2 * len(rows) and row.name not in report.seen:
+            report.violations.append((report, histories.Violation("harness", f"{row.name} was never made")))
 
 
 def chosen(options, rows, missing):
@@ -345,7 +364,7 @@ def chosen(options, rows, missing):
         if name in missing:
             raise SystemExit(f"{name} cannot be made here: {', '.join(missing[name])} is missing")
     if missing and not options.row:
-        print(f"    cannot be made here: {'; '.join(f'{name}: {chr(44).join(why)}' for name, why in missing.items())}", flush=True)
+        print(f"    cannot be made here: {'; '.join(f'{name} ({reason[0]})' for name, reason in missing.items())}", flush=True)
     if not options.row and len(rows) < catalogue.ROWS_LEAST:
         raise SystemExit(f"only {len(rows)} rows can be made here, fewer than {catalogue.ROWS_LEAST}")
     return [row for row in rows if not options.row or row.name in options.row]
@@ -357,66 +376,61 @@ def is_wanted(options, results):
 
 async def one_cluster(options, network, library, number, deck, report, results):
     """Faults in one cluster, until it has had enough or is of no use any more. False when the campaign is to end."""
-    wide = {"nodes": 5, "replicas": 5} if number % WIDE_EVERY == 0 and not options.row else {}
-    disk = DISK_MIB if catalogue.disks.can_mount() else 0
-    name, is_over = f"cluster-{number}", False
-    place = elastic_trial(
-        options, network, name, kind=Campaign, node_settings=options.replacing, lists_anew=True, disk_mib=disk, shim=library, **wide
-    )
-    segment = None
-    async with place as trial, trial:
-        for _ in range(FAULTS_PER_CLUSTER):
-            if not is_wanted(options, results):
+    shape = {"lists_anew": True, "shim": library, "disk_mib": DISK_MIB if disks.can_mount() else 0}
+    if number % WIDE_EVERY == 0 and not options.row:
+        shape |= {"nodes": 5, "replicas": 5}
+    settings = options.replacing
+    async with elastic_trial(options, network, f"cluster-{number}", kind=Campaign, node_settings=settings, **shape) as trial, trial:
+        for _ in range(options.per_cluster):
+            may_pair = deck.chance.random() < options.pairs and not options.row
+            segment = Segment(trial, deck.draw(trial.cluster.shape, may_pair), results.faults + 1)
+            is_of_use = await conclude(segment, report, results)
+            if not is_of_use or segment.spoils or not is_wanted(options, results):
                 break
-            pair = deck.chance.random() < PAIRED_SHARE and not options.row
-            segment = Segment(trial, deck.draw(trial.cluster.shape, pair), results.faults + 1)
-            result = await conclude(segment, report, results)
-            segment = None
-            if trial.cluster.keeps_disks and not options.keep_going:
-                is_over = True
-            if result is None or is_over or any(row.spoils for row in (ROWS[result.row],)):
-                break
-        if not is_over and not trial.cluster.keeps_disks:
+        if not trial.cluster.keeps_disks:
             await trial.check_remembered()
     if trial.violations:
         note_leftovers(trial, report, results)
-        is_over = is_over or not options.keep_going
     if not trial.cluster.keeps_disks:
         clean(options, trial)
-    return not is_over
+    return options.keep_going or not trial.cluster.keeps_disks
 
 
 async def conclude(segment, report, results):
-    """Runs one segment and writes what came of it. None when the cluster is of no use any more."""
-    trial, stuck = segment.trial, False
+    """Runs one segment and writes what came of it. False when the cluster is of no use any more."""
+    trial, result, is_of_use = segment.trial, segment.result, True
     try:
         async with asyncio.timeout(SEGMENT_SECONDS_MAX):
             await segment.run()
     except (Stuck, TimeoutError) as error:
         trial.add("stuck", str(error) or f"{SEGMENT_SECONDS_MAX} s were not enough")
-        stuck = True
-    result = segment.result
-    result.violations = [{"check": violation.check, "text": violation.text[:2000]} for violation in trial.violations]
+        is_of_use = False
+    except (Exception, SystemExit) as error:  # pylint: disable=broad-exception-caught
+        # What the harness cannot do must not take hours of results along.
+        trial.add("harness", f"{error!r}: {traceback.format_exc()[-1500:]}")
+        is_of_use = False
+    result.violations = texts_of(trial.violations)
     result.outcome = "violated" if trial.violations else "held"
     trial.cluster.keeps_disks = trial.cluster.keeps_disks or bool(trial.violations)
     results.add(result)
     report.seen.update(row.name for row in segment.rows)
-    cells = {"fault": results.faults, "row": result.row, "also": result.also or "", "cluster": result.cluster}
-    cells |= {"fault s": blank(result.fault_seconds), "taken s": blank(result.takeover_seconds), "again s": blank(result.recovery_seconds)}
-    cells |= {"settled s": blank(result.settled_seconds), "served": blank(result.fault_share)}
-    tally = getattr(segment, "tally", None)
-    report.row(trial, **cells, **(counts(tally) if tally else {}))
+    report.row(trial, **cells_of(result, results), **(counts(segment.tally) if segment.tally else {}))
     print(f"    {'; '.join(result.effects)}", flush=True)
-    return None if stuck else result
+    return is_of_use and not (trial.cluster.keeps_disks and not trial.options.keep_going)
 
 
-def blank(value):
-    return "" if value is None else value
+def cells_of(result, results):
+    cells = {"fault": results.faults, "row": result.row, "also": result.also, "cluster": result.cluster, "fault s": result.fault_seconds}
+    cells |= {"taken s": result.takeover_seconds, "again s": result.recovery_seconds, "settled s": result.settled_seconds}
+    return {name: value for name, value in (cells | {"served": result.fault_share}).items() if value is not None}
+
+
+def texts_of(violations):
+    return [{"check": violation.check, "text": violation.text[:2000]} for violation in violations]
 
 
 def note_leftovers(trial, report, results):
     """What was found after the last fault of a cluster, such as a panic in a log, belongs to the cluster."""
-    found = [{"check": violation.check, "text": violation.text[:2000]} for violation in trial.violations]
     trial.cluster.keeps_disks = True
-    results.write({"cluster": trial.name, "violations": found})
+    results.write({"cluster": trial.name, "violations": texts_of(trial.violations)})
     report.row(trial)

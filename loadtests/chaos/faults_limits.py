@@ -5,8 +5,7 @@ import resource
 from chaos import limits
 from chaos.scene import row
 
-SHIM, MEMORY, TIME = ("cc",), ("memory",), ("cpu",)
-ENDS_OR_LIVES = "The kernel or the node itself ends the process, or it lives on; then it is as before."
+SHIM = ("cc",)
 
 
 @row(
@@ -30,33 +29,6 @@ async def little_memory(scene):
             scene.found("lived on")
         node.kill()
     await scene.come_back(node)
-    scene.end()
-
-
-@row(
-    "no-address-space", "limits",
-    made="RLIMIT_AS at what it has and 0 to 2 MiB, for 8 s, and a burst of load",
-    outcome=ENDS_OR_LIVES,
-    nodes=1,
-)
-async def no_address_space(scene):
-    """A node may map no more memory."""
-    node = await scene.owner()
-    node.doom()
-    scene.begin()
-    room = scene.chance.randrange(0, 2 << 20)
-    with limits.limited(node.child.pid, resource.RLIMIT_AS, limits.address_space(node.child.pid) + room):
-        if not await scene.until_ended(node, 8):
-            scene.found("lived on")
-    await back_as_before(scene, node)
-
-
-async def back_as_before(scene, node):
-    if node.is_running():
-        node.is_doomed = False
-    else:
-        await scene.hold(0.2, 2)
-        await scene.come_back(node)
     scene.end()
 
 
@@ -100,7 +72,7 @@ async def gateway_without_files(scene):
     "little-time", "limits",
     made="a control group that gives an owner 5 to 25 % of a processor, for 5 s",
     outcome="Slower, perhaps with another owner, and right.",
-    nodes=1, needs=TIME, least=0.3,
+    nodes=1, needs=('cpu',), least=0.3,
 )
 async def little_time(scene):
     """A node gets too little of the processor."""

@@ -80,12 +80,3 @@ def limited(pid, what, value):
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(pid, what, (soft, hard))
 
-
-def open_files(pid):
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def address_space(pid):
-    """Bytes of memory that are mapped."""
-    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-        return int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")

@@ -138,6 +138,7 @@ def totals(figures):
     yield f"- {figures.total('operations'):,} operations checked, {figures.total('acknowledged'):,} of them acknowledged writes"
     yield f"- {figures.total('ordered'):,} operations put in an order by the second checker"
     yield f"- **{len(figures.violations):,} violations**{': ' + found if found else ''}"
+    yield f"- {sum(fault['planted'] is not None for fault in figures.faults):,} wrong answers planted afterwards, to see that the checkers find them"
     for name, words in TIMES.items():
         values = figures.times(name)
         yield f"- {words}, in seconds: {spread(values)} (p50 / p99 / longest, of {len(values)})"

@@ -85,6 +85,8 @@ def arguments():
     parser.add_argument("--cut", type=float, default=30, help="seconds that messages are left out in flap")
     parser.add_argument("--faults", type=int, help="catalogue: how many, at least; 500, or one of each given row")
     parser.add_argument("--operations", type=int, default=0, help="catalogue: how many are to be checked, at least")
+    parser.add_argument("--per-cluster", type=int, default=40, help="catalogue: faults in one cluster, before the next one")
+    parser.add_argument("--pairs", type=float, default=0.25, help="catalogue: the share of faults during which a second one begins")
     parser.add_argument("--row", action="append", default=[], help="catalogue: only this one; may be given again")
     parser.add_argument("--results", help="catalogue: the file that gets a line for each fault; catalogue-SEED.jsonl when not given")
     parser.add_argument("--table", action="store_true", help="catalogue: write FAULTS.md, and nothing else")

@@ -20,7 +20,7 @@ import xml.etree.ElementTree
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from chaos import campaign, catalogue, clients, disks, histories, linear, report, shim, wires  # noqa: E402  pylint: disable=wrong-import-position
+from chaos import campaign, catalogue, clients, disks, histories, linear, planted, report, shim, wires  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.cluster import Shape  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.histories import OK, REJECTED, UNKNOWN, Operation  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.scene import ALL, ROWS  # noqa: E402  pylint: disable=wrong-import-position
@@ -118,6 +118,35 @@ class SecondChecker(unittest.TestCase):
         self.assertEqual(linear.check(operations, {COUNTER: log}), ([], 41))
         operations[-1].version = 39
         self.assertTrue(linear.check(operations, {COUNTER: log}, steps_least=1000)[0])
+
+
+class Planting(unittest.TestCase):
+    def test_whatever_is_planted_is_found_in_every_history(self):
+        names = set()
+        for seed in range(80):
+            world = World(seed)
+            entity = world.chance.choice((COUNTER, ACCOUNT))
+            ours = [operation for operation in world.operations if operation.entity == entity]
+            name, missed = planted.find_planted(entity, ours, world.logs[entity], world.chance)
+            names.add(name)
+            self.assertEqual(missed, [], f"seed {seed}")
+            self.assertEqual(histories.check(ours, {entity: world.logs[entity]})[0], [], "what was given stays as it was")
+        self.assertEqual(names, {name for name, _, _ in planted.FLAWS})
+
+    def test_checkers_that_pass_everything_are_told(self):
+        world = World(1)
+        ours = [operation for operation in world.operations if operation.entity == COUNTER]
+        check, second = histories.EntityCheck.run, linear.check
+        histories.EntityCheck.run, linear.check = lambda _: [], lambda *_: ([], 0)
+        try:
+            told = [planted.find_planted(COUNTER, ours, world.logs[COUNTER], random.Random(seed)) for seed in range(20)]
+        finally:
+            histories.EntityCheck.run, linear.check = check, second
+        self.assertTrue(all(missed for _, missed in told))
+        self.assertTrue(any(len(missed) == 2 for _, missed in told))
+
+    def test_nothing_is_planted_where_nothing_happened(self):
+        self.assertIsNone(planted.find_planted(COUNTER, [], [], random.Random(1)))
 
 
 class Sessions(unittest.TestCase):

@@ -211,7 +211,7 @@ class Report:
 
     def __init__(self, options, columns):
         self.options, self.columns, self.count, self.violations = options, columns, 0, []
-        self.samples, self.seen = defaultdict(list), set()
+        self.samples, self.seen, self.place = defaultdict(list), set(), options.place
         print("  ".join(f"{name:>{max(len(name), width)}}" for name, width in columns), flush=True)
 
     def row(self, trial, **cells):
