@@ -45,6 +45,7 @@ class Result:
     number: int
     moment: str
     outcome: str = "held"  # or "violated"
+    idle: list = field(default_factory=list)  # of the rows those that had no occasion to act, so that they were not made
     effects: list = field(default_factory=list)
     fault_seconds: float | None = None
     takeover_seconds: float | None = None  # from its beginning until every shard took a write, where the cluster outlives it
@@ -72,7 +73,7 @@ class Results:
             file.write(json.dumps(record) + "\n")
 
     def add(self, result):
-        self.faults += 2 if result.also else 1
+        self.faults += (2 if result.also else 1) - len(result.idle)
         self.operations += result.operations
         self.write(asdict(result))
 
@@ -225,6 +226,7 @@ class Segment:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.result.effects = [effect for scene in self.scenes for effect in scene.effects]
+            self.result.idle = [row.name for row, scene in zip(self.rows, self.scenes) if not scene.has_acted]
         self.result.fault_seconds = round(self.ended - self.began, 3)
 
     @property
@@ -413,7 +415,7 @@ async def conclude(segment, report, results):
     result.outcome = "violated" if trial.violations else "held"
     trial.cluster.keeps_disks = trial.cluster.keeps_disks or bool(trial.violations)
     results.add(result)
-    report.seen.update(row.name for row in segment.rows)
+    report.seen.update(row.name for row in segment.rows if row.name not in result.idle)
     report.row(trial, **cells_of(result, results), **(counts(segment.tally) if segment.tally else {}))
     print(f"    {'; '.join(result.effects)}", flush=True)
     return is_of_use and not (trial.cluster.keeps_disks and not trial.options.keep_going)

@@ -73,9 +73,8 @@ class Figures:
         self.violations = [violation for record in self.records() for violation in record["violations"]]
         self.by_row = defaultdict(list)
         for fault in self.faults:
-            self.by_row[fault["row"]].append(fault)
-            if fault["also"]:
-                self.by_row[fault["also"]].append(fault)
+            for name in made_in(fault):
+                self.by_row[name].append(fault)
 
     def records(self):
         return [*self.faults, *(left for run in self.runs for left in run.leftovers)]
@@ -83,11 +82,11 @@ class Figures:
     @property
     def made(self):
         """Faults, where two at once are two."""
-        return sum(2 if fault["also"] else 1 for fault in self.faults)
+        return sum(len(made_in(fault)) for fault in self.faults)
 
     @property
     def pairs(self):
-        return sum(fault["also"] is not None for fault in self.faults)
+        return sum(len(made_in(fault)) == 2 for fault in self.faults)
 
     def total(self, name, faults=None):
         return sum(fault[name] for fault in (self.faults if faults is None else faults))
@@ -97,6 +96,11 @@ class Figures:
 
     def never_made(self):
         return sorted({name for run in self.runs for name in run.head["rows"]} - set(self.by_row))
+
+
+def made_in(fault):
+    """The rows that were made in this segment."""
+    return [name for name in (fault["row"], fault["also"]) if name and name not in fault["idle"]]
 
 
 def spread(values):
@@ -142,6 +146,7 @@ def totals(figures):
     for name, words in TIMES.items():
         values = figures.times(name)
         yield f"- {words}, in seconds: {spread(values)} (p50 / p99 / longest, of {len(values)})"
+    yield f"- the harness was late by {max(figures.times('lag_seconds'), default=0):.1f} s at most"
     if never := figures.never_made():
         yield f"- never made: {', '.join(never)}"
 

@@ -59,7 +59,7 @@ class Scene:
         self.trial, self.cluster, self.load, self.chance = trial, trial.cluster, load, trial.chance
         self.busy, self.when_begun = busy, when_begun
         self.began = self.ended = None
-        self.effects = []
+        self.effects, self.has_acted = [], True
 
     # ---- When
 
@@ -131,6 +131,11 @@ class Scene:
     def found(self, text):
         """Something that the fault did, as it could be seen."""
         self.effects.append(text)
+
+    def acted(self, hits, what):
+        """How often the fault has acted. One that never has is not counted as made."""
+        self.has_acted = hits > 0
+        self.found(f"{hits} {what}")
 
     def wrong(self, check, text):
         self.trial.add(check, text)

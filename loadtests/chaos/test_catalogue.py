@@ -370,6 +370,17 @@ class TheReport(unittest.TestCase):
         for part in ("350 operations checked", "**1 violations**: 1 stale", "never made: all-kill", "0.50 / 2.00 / 2.00", "| yes |"):
             self.assertIn(part, text)
 
+    def test_a_fault_that_never_acted_was_not_made(self):
+        idle = self.fault("owner-kill", "node-alone")
+        idle["idle"] = ["node-alone"]
+        figures = self.figures(idle)
+        self.assertEqual((figures.made, figures.pairs, figures.never_made()), (1, 0, ["all-kill", "node-alone"]))
+        self.assertIn("100 operations checked", report.document(figures), "what clients were told was checked all the same")
+        with tempfile.TemporaryDirectory() as place:
+            results = campaign.Results(os.path.join(place, "results"), self.head)
+            results.add(campaign.Result(**idle))
+            self.assertEqual((results.faults, results.operations), (1, 100))
+
     def test_violations_after_the_last_fault_count_too(self):
         figures = self.figures(self.fault("owner-kill"), {"cluster": "cluster-1", "violations": [{"check": "panic", "text": "x"}]})
         self.assertEqual(len(figures.violations), 1)
