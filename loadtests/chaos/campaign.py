@@ -179,7 +179,7 @@ class Segment:
         return all(row.outlives(shape) for row in self.rows)
 
     async def run(self):
-        """Fault, recovery and checks. Whatever goes wrong is a violation of the trial's; Stuck when the cluster is of no use any more."""
+        """Fault, recovery and checks. What goes wrong is a violation of the trial's; Stuck when the cluster is of no use any more."""
         trial = self.trial
         self.load = await trial.new_load(f"{self.number}", **MIX)
         trial.watch_hashes()
@@ -335,8 +335,8 @@ async def run(options, network):
     rows, missing = catalogue.available()
     rows = chosen(options, rows, missing)
     deck = catalogue.Deck(rows, random.Random(f"{options.seed}-deck"))
-    columns = [("fault", 5), ("row", 24), ("also", 22), ("cluster", 10), ("fault s", 7), ("taken s", 7), ("again s", 7), ("settled s", 9)]
-    report = Report(options, [*columns, ("served", 6), *COUNTS, ("violations", 10)])
+    columns = [("fault", 5), ("row", 22), ("also", 22), ("cluster", 10), ("fault s", 7), ("taken s", 7), ("again s", 7)]
+    report = Report(options, [*columns, ("settled s", 9), ("served", 6), *COUNTS, ("violations", 10)])
     results = Results(options.results or f"catalogue-{options.seed}.jsonl", head_of(options, rows, missing))
     library, number = (shim.build(options.place) if shim.compiler() else ""), 0
     begin = time.monotonic()
@@ -422,8 +422,8 @@ async def conclude(segment, report, results):
 
 
 def cells_of(result, results):
-    cells = {"fault": results.faults, "row": result.row, "also": result.also, "cluster": result.cluster, "fault s": result.fault_seconds}
-    cells |= {"taken s": result.takeover_seconds, "again s": result.recovery_seconds, "settled s": result.settled_seconds}
+    cells = {"fault": results.faults, "row": result.row, "also": result.also, "cluster": result.cluster}
+    cells |= {"fault s": result.fault_seconds, "taken s": result.takeover_seconds, "again s": result.recovery_seconds, "settled s": result.settled_seconds}
     return {name: value for name, value in (cells | {"served": result.fault_share}).items() if value is not None}
 
 

@@ -4,7 +4,8 @@ import os
 import shutil
 
 from chaos import disks, limits, shim
-from chaos import faults_processes, faults_links, faults_disks, faults_limits, faults_members  # noqa: F401  pylint: disable=unused-import
+from chaos import faults_processes, faults_links  # noqa: F401  pylint: disable=unused-import
+from chaos import faults_disks, faults_limits, faults_members  # noqa: F401  pylint: disable=unused-import
 from chaos.scene import ROWS
 
 NUMBERED = {name: number for number, name in enumerate(ROWS, 1)}
@@ -63,9 +64,9 @@ HEAD = """# The catalogue of faults
 
 Written by `run.py catalogue --table`; do not edit. README.md beside it says how the catalogue is run and what is checked after every
 fault. What must hold besides the checks is the expected outcome here; "outlives" says that the cluster must serve while the fault
-lasts. Every row is made in a running cluster under load, on real processes; `run.py catalogue --row NAME` makes one by itself.
+lasts. Every row is made in a running cluster under load, on real processes; `run.py catalogue --row TEST` makes one by itself.
 
-| number | name | fault | how it is made | expected outcome | outlives | needs |
+| number | test | fault | how it is made | expected outcome | outlives | needs |
 | --- | --- | --- | --- | --- | --- | --- |
 """
 FOOT = """

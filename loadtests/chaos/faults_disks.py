@@ -69,17 +69,18 @@ async def disk_full(scene):
         node.kill()
         node.start()
         node.doom()
-        if await scene.until_ended(node, 4):
-            node.child = None
+        await scene.until_ended(node, 4)
     finally:
         disks.make_room(node.volume)
-    if not node.is_running():
+    if node.is_running():
+        node.is_doomed = False
+    else:
         await scene.come_back(node)
     scene.end()
 
 
-async def break_disk(scene, action, calls, files, error=errno.EIO, ends=True, passes=60):
-    """The calls of a node's that go to these files fail from a random one on, until it ends. It must, when `ends`, once one failed."""
+async def break_disk(scene, action, calls, files, error=errno.EIO, passes=60):
+    """A node's calls that go to these files fail from a random one on, until it ends; which it must once one has failed."""
     node = await scene.owner() if scene.chance.random() < 0.5 else scene.some_node()
     node.doom()
     scene.begin()
@@ -87,7 +88,7 @@ async def break_disk(scene, action, calls, files, error=errno.EIO, ends=True, pa
     has_ended = await scene.until_ended(node, FAULT_SECONDS_MAX)
     hits = node.control.remove(rule)
     scene.acted(hits, "calls hit")
-    if hits and ends and not has_ended:
+    if hits and not has_ended:
         scene.wrong("lived-on", f"{node.name} goes on after {hits} calls that failed: {node.log_tail()}")
     node.kill()
     await scene.hold(0.2, 2)

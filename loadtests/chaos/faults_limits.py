@@ -137,12 +137,12 @@ async def clock_here_and_there(scene):
 
 @row(
     "clock-and-failover", "clocks",
-    made="one node's wall clock is 1 to 20 s off (`faults.c`); another owner is killed with kill -9",
+    made="the wall clocks of all others are up to 20 s off, each another way (`faults.c`), and an owner is killed with kill -9",
     outcome=CLOCKS_RIGHT,
     nodes=1, needs=SHIM, mixes=False,
 )
 async def clock_and_failover(scene):
-    """A node whose clock is wrong takes over."""
+    """Nodes whose clocks are wrong take over."""
     node = await scene.owner()
     others = [other for other in scene.free_nodes() if other is not node]
     scene.begin()

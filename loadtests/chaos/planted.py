@@ -1,5 +1,5 @@
-"""One wrong answer in a history that a running cluster has just made: whoever checks it must find it, in this very history and not only
-in those of the tests. Pure; what it is given stays as it is."""
+"""One wrong answer in a history that a running cluster has just made: whoever checks it must find it, in this very history and not
+only in those of the tests. Pure; what it is given stays as it is."""
 
 import copy
 
@@ -47,12 +47,10 @@ def twice(operations, log, chance):
 
 def stale(operations, log, chance):
     """A read does not see a write that had ended before it began."""
-    writes = sorted(acknowledged(operations), key=lambda write: write.completed)
-    late = [
-        read
-        for read in operations
-        if read.command is None and read.outcome == OK and read.consistency not in AT_REPLICAS and writes and read.invoked > writes[0].completed
-    ]
+    writes = acknowledged(operations)
+    first = min((write.completed for write in writes), default=float("inf"))
+    reads = [read for read in operations if read.command is None and read.outcome == OK and read.consistency not in AT_REPLICAS]
+    late = [read for read in reads if read.invoked > first]
     if not late:
         return None
     read = chance.choice(late)

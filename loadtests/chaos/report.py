@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes REPORT.md, and REPORT.svg beside it, from what runs of the catalogue have written (and from summaries of the simulation): how
-often each fault was made, how many operations were checked, what was violated, and how long it took until all was well again.
+"""Writes REPORT.md, and REPORT.svg beside it, from what runs of the catalogue have written (and from summaries of the simulation):
+how often each fault was made, how many operations were checked, what was violated, and how long it took until all was well again.
 
     loadtests/chaos/report.py catalogue-7.jsonl [catalogue-8.jsonl …] [--simulation summary.json …]
 
@@ -129,7 +129,8 @@ def document(figures, simulations=(), plot="REPORT.svg"):
 def run_line(run):
     head, own = run.head, Figures([run])
     seconds = run.end["seconds"] if run.end else "–"
-    cells = [head["began"], seconds, head["commit"][:12], head["machine"], head["processors"], head["system"], head["seed"], own.made]
+    cells = [head["began"], seconds, head["commit"][:12], head["machine"], head["processors"], head["system"], head["seed"]]
+    cells.append(own.made)
     return f"| {' | '.join(map(str, [*cells, own.total('operations'), 'yes' if run.end else '**no**']))} |"
 
 
@@ -142,7 +143,8 @@ def totals(figures):
     yield f"- {figures.total('operations'):,} operations checked, {figures.total('acknowledged'):,} of them acknowledged writes"
     yield f"- {figures.total('ordered'):,} operations put in an order by the second checker"
     yield f"- **{len(figures.violations):,} violations**{': ' + found if found else ''}"
-    yield f"- {sum(fault['planted'] is not None for fault in figures.faults):,} wrong answers planted afterwards, to see that the checkers find them"
+    planted = sum(fault["planted"] is not None for fault in figures.faults)
+    yield f"- {planted:,} wrong answers planted afterwards, to see that the checkers find them"
     for name, words in TIMES.items():
         values = figures.times(name)
         yield f"- {words}, in seconds: {spread(values)} (p50 / p99 / longest, of {len(values)})"
@@ -152,8 +154,9 @@ def totals(figures):
 
 
 def rows_table(figures):
-    yield "Times are p50 / p99 / longest, in seconds: from the beginning of the fault until every shard took a write (taken over), and from"
-    yield "its end until every shard took one and until nothing was missing any more (settled). What two faults at once took is in both rows."
+    yield "Times are p50 / p99 / longest, in seconds: from the beginning of the fault until every shard took a write (taken over), and"
+    yield "from its end until every shard took one and until nothing was missing any more (settled). What two faults at once took is"
+    yield "in both rows."
     yield ""
     yield "| row | times | violations | operations | served meanwhile | taken over | written again | settled |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"

@@ -156,7 +156,7 @@ class Scene:
     async def must_refuse(self, node):
         """The process ends by itself, not well, and with a line that is no panic."""
         if not await self.until_ended(node, REFUSAL_SECONDS_MAX):
-            self.wrong("not-refused", f"{node.name} still runs {REFUSAL_SECONDS_MAX} s after its start; its last lines: {node.log_tail()}")
+            self.wrong("not-refused", f"{node.name} still runs {REFUSAL_SECONDS_MAX} s after its start: {node.log_tail()}")
             node.kill()
         elif node.ended_by_itself() == 0:
             self.wrong("not-refused", f"{node.name} has ended as if all were well: {node.log_tail()}")

@@ -20,11 +20,12 @@ import xml.etree.ElementTree
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from chaos import campaign, catalogue, clients, disks, histories, linear, planted, report, shim, wires  # noqa: E402  pylint: disable=wrong-import-position
-from chaos.cluster import Shape  # noqa: E402  pylint: disable=wrong-import-position
-from chaos.histories import OK, REJECTED, UNKNOWN, Operation  # noqa: E402  pylint: disable=wrong-import-position
-from chaos.scene import ALL, ROWS  # noqa: E402  pylint: disable=wrong-import-position
-from chaos.test_histories import ACCOUNT, COUNTER, DOCUMENT, World  # noqa: E402  pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position
+from chaos import campaign, catalogue, clients, disks, histories, linear, planted, report, shim, wires  # noqa: E402
+from chaos.cluster import Shape  # noqa: E402
+from chaos.histories import OK, REJECTED, UNKNOWN, Operation  # noqa: E402
+from chaos.scene import ALL, ROWS  # noqa: E402
+from chaos.test_histories import ACCOUNT, COUNTER, DOCUMENT, World  # noqa: E402
 
 SEEDS = range(30)
 
@@ -90,8 +91,8 @@ class SecondChecker(unittest.TestCase):
 
     def test_a_write_that_ended_before_what_it_rests_on_began(self):
         def flaw(world):
-            writes = sorted((o for o in world.operations if o.command and o.outcome == OK and o.entity == COUNTER), key=lambda o: o.version)
-            last = writes[-1]
+            writes = [o for o in world.operations if o.command and o.outcome == OK and o.entity == COUNTER]
+            last = max(writes, key=lambda o: o.version)
             last.invoked, last.completed = -2.0, -1.9
         self.plant(flaw)
 
@@ -161,10 +162,7 @@ class Sessions(unittest.TestCase):
         )
 
     def checks(self, *operations):
-        writes = [
-            Operation(COUNTER, "add", n, invoked=n, completed=n + 0.5, outcome=OK, version=n, state={"value": n * (n + 1) // 2}, has_state=True)
-            for n in range(1, 6)
-        ]
+        writes = [Operation(COUNTER, "add", n, invoked=n, completed=n + 0.5, outcome=OK, version=n) for n in range(1, 6)]
         return {violation.check for violation in histories.check([*writes, *operations], {COUNTER: self.log(5)})[0]}
 
     def test_a_replica_may_be_behind_others_and_not_behind_the_session(self):
@@ -306,8 +304,8 @@ class Tools(unittest.TestCase):
         )
         library = shim.build(self.place.name)
         done = subprocess.run(
-            [sys.executable, "-c", program, self.place.name], env={**os.environ, **control.settings(library)}, capture_output=True, text=True,
-            check=True,
+            [sys.executable, "-c", program, self.place.name],
+            env={**os.environ, **control.settings(library)}, capture_output=True, text=True, check=True,
         )
         *told, now = done.stdout.split()
         self.assertEqual(told, ["synced", str(errno.EIO), "synced", "synced"])
@@ -363,7 +361,8 @@ class TheReport(unittest.TestCase):
         return report.Figures(report.runs_of(lines))
 
     def test_figures_are_the_sums_of_what_was_written(self):
-        figures = self.figures(self.fault("owner-kill"), self.fault("owner-kill", "node-alone", 250, 2.0, ["stale"]), {"end": {"seconds": 5}})
+        pair = self.fault("owner-kill", "node-alone", 250, 2.0, ["stale"])
+        figures = self.figures(self.fault("owner-kill"), pair, {"end": {"seconds": 5}})
         self.assertEqual((figures.made, figures.pairs, figures.total("operations")), (3, 1, 350))
         self.assertEqual(figures.never_made(), ["all-kill"])
         text = report.document(figures)
