@@ -79,9 +79,14 @@ class Results:
 
 
 def head_of(options, rows, missing):
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    describe = ["git", "-C", ROOT, "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+    programs = {}
+    for name in ("berth-node", "berth-gateway"):
+        with open(os.path.join(options.programs, name), "rb") as file:
+            programs[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return {
-        "began": moment(), "seed": options.seed, "commit": commit, "machine": platform.node(), "processors": os.cpu_count(),
+        "began": moment(), "seed": options.seed, "commit": commit, "programs": programs, "machine": platform.node(), "processors": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}", "rate": options.rate, "shards": options.shards,
         "rows": [row.name for row in rows], "missing": missing,
     }

@@ -113,8 +113,9 @@ def spread(values):
 def document(figures, simulations=(), plot="REPORT.svg"):
     lines = ["# What the faults showed", ""]
     lines += ["Written by `report.py`; do not edit. README.md says what is checked, FAULTS.md what each fault is.", ""]
-    lines += ["## Runs", "", "| began | seconds | commit | machine | processors | system | seed | faults | operations checked | ended |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines += ["## Runs", ""]
+    lines += ["| began | seconds | commit | sha256 of berth-node | machine | processors | system | seed | faults | operations checked | ended |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for run in figures.runs:
         lines.append(run_line(run))
     lines += ["", "## In all", "", *totals(figures), ""]
@@ -129,8 +130,8 @@ def document(figures, simulations=(), plot="REPORT.svg"):
 def run_line(run):
     head, own = run.head, Figures([run])
     seconds = run.end["seconds"] if run.end else "–"
-    cells = [head["began"], seconds, head["commit"][:12], head["machine"], head["processors"], head["system"], head["seed"]]
-    cells.append(own.made)
+    cells = [head["began"], seconds, head["commit"], head["programs"]["berth-node"], head["machine"], head["processors"]]
+    cells += [head["system"], head["seed"], own.made]
     return f"| {' | '.join(map(str, [*cells, own.total('operations'), 'yes' if run.end else '**no**']))} |"
 
 

@@ -346,7 +346,7 @@ class Cables(unittest.TestCase):
 
 
 class TheReport(unittest.TestCase):
-    head = {"began": "2026-01-01T00:00:00Z", "seed": 7, "commit": "0123456789abcdef", "machine": "m", "processors": 2, "system": "s",
+    head = {"began": "2026-01-01T00:00:00Z", "seed": 7, "commit": "0123456789ab", "programs": {"berth-node": "cafe"}, "machine": "m", "processors": 2, "system": "s",
             "rows": ["owner-kill", "node-alone", "all-kill"]}
 
     def fault(self, row, also=None, operations=100, recovery=0.5, violations=()):
