@@ -17,7 +17,7 @@ import time
 import traceback
 from dataclasses import asdict, dataclass, field
 
-from chaos import catalogue, clients, disks, histories, linear, planted, shim
+from chaos import catalogue, clients, disks, histories, limits, linear, planted, shim
 from chaos.cluster import ROOT, Stuck
 from chaos.elastic import ElasticTrial, elastic_trial
 from chaos.scene import ROWS, Scene
@@ -30,6 +30,8 @@ RECOVERY_SECONDS_MAX = 60
 SEGMENT_SECONDS_MAX = 420
 # Every so many clusters one has five nodes and five copies, which outlives two faults of nodes at once.
 WIDE_EVERY = 3
+# Clusters one after the other in which no fault could be made, after which the campaign gives up.
+CLUSTERS_IN_VAIN_MAX = 3
 DISK_MIB = 1024
 MIX = {"sessions": 8, "in_session": 0.2, "stale": 0.1, "documents": 10, "document_bytes": 200, "entities": 30}
 
@@ -58,6 +60,7 @@ class Result:
     calm_share: float | None = None
     fault_share: float | None = None
     lag_seconds: float = 0.0
+    waiting_share: float | None = None  # of the time, in which somebody on this machine waited for a processor
     violations: list = field(default_factory=list)
 
 
@@ -65,7 +68,7 @@ class Results:
     """The file, and what counts towards the end."""
 
     def __init__(self, path, head):
-        self.path, self.faults, self.operations = path, 0, 0
+        self.path, self.segments, self.faults, self.operations = path, 0, 0, 0
         self.write({"run": head})
 
     def write(self, record):
@@ -73,6 +76,7 @@ class Results:
             file.write(json.dumps(record) + "\n")
 
     def add(self, result):
+        self.segments += 1
         self.faults += (2 if result.also else 1) - len(result.idle)
         self.operations += result.operations
         self.write(asdict(result))
@@ -344,10 +348,13 @@ async def run(options, network):
     report = Report(options, [*columns, ("settled s", 9), ("served", 6), *COUNTS, ("violations", 10)])
     results = Results(options.results or f"catalogue-{options.seed}.jsonl", head_of(options, rows, missing))
     library, number = (shim.build(options.place) if shim.compiler() else ""), 0
-    begin = time.monotonic()
+    begin, in_vain = time.monotonic(), 0
     while is_wanted(options, results):
-        number += 1
+        before, number = results.segments, number + 1
         if not await one_cluster(options, network, library, number, deck, report, results):
+            break
+        in_vain = in_vain + 1 if results.segments == before else 0
+        if in_vain == CLUSTERS_IN_VAIN_MAX:
             break
     note_never_made(options, rows, report)
     seconds, violations = round(time.monotonic() - begin), len(report.violations)
@@ -406,6 +413,7 @@ async def one_cluster(options, network, library, number, deck, report, results):
 async def conclude(segment, report, results):
     """Runs one segment and writes what came of it. False when the cluster is of no use any more."""
     trial, result, is_of_use = segment.trial, segment.result, True
+    begin, waited = time.monotonic(), limits.seconds_waited()
     try:
         async with asyncio.timeout(SEGMENT_SECONDS_MAX):
             await segment.run()
@@ -416,6 +424,8 @@ async def conclude(segment, report, results):
         # What the harness cannot do must not take hours of results along.
         trial.add("harness", f"{error!r}: {traceback.format_exc()[-1500:]}")
         is_of_use = False
+    if waited is not None:
+        result.waiting_share = round((limits.seconds_waited() - waited) / (time.monotonic() - begin), 3)
     result.violations = texts_of(trial.violations)
     result.outcome = "violated" if trial.violations else "held"
     trial.cluster.keeps_disks = trial.cluster.keeps_disks or bool(trial.violations)

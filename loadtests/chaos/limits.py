@@ -80,3 +80,11 @@ def limited(pid, what, value):
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(pid, what, (soft, hard))
 
+
+def seconds_waited():
+    """For how long, since the machine was started, somebody has waited for a processor; None where the kernel does not tell."""
+    try:
+        with open("/proc/pressure/cpu", encoding="ascii") as file:
+            return int(file.readline().rpartition("total=")[2]) / 1e6
+    except (OSError, ValueError):
+        return None

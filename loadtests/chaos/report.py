@@ -149,6 +149,8 @@ def totals(figures):
     for name, words in TIMES.items():
         values = figures.times(name)
         yield f"- {words}, in seconds: {spread(values)} (p50 / p99 / longest, of {len(values)})"
+    if waiting := figures.times("waiting_share"):
+        yield f"- somebody waited for a processor {percentile(waiting, 50):.0%} of the time (median), {max(waiting):.0%} at most"
     yield f"- the harness was late by {max(figures.times('lag_seconds'), default=0):.1f} s at most"
     if never := figures.never_made():
         yield f"- never made: {', '.join(never)}"
