@@ -149,6 +149,8 @@ def totals(figures):
     for name, words in TIMES.items():
         values = figures.times(name)
         yield f"- {words}, in seconds: {spread(values)} (p50 / p99 / longest, of {len(values)})"
+    if excused := sum(bool(fault["excused"]) for fault in figures.faults):
+        yield f"- {excused} segments not counted as faults, because the harness had too little of a processor to judge service"
     if waiting := figures.times("waiting_share"):
         yield f"- somebody waited for a processor {percentile(waiting, 50):.0%} of the time (median), {max(waiting):.0%} at most"
     yield f"- the harness was late by {max(figures.times('lag_seconds'), default=0):.1f} s at most"

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 import unittest
 import xml.etree.ElementTree
 
@@ -206,6 +207,26 @@ class EnoughSuccesses(unittest.TestCase):
         self.assertEqual(campaign.digest(copy.deepcopy(log)), before)
         log[0]["data"]["by"] = 3
         self.assertNotEqual(campaign.digest(log), before)
+
+
+class Excuses(unittest.TestCase):
+    def segment(self, lag, *checks):
+        trial = types.SimpleNamespace(violations=[histories.Violation(check, "") for check in checks])
+        result = campaign.Result("owner-kill", None, 7, "cluster-1", 1, "2026-01-01T00:00:01Z")
+        return types.SimpleNamespace(trial=trial, result=result, load=types.SimpleNamespace(lag=lag), rows=[ROWS["owner-kill"]])
+
+    def left(self, segment):
+        campaign.excuse(segment)
+        return [violation.check for violation in segment.trial.violations], segment.result.idle
+
+    def test_a_late_harness_is_no_judge_of_service_and_one_of_answers(self):
+        self.assertEqual(self.left(self.segment(9.0, "too-few", "stale", "stuck")), (["stale"], ["owner-kill"]))
+        self.assertEqual(self.left(self.segment(9.0, "stale")), (["stale"], []))
+        self.assertEqual(self.left(self.segment(0.1, "too-few", "stale")), (["too-few", "stale"], []))
+
+    def test_too_many_excuses_are_none(self):
+        for excused, segments, verdict in ((5, 20, False), (6, 20, True), (10, 100, False), (11, 100, True)):
+            self.assertEqual(campaign.is_too_slow(types.SimpleNamespace(excused=excused, segments=segments)), verdict)
 
 
 class TheCatalogue(unittest.TestCase):
