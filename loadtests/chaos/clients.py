@@ -34,6 +34,22 @@ class Mix:
     keyed: float = 0.8  # the share of writes with a key of the client's; the gateway makes the others
     documents: int = 0  # documents among the entities, to give the log bytes
     document_bytes: int = 0
+    sessions: int = 0  # clients that hand on session tokens
+    in_session: float = 0.0  # the share of requests that are theirs; their reads are of the session's consistency
+    stale: float = 0.0  # the share of all other reads that any replica may answer
+
+
+class Session:
+    """A client that sends with each request the token of an answer before. Requests overlap, so what it has seen goes with the token
+    that has seen it."""
+
+    def __init__(self):
+        self.token, self.seen = None, {}
+
+    def note(self, operation, seen, token):
+        """An answer's token has seen what the request's token had, and this."""
+        version = max(seen.get(operation.entity, 0), operation.version)
+        self.token, self.seen = token, {**seen, operation.entity: version}
 
 
 class Load:
@@ -45,6 +61,7 @@ class Load:
         self.pools = [wire.Pool(*gateway.public) for gateway in gateways or cluster.gateways]
         self.other_pools = []
         self.operations, self.retries = [], []
+        self.sessions = [Session() for _ in range(mix.sessions)]
         self.entities, self.hot = [], []
         self.known = defaultdict(int)  # entity → highest version that was seen
         self.shards = {}  # entity → shard
@@ -69,6 +86,7 @@ class Load:
             missing = set(range(self.cluster.shape.shards)) - set(self.counters_of())
             if not missing:
                 return
+            self.cluster.check_alive()
             if time.monotonic() > deadline:
                 raise Stuck(f"no counter of shards {sorted(missing)[:10]} could be written in {seconds} s")
             fresh = self.add_entities("counter", 2 * len(missing))
@@ -139,6 +157,17 @@ class Load:
 
     def next_operation(self):
         chance, mix = self.chance, self.mix
+        operation = self.any_operation()
+        if self.sessions and chance.random() < mix.in_session:
+            operation.session = chance.choice(self.sessions)
+            if operation.command is None:
+                operation.consistency = "session"
+        elif operation.command is None and chance.random() < mix.stale:
+            operation.consistency = "stale"
+        return operation
+
+    def any_operation(self):
+        chance, mix = self.chance, self.mix
         entity = chance.choice(self.hot if chance.random() < mix.hot else self.entities)
         if chance.random() < mix.reads:
             return self.read_of(entity)
@@ -186,6 +215,11 @@ class Load:
 
     async def send(self, operation, pool, patience=DEADLINE_SECONDS + PATIENCE_SECONDS):
         method, path, body, headers = self.request_of(operation)
+        seen = {}
+        if operation.session is not None and operation.session.token is not None:
+            seen = operation.session.seen
+            headers.append(("Berth-Session", operation.session.token))
+            operation.seen = seen.get(operation.entity, 0)
         operation.invoked = time.monotonic()
         try:
             answer = await pool.request(method, path, body, headers, timeout=patience)
@@ -198,6 +232,9 @@ class Load:
         else:
             operation.completed = time.monotonic()
             note(operation, answer)
+            token = answer.headers.get("berth-session")
+            if operation.session is not None and token and operation.outcome == OK:
+                operation.session.note(operation, seen, token)
             return
         operation.completed = time.monotonic()
 

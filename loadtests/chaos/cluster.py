@@ -10,7 +10,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
-from chaos import wire
+from chaos import disks, shim, wire
 from chaos.network import ADMIN_PORT, PEER_PORT, PUBLIC_PORT, die_with_parent
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -32,6 +32,9 @@ class Shape:
     shards: int = 64
     replicas: int = 3  # the factor; a smaller cluster has as many copies as it has nodes
     proxied: bool = False  # whether nodes are reached through proxies of the harness, which can leave out messages
+    disk_mib: int = 0  # gives every node a file system of its own, of this size; 0: a folder
+    lists_anew: bool = False  # whether a gateway is started with the nodes of that time, not with those of the beginning
+    shim: str = ""  # the library that makes files fail and clocks jump (shim.py); every process loads it
     node_settings: dict = field(default_factory=dict)
     gateway_settings: dict = field(default_factory=dict)
 
@@ -60,7 +63,12 @@ class Process:
 
     def __init__(self, name, words, settings, log_path):
         self.name, self.words, self.settings, self.log_path = name, words, settings, log_path
-        self.child, self.is_leaving = None, False
+        self.child, self.is_leaving, self.is_doomed = None, False, False
+        self.control = None
+
+    def settings_now(self):
+        """What it is started with."""
+        return self.settings
 
     def start(self):
         assert not self.is_running(), f"{self.name} runs already"
@@ -75,10 +83,11 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**clean, **self.settings},
+                env={**clean, **self.settings_now()},
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
+        self.is_doomed = False
 
     def is_running(self):
         return self.child is not None and self.child.poll() is None
@@ -105,6 +114,10 @@ class Process:
 
     def resume(self):
         self.signal(signal.SIGCONT)
+
+    def doom(self):
+        """From now until it is started anew nobody wonders if the process ends by itself: a fault may end it."""
+        self.is_doomed = True
 
     def ended_by_itself(self):
         """The exit status of a process that was not killed from here, else None."""
@@ -133,6 +146,11 @@ class Node(Process):
         assert not self.is_running(), f"{self.name} runs"
         shutil.rmtree(self.data, ignore_errors=True)
 
+    @property
+    def volume(self):
+        """The folder that the data directory lies in."""
+        return os.path.dirname(self.data)
+
     def identity(self):
         """What the data directory says of itself; None before it is written."""
         try:
@@ -143,10 +161,16 @@ class Node(Process):
 
 
 class Gateway(Process):
-    def __init__(self, number, host, *arguments):
+    def __init__(self, number, host, cluster, *arguments):
         super().__init__(f"gateway-{number}", *arguments)
-        self.number, self.host = number, host
+        self.number, self.host, self.cluster = number, host, cluster
         self.public, self.admin = (host, PUBLIC_PORT), (host, ADMIN_PORT)
+
+    def settings_now(self):
+        """Where nodes come and go and no name lists them, somebody has to write the list anew."""
+        if not self.cluster.shape.lists_anew:
+            return self.settings
+        return {**self.settings, "BERTH_NODES": ",".join(node.peer for node in self.cluster.nodes)}
 
 
 class Cluster:
@@ -160,6 +184,8 @@ class Cluster:
         self.nodes = [self.node(number, self.peers) for number in numbers]
         self.gateways = [self.gateway(number) for number in range(1, shape.gateways + 1)]
         self.former, self.last_number = [], shape.nodes
+        self.keeps_disks = False  # when it ends
+        self.unmounting = []
 
     def peer(self, number):
         """Where others reach a node."""
@@ -168,7 +194,10 @@ class Cluster:
 
     def node(self, number, seeds):
         host, peer = self.network.node_host(number), self.peer(number)
-        data = os.path.join(self.place, f"node-{number}")
+        name = os.path.join(self.place, f"node-{number}")
+        data = name
+        if self.shape.disk_mib:
+            data = os.path.join(self.disk(number), "data")
         settings = {
             "BERTH_DATA_DIR": data,
             "BERTH_LISTEN": f"{host}:{PEER_PORT}",
@@ -179,7 +208,18 @@ class Cluster:
             **self.shape.node_settings,
         }
         words = [*self.network.inside(host), os.path.join(self.shape.programs, "berth-node")]
-        return Node(number, host, peer, data, words, settings, f"{data}.log")
+        return self.shimmed(Node(number, host, peer, data, words, settings, f"{name}.log"))
+
+    def disk(self, number):
+        """Where the file system of a node is mounted, which is made if it is not there."""
+        return disks.mount(os.path.join(self.place, f"node-{number}.disk"), self.shape.disk_mib)
+
+    def shimmed(self, process):
+        """The same process; where the cluster has a shim, it will load it."""
+        if self.shape.shim:
+            process.control = shim.Control(os.path.join(self.place, f"{process.name}.faults"))
+            process.settings |= process.control.settings(self.shape.shim)
+        return process
 
     def gateway(self, number):
         host = self.network.gateway_host(number)
@@ -191,7 +231,7 @@ class Cluster:
             **self.shape.gateway_settings,
         }
         words = [*self.network.inside(host), os.path.join(self.shape.programs, "berth-gateway")]
-        return Gateway(number, host, words, settings, os.path.join(self.place, f"gateway-{number}.log"))
+        return self.shimmed(Gateway(number, host, self, words, settings, os.path.join(self.place, f"gateway-{number}.log")))
 
     @property
     def processes(self):
@@ -219,6 +259,8 @@ class Cluster:
         assert not node.is_running(), f"{node.name} runs"
         node.child = None
         node.wipe()
+        if self.shape.disk_mib:
+            self.unmounting.append(disks.begin_to_unmount(node.volume))
         self.nodes.remove(node)
         self.former.append(node)
 
@@ -234,6 +276,14 @@ class Cluster:
         for process in self.processes:
             process.kill()
 
+    def unmount_all(self):
+        """After the end of all processes."""
+        if self.shape.disk_mib:
+            self.unmounting += [disks.begin_to_unmount(node.volume, self.keeps_disks) for node in self.nodes]
+        for child in self.unmounting:
+            if child.wait():
+                raise SystemExit(f"{' '.join(child.args)} failed")
+
     def cut(self, one, other):
         self.network.cut(one.host, other.host)
 
@@ -244,7 +294,7 @@ class Cluster:
         """Stuck when a process ended that nobody killed or told to leave."""
         for process in self.processes:
             status = process.ended_by_itself()
-            if status is not None and (status or not process.is_leaving):
+            if status is not None and not process.is_doomed and (status or not process.is_leaving):
                 raise Stuck(f"{process.name} ended by itself with {status}; its last lines: {process.log_tail()}")
 
     # ---- Questions

@@ -109,7 +109,7 @@ SPREAD_COLUMNS = [("nodes", 5), ("owned", 6), ("replicas", 8)]
 
 
 @contextlib.asynccontextmanager
-async def elastic_trial(options, network, name, dns=False, **shape):
+async def elastic_trial(options, network, name, dns=False, kind=ElasticTrial, **shape):
     """A trial of which what went wrong, and that the cluster got stuck, is among its violations afterwards. With `dns` nodes and
     gateways know one name, of which the harness lists the nodes."""
     place = network()
@@ -118,7 +118,7 @@ async def elastic_trial(options, network, name, dns=False, **shape):
         nodes, gateways = names.settings(PEER_PORT)
         shape["node_settings"] = {**nodes, **shape.get("node_settings", {})}
         shape["gateway_settings"] = {**gateways, **shape.get("gateway_settings", {})}
-    trial = ElasticTrial(options, place, name, names, **shape)
+    trial = kind(options, place, name, names, **shape)
     try:
         async with names or contextlib.nullcontext():
             yield trial

@@ -21,6 +21,8 @@ UNSENT = "unsent"  # no connection, so that it cannot have been applied
 UNKNOWN = "unknown"  # 504, or sent and never answered
 FAILED = "failed"  # an answer that the contract does not have
 NEVER_APPLIED = (REJECTED, MISMATCH, REFUSED, UNSENT)
+# Reads that a replica answers: of a state that was, and not before what the session has seen.
+AT_REPLICAS = ("session", "stale")
 # Command → the event that it makes.
 EVENTS = {"add": "added", "deposit": "deposited", "withdraw": "withdrawn", "open": "opened", "put": "put"}
 
@@ -52,6 +54,8 @@ class Operation:
     replayed: bool = False
     shard: int | None = None
     cluster: str | None = None
+    session: object = None  # the client's session that it is part of, if any
+    seen: int = 0  # the version of this entity that the session token it was sent with has seen
 
     def __str__(self):
         what = f"{self.command} {self.marker}" if self.command else f"{self.consistency} read"
@@ -167,6 +171,8 @@ class EntityCheck:
             if operation.outcome == FAILED:
                 self.wrong("answer", str(operation))
             if operation.outcome == OK and operation.version is not None:
+                if operation.version < operation.seen:
+                    self.wrong("session", f"{operation}: its session had seen version {operation.seen} before")
                 if operation.version > len(self.log):
                     # For a write, that it is lost says the same.
                     if operation.command is None:
@@ -193,6 +199,8 @@ class EntityCheck:
         self.floors = Floors(points)
         for invoked, _, version, is_effect, operation in points:
             floor, by = self.floors.before(invoked)
+            if operation.consistency in AT_REPLICAS:
+                continue
             if is_effect and version <= floor:
                 self.wrong("order", f"{operation}: is version {version}, but {floor} was seen before it began, by {by}")
             elif not is_effect and version < floor:

@@ -3,6 +3,7 @@ between them can be cut. Every process has an address of its own; ports are the 
 
 import contextlib
 import ctypes
+import json
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 
 PEER_PORT, ADMIN_PORT, PUBLIC_PORT = 7400, 7490, 8080
 IN_NAMESPACE = "BERTH_CHAOS_IN_NAMESPACE"
@@ -90,7 +92,7 @@ class Namespaces:
     can_cut = True
 
     def __init__(self):
-        self.holders = {}
+        self.holders, self.links, self.cables, self.ways = {}, {}, {}, Counter()
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "hub", "type", "bridge")
         run("ip", "address", "add", "10.77.0.1/16", "dev", "hub")
@@ -126,7 +128,7 @@ class Namespaces:
             if time.monotonic() > deadline:
                 raise SystemExit("no network namespace could be made")
             time.sleep(0.005)
-        link = f"to{len(self.holders)}"
+        link = self.links[host] = f"to{len(self.holders)}"
         run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
         run("ip", "link", "set", link, "master", "hub", "up")
         within = ["nsenter", f"--net=/proc/{holder.pid}/ns/net", "ip"]
@@ -136,30 +138,75 @@ class Namespaces:
 
     def cut(self, one, other):
         """From now on nothing arrives from either at the other. Connections stay open and hear nothing."""
-        for at, to in ((one, other), (other, one)):
-            run(*self.inside(at), "ip", "neigh", "replace", to, "lladdr", NOWHERE, "dev", "eth0", "nud", "permanent")
+        self.cut_way(one, other)
+        self.cut_way(other, one)
 
     def heal(self, one, other):
-        for at, to in ((one, other), (other, one)):
+        self.heal_way(one, other)
+        self.heal_way(other, one)
+
+    def cut_way(self, at, to):
+        """Nothing that leaves `at` arrives at `to` any more; what comes the other way does. What is cut twice is healed twice."""
+        self.ways[at, to] += 1
+        run(*self.inside(at), "ip", "neigh", "replace", to, "lladdr", NOWHERE, "dev", "eth0", "nud", "permanent")
+
+    def heal_way(self, at, to):
+        self.ways[at, to] -= 1
+        if self.ways[at, to] == 0:
             run(*self.inside(at), "ip", "neigh", "del", to, "dev", "eth0")
 
+    def limit(self, host, kilobits):
+        """Whatever goes to or comes from `host` shares so many kilobits per second each way; what waits too long is lost."""
+        shape = ["root", "tbf", "rate", f"{kilobits}kbit", "burst", "32kb", "latency", "400ms"]
+        run(*self.inside(host), "tc", "qdisc", "replace", "dev", "eth0", *shape)
+        run("tc", "qdisc", "replace", "dev", self.links[host], *shape)
+
+    def unlimit(self, host):
+        run(*self.inside(host), "tc", "qdisc", "delete", "dev", "eth0", "root")
+        run("tc", "qdisc", "delete", "dev", self.links[host], "root")
+
+    def worsen(self, host, **cable):
+        """Puts a bad cable (wires.py) between `host` and all others."""
+        link, near, far = self.links[host], f"near{self.links[host]}", f"far{self.links[host]}"
+        run("ip", "link", "add", near, "type", "veth", "peer", "name", far)
+        run("ip", "link", "set", link, "nomaster")
+        run("ip", "link", "set", far, "master", "hub", "up")
+        run("ip", "link", "set", near, "up")
+        words = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "wires.py"), link, near, json.dumps(cable)]
+        child = subprocess.Popen(  # pylint: disable=consider-using-with
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=die_with_parent
+        )
+        self.cables[host] = child
+        if child.stdout.readline() != b"ready\n":
+            raise SystemExit(f"{' '.join(words)} has ended")
+
+    def mend(self, host):
+        child = self.cables.pop(host)
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        run("ip", "link", "set", self.links[host], "master", "hub")
+        run("ip", "link", "delete", f"far{self.links[host]}")
+
     def close(self):
+        for host in list(self.cables):
+            self.mend(host)
         # The kernel takes links away with their namespaces only some time later; the next network has the same names.
         for number in range(1, len(self.holders) + 1):
             run("ip", "link", "delete", f"to{number}")
         for holder in self.holders.values():
             holder.kill()
             holder.wait()
-        self.holders = {}
+        self.holders, self.links = {}, {}
         run("ip", "link", "delete", "hub")
 
     @staticmethod
     def enter():
         """Starts this program again in a network namespace of its own, unless that was done. Needs root, or a kernel that
-        lets users make namespaces."""
+        lets users make namespaces. What it mounts is its own too, and goes with it."""
         if os.environ.get(IN_NAMESPACE):
             return
-        for words in (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"]):
+        for words in (["unshare", "--net", "--mount"], ["unshare", "--user", "--map-root-user", "--net", "--mount"]):
             if subprocess.run([*words, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode == 0:
                 os.environ[IN_NAMESPACE] = "1"
                 os.execvp(words[0], [*words, sys.executable, *sys.argv])

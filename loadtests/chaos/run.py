@@ -24,7 +24,7 @@ import tempfile
 # The modules are one package beside the other load tests; this file's own folder must not hide the standard library.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from chaos import bootstraps, elastic, failover, flap, handoffs, isolation, live, recover, restarts, steps, wipes  # noqa: E402  pylint: disable=wrong-import-position
+from chaos import bootstraps, campaign, elastic, failover, flap, handoffs, isolation, live, recover, restarts, steps, wipes  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.cluster import ROOT, Shape  # noqa: E402  pylint: disable=wrong-import-position
 from chaos.network import Loopback, Namespaces  # noqa: E402  pylint: disable=wrong-import-position
 
@@ -46,10 +46,13 @@ SCENARIOS = {
     "steps": (steps.steps, len(steps.CASES), False),
     "flap": (flap.flap, 1, False),
     "live": (live.live, 1, False),
+    "catalogue": (campaign.run, 1, True),
 }
 # What these have in place of the defaults of all.
 RATE, RATE_OF = 300, dict.fromkeys(("scale", "rolling", "wipe", "hand-offs", "steps", "flap"), 550)
 NODES, NODES_OF = 3, {"flap": 4}
+GATEWAYS, GATEWAYS_OF = 2, {"catalogue": 3}
+SHARDS, SHARDS_OF = 64, {"catalogue": 16}
 
 
 def arguments():
@@ -58,8 +61,8 @@ def arguments():
     parser.add_argument("--repeat", "--rounds", "--count", type=int, help="tries, rounds, or hand-offs")
     parser.add_argument("--programs", default=os.path.join(ROOT, "target", "release"), help="where the programs lie")
     parser.add_argument("--nodes", type=int, help=f"that the cluster begins with; {NODES}, and 4 in flap")
-    parser.add_argument("--gateways", type=int, default=2)
-    parser.add_argument("--shards", type=int, default=64)
+    parser.add_argument("--gateways", type=int, help=f"{GATEWAYS}, and 3 in catalogue")
+    parser.add_argument("--shards", type=int, help=f"{SHARDS}, and 16 in catalogue")
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--rate", type=float, help=f"requests per second, over all clients; {RATE}, and 550 where members change")
     parser.add_argument("--strict", type=float, default=0.3, help="the share of reads that are strict")
@@ -80,6 +83,13 @@ def arguments():
     parser.add_argument("--pause-max", type=float, default=250, help="bound of milliseconds without a success in a hand-off")
     parser.add_argument("--streams", type=int, default=2000, help="live histories on one gateway in live")
     parser.add_argument("--cut", type=float, default=30, help="seconds that messages are left out in flap")
+    parser.add_argument("--faults", type=int, help="catalogue: how many, at least; 500, or one of each given row")
+    parser.add_argument("--operations", type=int, default=0, help="catalogue: how many are to be checked, at least")
+    parser.add_argument("--per-cluster", type=int, default=40, help="catalogue: faults in one cluster, before the next one")
+    parser.add_argument("--pairs", type=float, default=0.25, help="catalogue: the share of faults during which a second one begins")
+    parser.add_argument("--row", action="append", default=[], help="catalogue: only this one; may be given again")
+    parser.add_argument("--results", help="catalogue: the file that gets a line for each fault; catalogue-SEED.jsonl when not given")
+    parser.add_argument("--table", action="store_true", help="catalogue: write FAULTS.md, and nothing else")
     parser.add_argument("--node-env", action="append", default=[], metavar="NAME=VALUE", help="set for every node")
     parser.add_argument("--gateway-env", action="append", default=[], metavar="NAME=VALUE", help="set for every gateway")
     parser.add_argument("--namespaces", action="store_true", help="network namespaces also where nothing is cut")
@@ -93,9 +103,16 @@ def arguments():
 def main():
     options = arguments()
     run, repeat, needs_cuts = SCENARIOS[options.scenario]
+    if options.table:
+        return campaign.write_table()
     options.repeat = options.repeat or repeat
     options.rate = options.rate or RATE_OF.get(options.scenario, RATE)
     options.nodes = options.nodes or NODES_OF.get(options.scenario, NODES)
+    options.gateways = options.gateways or GATEWAYS_OF.get(options.scenario, GATEWAYS)
+    options.shards = options.shards or SHARDS_OF.get(options.scenario, SHARDS)
+    options.faults = options.faults or max(len(options.row), 1) if options.row else options.faults or 500
+    if options.results:
+        options.results = os.path.abspath(options.results)
     options.replacing = {"BERTH_CLUSTER__REPLACE_AFTER": options.replace_after} if options.replace_after else {}
     network = Loopback
     if needs_cuts or options.namespaces:
@@ -109,16 +126,16 @@ def main():
     options.place = options.place or tempfile.mkdtemp(prefix=f"berth-{options.scenario}-")
     settings = {"node": pairs(options.node_env), "gateway": pairs(options.gateway_env)}
 
-    def shape(nodes=None, gateways=None, shards=None, node_settings=None, gateway_settings=None, proxied=False):
+    def shape(nodes=None, gateways=None, shards=None, replicas=None, node_settings=None, gateway_settings=None, **more):
         return Shape(
             programs=os.path.abspath(options.programs),
             nodes=nodes or options.nodes,
             gateways=gateways or options.gateways,
             shards=shards or options.shards,
-            replicas=options.replicas,
+            replicas=replicas or options.replicas,
             node_settings={**(node_settings or {}), **settings["node"]},
             gateway_settings={**(gateway_settings or {}), **settings["gateway"]},
-            proxied=proxied,
+            **more,
         )
 
     options.shape = shape

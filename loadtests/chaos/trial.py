@@ -48,6 +48,7 @@ class Trial:
                 task.cancel()
             load.close()
         self.cluster.kill_all()
+        self.cluster.unmount_all()
         self.check_log_files()
 
     async def until_serving(self):
@@ -210,7 +211,7 @@ class Report:
 
     def __init__(self, options, columns):
         self.options, self.columns, self.count, self.violations = options, columns, 0, []
-        self.samples = defaultdict(list)
+        self.samples, self.seen, self.place = defaultdict(list), set(), options.place
         print("  ".join(f"{name:>{max(len(name), width)}}" for name, width in columns), flush=True)
 
     def row(self, trial, **cells):
