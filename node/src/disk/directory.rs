@@ -68,7 +68,11 @@ impl Disk for DirectoryDisk {
         if !path.try_exists().map_err(explain)? {
             self.create(name).map_err(explain)?;
         }
-        Backend::new(FileBackend::new(open_file(&path).map_err(explain)?).map_err(io::Error::other)?)
+        let file = open_file(&path).map_err(explain)?;
+        if file.metadata().map_err(explain)?.len() == 0 {
+            return Err(explain(emptied()));
+        }
+        Backend::new(FileBackend::new(file).map_err(io::Error::other)?)
     }
 
     fn read_small(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -105,6 +109,14 @@ impl Disk for DirectoryDisk {
     fn describe(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
     }
+}
+
+/// A file gets its name only when it is whole, so an empty one has lost what it had. The engine would take it for a new one, and
+/// the node would forget what it has promised to others.
+fn emptied() -> io::Error {
+    let message = "the file is there and empty, so what it held is lost: put it back, or remove the whole data directory and \
+                   start as a new node";
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
@@ -175,6 +187,19 @@ mod tests {
         let mut byte = [0];
         file.read(empty + 1000, &mut byte).unwrap();
         assert_eq!((file.size().bytes(), &byte), (empty + 1024, b"x"));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a file that has lost its content")]
+    fn a_database_file_that_was_emptied_is_not_taken_for_a_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = DirectoryDisk::open(directory.path()).unwrap();
+        drop(disk.open("a.redb").unwrap());
+        let path = directory.path().join("a.redb");
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        let line = disk.open("a.redb").unwrap_err().to_string();
+        assert!(line.contains("a.redb: the file is there and empty"), "{line}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0, "it stays as it was");
     }
 
     #[test]
