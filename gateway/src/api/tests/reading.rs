@@ -282,3 +282,45 @@ async fn where_the_gateway_ends_a_long_poll_is_answered_at_once_with_what_there_
     assert!(answer.header("berth-session").is_some());
     assert_eq!((api.seams.clock.now().since(began), api.forward.nodes().asked()), (Duration::from_secs(1), 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_session_token_grows_with_every_answer() {
+    let api = api(content);
+    let shard = EntityKey::new("counter", "alice").unwrap().shard(64);
+    let first = ask(&api, "GET", ALICE, &[], "").await;
+    let token = Token::decode(first.header("berth-session").unwrap()).unwrap();
+    assert_eq!((token.cluster(), token.requirement(shard)), (CLUSTER, Requirement::AtLeast(SEEN)));
+
+    let elsewhere = ShardId(u16::from(shard.0 == 0));
+    let brought = Token::single(CLUSTER, elsewhere, SEEN).encode();
+    for (method, path) in [("GET", ALICE), ("POST", ADD)] {
+        let answer = ask(&api, method, path, &[("berth-session", &brought)], "").await;
+        let token = Token::decode(answer.header("berth-session").unwrap()).unwrap();
+        assert_eq!(token.requirement(shard), Requirement::AtLeast(SEEN));
+        assert_eq!(token.requirement(elsewhere), Requirement::AtLeast(SEEN), "what was brought is kept");
+        assert_eq!(ask(&api, method, path, &[("berth-session", &brought[..40])], "").await.code(), "invalid-request");
+    }
+}
+
+/// The owner has seen everything that there still is, so it answers, and what a token says of an incarnation before, however
+/// much that was, is replaced by what there is now.
+#[tokio::test(start_paused = true)]
+async fn a_session_of_before_a_shard_was_recovered_is_answered_by_the_owner_with_a_new_token() {
+    let shard = EntityKey::new("counter", "alice").unwrap().shard(64);
+    for before in [Seen { incarnation: 0, index: u64::MAX }, Seen { incarnation: 0, index: 1 }] {
+        let api = api(content);
+        let brought = Token::single(CLUSTER, shard, before).encode();
+        for (n, (method, path)) in [("GET", ALICE), ("POST", ADD)].into_iter().enumerate() {
+            let answer = ask(&api, method, path, &[("berth-session", &brought)], "").await;
+            assert_eq!((answer.status, api.forward.nodes().asked()), (200, n + 1), "{method}");
+            api.forward.nodes().question(n + 1, |address, question| {
+                assert_eq!(address, "node-1:1", "the owner");
+                let is_linearizable =
+                    !matches!(question, Question::Read { consistency, .. } if consistency != Consistency::Linearizable);
+                assert!(is_linearizable, "{question:?}");
+            });
+            let token = Token::decode(answer.header("berth-session").unwrap()).unwrap();
+            assert_eq!(token.requirement(shard), Requirement::AtLeast(SEEN), "{method}");
+        }
+    }
+}
