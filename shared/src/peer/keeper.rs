@@ -15,7 +15,8 @@ use super::handshake::{self, Peer, RefusalCode};
 use super::outbox::Outbox;
 use super::{Class, Identity};
 use crate::seam::BootInstant;
-use crate::seam::network::Stream;
+use crate::seam::dns::LOOKUP_MAX;
+use crate::seam::network::{Stream, is_name};
 
 /// How long a peer may be away, as one that starts or ends is, before it is worth a warning.
 const AWAY_MAX: Duration = Duration::from_secs(1);
@@ -67,10 +68,17 @@ impl Keeper {
         }
     }
 
+    /// How long connecting may take. A name is looked up first, which is no sign of how far away the peer is.
+    fn connect_time(&self) -> Duration {
+        let Shared { seams, config, address, .. } = &*self.shared;
+        let is_looked_up = seams.network.resolver().is_some() && is_name(address);
+        config.connect_timeout + if is_looked_up { LOOKUP_MAX } else { Duration::ZERO }
+    }
+
     async fn connect(&self) -> Result<(Stream, Peer), NotSent> {
         let Shared { seams, config, address, .. } = &*self.shared;
         let unreachable = |why: String| NotSent::Unreachable(why.into());
-        let mut stream = match seams.spawner.timeout(config.connect_timeout, seams.network.connect(address)).await {
+        let mut stream = match seams.spawner.timeout(self.connect_time(), seams.network.connect(address)).await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => return Err(unreachable(error.to_string())),
             None => return Err(unreachable("the time-out for connecting passed".to_owned())),
@@ -233,6 +241,67 @@ impl Asking<'_> {
             if let Err(mpsc::error::TrySendError::Full(_)) = pushes.try_send(pushed) {
                 self.shared.pushes_dropped.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::peer::client::{self, Client};
+    use crate::peer::tests;
+    use crate::seam::Seams;
+    use crate::seam::dns::{Resolved, Resolver};
+    use crate::seam::network::{Listener, Network};
+
+    /// A network on which names are looked up for so long before they are connected to.
+    #[derive(Debug)]
+    struct SlowNames {
+        seams: Seams,
+        time: Duration,
+    }
+
+    impl Network for SlowNames {
+        fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
+            Box::pin(async move {
+                self.seams.spawner.sleep(self.time).await;
+                self.seams.network.connect(address).await
+            })
+        }
+
+        fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+            self.seams.network.listen(address)
+        }
+
+        fn resolver(&self) -> Option<&dyn Resolver> {
+            Some(self)
+        }
+    }
+
+    impl Resolver for SlowNames {
+        fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Resolved>> {
+            Box::pin(async move { Err(io::Error::other(format!("{host} has no address of its own here"))) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_for_connecting_does_not_begin_before_a_name_is_looked_up() {
+        for (address, time, is_reached) in [
+            ("node-1:1", Duration::from_secs(4), true),
+            ("node-1:1", Duration::from_secs(8), false),
+            ("192.0.2.1:1", Duration::from_secs(4), false),
+        ] {
+            let seams = Seams::simulated(1);
+            let slow = Seams { network: Arc::new(SlowNames { seams: seams.clone(), time }), ..seams.clone() };
+            let mut listener = seams.network.listen(address).await.unwrap();
+            let config = client::Config { connect_timeout: Duration::from_millis(500), ..client::Config::default() };
+            let _client = Client::new(slow, config, address.to_owned(), Class::Control, tests::identity(), None);
+            let reached = seams.spawner.timeout(Duration::from_secs(60), listener.accept()).await;
+            assert_eq!(reached.is_some(), is_reached, "{address} {time:?}");
         }
     }
 }

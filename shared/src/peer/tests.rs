@@ -27,7 +27,7 @@ use crate::seam::{BootInstant, Network, Seams};
 
 const ADDRESS: &str = "node:1";
 
-fn identity() -> Identity {
+pub(super) fn identity() -> Identity {
     Identity { role: Role::Node, node: Some(NodeId(1)), cluster: None, software: "test".to_owned(), credential: None }
 }
 

@@ -23,7 +23,7 @@ use super::clock::system_now;
 pub const ADDRESSES_MAX: usize = 1024;
 
 /// How long one lookup may take, with all search domains and repeated questions.
-const LOOKUP_MAX: Duration = Duration::from_secs(5);
+pub(crate) const LOOKUP_MAX: Duration = Duration::from_secs(5);
 /// How long one question to a server may take. What resolv.conf usually says, 5 s, is all the time there is.
 const QUESTION_MAX: Duration = Duration::from_secs(1);
 /// How old the reading of /etc/resolv.conf and /etc/hosts may be.
