@@ -357,7 +357,7 @@ impl Subscriber for Warnings {
 #[tokio::test(start_paused = true)]
 async fn a_cluster_with_fewer_copies_than_asked_for_says_so_once() {
     // While there is only one, tracing asks that of whichever thread comes first to a line, and the other tests have none.
-    let _another = tracing::Dispatch::new(Warnings::default());
+    let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     for (replicas, lines) in [(3, 1), (1, 0)] {
         let (seams, warnings) = (Seams::simulated(7), Warnings::default());
         let _here = tracing::subscriber::set_default(warnings.clone());

@@ -260,6 +260,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn with_a_collector_a_request_continues_the_trace_it_came_with() {
+        // While there is only one, tracing asks that of whichever thread comes first to a line, and the other tests have none.
+        let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
         let random = SeededRandom::new(1);
         let (subscriber, telemetry) = build(&exporting_to("http://127.0.0.1:1"), "berth-node", "a").unwrap();
         tracing::subscriber::with_default(subscriber, || {
@@ -284,6 +286,8 @@ mod tests {
     /// A listener in place of a collector: enough of HTTP/2 to receive one call, whose bytes show what was exported.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn shutdown_sends_what_is_left_to_the_collector() {
+        // While there is only one, tracing asks that of whichever thread comes first to a line, and the other tests have none.
+        let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
         let seams = Seams::system();
         let mut listener = seams.network.listen("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_address().unwrap());

@@ -60,6 +60,8 @@ impl Warnings {
 
 #[tokio::test(start_paused = true)]
 async fn a_stalled_bootstrap_says_every_few_seconds_who_is_missing() {
+    // While there is only one, tracing asks that of whichever thread comes first to a line, and the other tests have none.
+    let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let warnings = Warnings::default();
     let _here = tracing::subscriber::set_default(warnings.clone());
     let mut world = World::new(1, 3, 3);
@@ -90,6 +92,8 @@ async fn a_stalled_bootstrap_says_every_few_seconds_who_is_missing() {
 
 #[tokio::test(start_paused = true)]
 async fn an_init_says_which_of_the_named_nodes_it_waits_for() {
+    // While there is only one, tracing asks that of whichever thread comes first to a line, and the other tests have none.
+    let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let warnings = Warnings::default();
     let _here = tracing::subscriber::set_default(warnings.clone());
     let mut world = World::new(2, 3, 3);
@@ -102,6 +106,8 @@ async fn an_init_says_which_of_the_named_nodes_it_waits_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stalled_bootstrap_says_which_name_has_no_address_and_who_is_not_listed() {
+    // While there is only one, tracing asks that of whichever thread comes first to a line, and the other tests have none.
+    let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let warnings = Warnings::default();
     let _here = tracing::subscriber::set_default(warnings.clone());
     let mut world = World::named(3, 2, 2);
