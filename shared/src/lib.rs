@@ -12,6 +12,7 @@ pub mod ids;
 pub mod key;
 pub mod message;
 pub mod peer;
+pub mod planted;
 pub mod problem;
 pub mod recovery_view;
 pub mod report;

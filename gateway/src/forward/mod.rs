@@ -14,6 +14,7 @@ use berth_shared::ids::{RequestId, ShardId, Version};
 use berth_shared::key::EntityKey;
 use berth_shared::message::{Consistency, Execute, Moment, Precondition, Request, Response};
 use berth_shared::peer;
+use berth_shared::planted::{self, Bug};
 use berth_shared::problem::Code;
 use berth_shared::seam::{BootInstant, Seams};
 use berth_shared::shard_map::ShardOwner;
@@ -123,6 +124,8 @@ impl<N: Nodes> Forward<N> {
         time: Duration,
         deliver: impl FnOnce(ShardId, Response<'_>) -> T,
     ) -> Result<T, Code> {
+        let make_other = || idempotency_key::make(self.seams.clock.wall_micros(), self.seams.random.next_u128());
+        let other = planted::is(Bug::RetryWithoutKey).then(make_other);
         let mut execute = Execute {
             shard: ShardId(0),
             kind: command.key.kind(),
@@ -147,6 +150,9 @@ impl<N: Nodes> Forward<N> {
             // A given key counts as sent before, also where a gateway made it: then a refusal is stored, so that the earlier
             // attempt, if it is late, does not execute after it.
             execute.attempt = attempt + u32::from(command.key_given);
+            if let Some(other) = other.as_ref().filter(|_| attempt > 1) {
+                execute.idempotency_key = other.to_str().unwrap_or_default();
+            }
             // The clone is of a few references and, rarely, a list of versions.
             let execute = execute.clone();
             let request = match command.action {

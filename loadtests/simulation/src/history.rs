@@ -9,6 +9,13 @@ use berth_shared::ids::{ClusterId, LogIndex, NodeId, ShardId, Term};
 use berth_shared::report::NodeReport;
 use serde_json::{Value, json};
 
+/// The event of a deletion.
+pub const TOMBSTONE: &str = "berth-deleted";
+/// Why a write is refused whose entity is at another version than it asks for.
+pub const OTHER_VERSION: &str = "version-mismatch";
+/// Why a deletion is refused where there is nothing.
+pub const NOTHING_THERE: &str = "not-found";
+
 /// Which entity.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entity {
@@ -29,6 +36,8 @@ pub struct Operation {
     pub client: usize,
     pub entity: Entity,
     pub call: Call,
+    /// The version that a write asks for: at any other it must be refused.
+    pub condition: Option<u64>,
     /// The client's own idempotency key. Attempts at one write share it, and their call.
     pub key: Option<String>,
     /// Nanoseconds since the start of the run.
@@ -40,7 +49,18 @@ pub struct Operation {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Call {
     Write(Write),
-    Read { is_strict: bool },
+    Read(Consistency),
+}
+
+/// How new what a read is told must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// As new as anything that anybody was told before.
+    Linearizable,
+    /// The same, by a quorum's word.
+    Strict,
+    /// As new as anything that this client was told before.
+    Session,
 }
 
 /// A command. No two writes of a run are alike, but attempts at the same one: each is found in the log by its number.
@@ -61,17 +81,20 @@ pub enum Write {
     Put {
         number: u64,
     },
+    /// Once per entity.
+    Delete,
 }
 
 /// What the client was told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
+    /// The state is null after a deletion.
     Applied {
         version: u64,
         state: Value,
         replayed: bool,
     },
-    /// The entity said no: nothing was written.
+    /// The entity said no, or is not at the version that was asked for: nothing was written.
     Rejected {
         reason: String,
         replayed: bool,
@@ -82,6 +105,8 @@ pub enum Outcome {
     },
     /// The entity has no events.
     Absent,
+    /// The entity is deleted.
+    Deleted,
     /// A status that promises that nothing was applied.
     NotApplied {
         status: u16,
@@ -128,6 +153,8 @@ pub struct Observed {
     /// The highest epoch of a plan that a node knew.
     pub plan_epoch: u64,
     pub departures: Vec<Departure>,
+    /// Steps of moves, each as it was when it was first seen.
+    pub moves: Vec<Move>,
     pub changes: Changes,
     /// What the nodes that still ran said at the very end.
     pub last: Vec<NodeReport>,
@@ -183,6 +210,18 @@ pub struct Applied {
     pub content_hash: u128,
 }
 
+/// A step by which a node gets a vote or a shard, when it was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub shard: ShardId,
+    pub by: NodeId,
+    /// As reports call it.
+    pub step: String,
+    pub target: NodeId,
+    /// Entries that the target was not known to have.
+    pub behind: LogIndex,
+}
+
 /// What a check found wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -201,7 +240,7 @@ impl Operation {
     pub fn write(&self) -> Option<Write> {
         match self.call {
             Call::Write(write) => Some(write),
-            Call::Read { .. } => None,
+            Call::Read(_) => None,
         }
     }
 
@@ -244,10 +283,11 @@ impl Write {
             Self::Deposit { cents } => ("deposited", json!({ "amountCents": cents })),
             Self::Withdraw { cents } => ("withdrawn", json!({ "amountCents": cents })),
             Self::Put { number } => ("put", json!({ "value": document(number) })),
+            Self::Delete => (TOMBSTONE, Value::Null),
         }
     }
 
-    /// The command's name and its arguments.
+    /// The command's name and its arguments; a deletion is a method of its own.
     pub fn command(self) -> (&'static str, Value) {
         match self {
             Self::Add { by } => ("add", json!({ "by": by })),
@@ -255,6 +295,7 @@ impl Write {
             Self::Deposit { cents } => ("deposit", json!({ "amountCents": cents })),
             Self::Withdraw { cents } => ("withdraw", json!({ "amountCents": cents })),
             Self::Put { number } => ("put", json!({ "value": document(number) })),
+            Self::Delete => ("", Value::Null),
         }
     }
 

@@ -23,6 +23,7 @@ pub mod history;
 pub mod network;
 pub mod observer;
 pub mod plan;
+pub mod planted;
 pub mod run;
 pub mod trace;
 pub mod world;

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use berth_shared::planted::Bug;
 use berth_simulation::plan::{Flaw, Plan};
-use berth_simulation::{command, simulate_plan};
+use berth_simulation::{command, planted, simulate_plan};
 use clap::Parser;
 
 /// Runs whole Berth clusters in simulation.
@@ -24,9 +25,26 @@ struct Arguments {
     /// Plants something that must not be; then a run should fail.
     #[arg(long)]
     flaw: Option<Flaw>,
+    /// Plants a bug in the programs, by its name, or each of them one after the other (`all`), and runs the seeds until it is
+    /// noticed. Prints a table of what noticed it, and fails if something was not. Only in builds with debug assertions.
+    #[arg(long, value_parser = parse_bugs)]
+    planted: Option<Bugs>,
     /// Writes the trace of every seed to `<directory>/<seed>.<1 or 2>`.
     #[arg(long)]
     traces: Option<PathBuf>,
+}
+
+/// Bugs to plant.
+#[derive(Clone, Debug)]
+struct Bugs(Vec<Bug>);
+
+fn parse_bugs(text: &str) -> Result<Bugs, String> {
+    if cfg!(not(debug_assertions)) {
+        return Err("this program was built without debug assertions, and so without bugs".to_owned());
+    }
+    let bugs: Vec<Bug> = Bug::ALL.into_iter().filter(|bug| text == "all" || text == bug.name()).collect();
+    let names = || Bug::ALL.map(Bug::name).join(", ");
+    if bugs.is_empty() { Err(format!("it is one of {}, or all", names())) } else { Ok(Bugs(bugs)) }
 }
 
 fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
@@ -37,6 +55,9 @@ fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Bugs(bugs)) = &arguments.planted {
+        return prove(bugs, &arguments.seeds);
+    }
     let mut failed = 0;
     for seed in arguments.seeds.clone() {
         let hash = run(seed, 1, &arguments);
@@ -51,6 +72,32 @@ fn main() -> ExitCode {
     }
     println!("{} seeds, {failed} failed", arguments.seeds.count());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Shows for each of `bugs` how many of `seeds` it takes until it is noticed, and by what.
+fn prove(bugs: &[Bug], seeds: &Range<u64>) -> ExitCode {
+    println!("| planted bug | seeds until noticed | promise seen to be broken | plan |");
+    println!("| --- | --- | --- | --- |");
+    let mut missed = 0;
+    for bug in bugs {
+        let plan = if planted::is_directed(*bug) { "directed" } else { "as drawn" };
+        match planted::search(*bug, seeds.clone()) {
+            Some(caught) => {
+                println!("| {} | {} | {} | {plan} |", bug.name(), caught.seeds, caught.promise);
+                eprintln!("{}, seed {}: {:.600}", bug.name(), caught.seed, caught.what);
+                if let Some((promise, what)) = planted::without(&caught) {
+                    missed += 1;
+                    println!("{} is wrong without the bug too: {promise}: {what:.600}", bug.name());
+                }
+            }
+            None => {
+                missed += 1;
+                println!("| {} | not within {} | | {plan} |", bug.name(), seeds.clone().count());
+            }
+        }
+    }
+    println!("{} bugs, {missed} not shown", bugs.len());
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs a seed and prints what came of it; its trace's hash if all promises were kept.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use berth_shared::ids::{LogIndex, NodeId, ShardId, Term};
-use berth_shared::report::NodeReport;
+use berth_shared::report::{Movement, NodeReport, ReplicaReport};
 
-use crate::history::{Applied, Changes, Departure, Observed, Ownership};
+use crate::history::{Applied, Changes, Departure, Move, Observed, Ownership};
 use crate::trace::Trace;
 
 #[derive(Debug, Default)]
@@ -13,6 +13,8 @@ pub struct Observer {
     /// Places of the ownerships that go on.
     owning: BTreeMap<(NodeId, ShardId), usize>,
     applied: BTreeMap<(NodeId, ShardId), LogIndex>,
+    /// When the step that goes on began, by the clock of its node.
+    moving: BTreeMap<(NodeId, ShardId), u64>,
     observed: Observed,
 }
 
@@ -28,6 +30,7 @@ impl Observer {
                 if replica.owns {
                     owning.insert(key, self.owns(key, replica.term, now, trace));
                 }
+                self.takes_step(key, replica);
                 if self.applied.insert(key, replica.applied) != Some(replica.applied) {
                     let (index, content_hash) = (replica.applied, replica.content_hash);
                     let applied = Applied { node: report.node, shard: replica.shard, index, content_hash };
@@ -37,6 +40,20 @@ impl Observer {
             }
         }
         self.owning = owning;
+    }
+
+    /// Only an owner knows what others have.
+    fn takes_step(&mut self, key: (NodeId, ShardId), replica: &ReplicaReport) {
+        let Some(Movement { step, target, from_micros, matched, last }) =
+            replica.movement.as_ref().filter(|_| replica.owns)
+        else {
+            return;
+        };
+        if self.moving.insert(key, *from_micros) != Some(*from_micros) {
+            let (by, shard) = key;
+            let (step, behind) = (step.clone(), last.saturating_sub(*matched));
+            self.observed.moves.push(Move { shard, by, step, target: *target, behind });
+        }
     }
 
     /// The place of the ownership, which goes on or begins.

@@ -5,6 +5,7 @@ mod elastic;
 
 use std::time::Duration;
 
+use berth_shared::planted::Bug;
 use berth_shared::seam::Random;
 use berth_shared::seam::random::SeededRandom;
 
@@ -42,6 +43,8 @@ pub struct Plan {
     pub only_begins: bool,
     /// Something that must not be, to show that it is noticed; no seed draws it.
     pub flaw: Option<Flaw>,
+    /// The same in the programs themselves.
+    pub bug: Option<Bug>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -190,6 +193,7 @@ impl Plan {
             writes_documents: draw.chance(50),
             keys_percent: draw.below(101),
             retries_percent: if draw.chance(50) { 60 } else { 0 },
+            ..Style::default()
         };
         let apart = if draw.chance(50) { 1500 } else { 1 };
         // Up to 2 %, which leases allow for, though no clock of a computer is that bad.
@@ -225,11 +229,16 @@ impl Plan {
             heal_at: FAULTS_LAST,
             only_begins: false,
             flaw: None,
+            bug: None,
         };
-        // Last, so that what a seed stands for does not depend on it.
+        // What came later is drawn later, so that what a seed stands for does not depend on it.
         if draw.chance(60) {
             elastic::add(&mut draw, &mut plan);
         }
+        plan.style.sessions_percent = draw.below(70);
+        plan.style.conditions_percent = draw.below(50);
+        plan.style.lives_percent = draw.below(8);
+        plan.style.repeats_percent = draw.below(12);
         plan
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use berth_shared::planted::Bug;
 use berth_shared::seam::clock::{BootInstant, Clock};
 use berth_shared::seam::random::SeededRandom;
 use berth_shared::seam::simulation::{self, Pauses};
@@ -32,6 +33,8 @@ pub struct World {
     runtimes: Mutex<Vec<(runtime::Id, usize)>>,
     /// The host that is looked into between steps.
     looked_into: Mutex<Option<Arc<Host>>>,
+    /// Of every process.
+    planted: Option<Bug>,
 }
 
 /// One machine: a name on the network, a clock, and a disk of some speed.
@@ -71,7 +74,12 @@ impl World {
             Arc::new(Host::new(name.clone(), seed, trace.clone()))
         };
         let hosts = names.iter().enumerate().map(host).collect();
-        Self { trace, hosts, runtimes: Mutex::default(), looked_into: Mutex::default() }
+        Self { trace, hosts, runtimes: Mutex::default(), looked_into: Mutex::default(), planted: None }
+    }
+
+    /// The same world, whose processes all have `bug`.
+    pub fn with(self, bug: Option<Bug>) -> Self {
+        Self { planted: bug, ..self }
     }
 
     /// The host `name`, which must be one of this world.
@@ -133,6 +141,10 @@ impl simulation::World for Entrance {
         if let Some(host) = self.0.running() {
             host.abort(message);
         }
+    }
+
+    fn is_planted(&self, bug: Bug) -> bool {
+        self.0.planted == Some(bug)
     }
 }
 

@@ -8,6 +8,7 @@
 use std::io;
 
 use berth_shared::ids::{ClusterId, NodeId};
+use berth_shared::planted::{self, Bug};
 use berth_shared::seam::Random;
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +114,10 @@ impl Identity {
             if let Some(file) = data_file()? {
                 return Err(Error::Missing { file });
             }
-            let identity = Self::fresh(NodeId(random.next_u64()), address);
+            let mut identity = Self::fresh(NodeId(random.next_u64()), address);
+            if planted::is(Bug::ReuseNodeId) {
+                identity.node = NodeId(xxhash_rust::xxh3::xxh3_64(address.as_bytes()));
+            }
             identity.write(disk)?;
             return Ok(identity);
         };

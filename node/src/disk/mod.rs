@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{BackendError, StorageBackend};
 
+use berth_shared::planted::{self, Bug};
+
 pub use directory::DirectoryDisk;
 pub use simulated::{Faults, SimulatedDisk, SyncGate};
 
@@ -79,6 +81,9 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if planted::is(Bug::SkipFsync) {
+            return Ok(());
+        }
         self.storage.sync_data()
     }
 

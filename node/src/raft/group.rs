@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use berth_shared::ids::{LogId, NodeId, ShardId, Term};
+use berth_shared::planted::{self, Bug};
 use berth_shared::seam::{BootInstant, Seams};
 
 use super::acknowledged::Acknowledged;
@@ -159,7 +160,8 @@ impl<R: Runtime> RaftGroup<R> {
             Raft::new(node.0, config, network, log, machine).await.map_err(|error| failed(error.to_string()))?;
         // Rule R2. Also for a replica that is the only voter: a leader may go on after it has left the voters, and its lease
         // then rests on the one that is left.
-        let votes_from = if is_new { started_at } else { started_at + ELECTION_TIMEOUT_MAX };
+        let votes_from =
+            if is_new || planted::is(Bug::VoteAfterRestart) { started_at } else { started_at + ELECTION_TIMEOUT_MAX };
         let beginning = match (is_new, first_owner) {
             (true, true) => Beginning::Ours,
             (true, false) => Beginning::AnothersUntil(started_at + FIRST_OWNER_AHEAD),

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use berth_shared::ids::{Term, Version};
 use berth_shared::key::EntityKey;
 use berth_shared::message::{Response, Seen};
+use berth_shared::planted::{self, Bug};
 use berth_shared::problem::Code;
 use berth_shared::seam::Seams;
 use berth_shared::telemetry::Histogram;
@@ -183,7 +184,9 @@ impl Executor {
     fn leadership_changed(&mut self) {
         self.term = *self.leading.borrow_and_update();
         self.time.restart();
-        self.discard_speculation();
+        if !planted::is(Bug::DecideOnLeftovers) {
+            self.discard_speculation();
+        }
         self.in_flight.drain(..).for_each(|(_, answers)| answers.abandon());
         // A joined attempt wrote nothing itself; its gateway remembers that an earlier one is unsettled.
         let joined = if self.term.is_some() { self.speculation.settle_all() } else { self.speculation.part_joined() };
@@ -202,6 +205,9 @@ impl Executor {
 
     fn batch_finished(&mut self, finished: Finished) {
         let Finished { batch, applied, again } = finished;
+        if planted::is(Bug::DecideOnLeftovers) && !self.in_flight.iter().any(|(number, _)| *number == batch) {
+            return;
+        }
         self.in_flight.retain(|(number, _)| *number != batch);
         let joined = self.speculation.finished(batch);
         self.again.extend(again);
@@ -417,7 +423,7 @@ impl Executor {
     }
 
     fn answer_without_record(&mut self, term: Term, decided: Decided) {
-        match self.speculation.rests_on(&decided.command.key) {
+        match self.speculation.rests_on(&decided.command.key).filter(|_| !planted::is(Bug::ReleaseRefusalEarly)) {
             Some(rests_on) => self.waiting.push_back(Waiting { rests_on, decided }),
             None if self.group.holds_lease(term) => {
                 let seen = self.shard.seen();
@@ -427,7 +433,11 @@ impl Executor {
         }
     }
 
-    async fn propose(&mut self, term: Term, number: BatchNumber, draft: Draft) {
+    async fn propose(&mut self, term: Term, number: BatchNumber, mut draft: Draft) {
+        if planted::is(Bug::AcknowledgeBeforeCommit) {
+            let seen = self.shard.seen();
+            draft.decided.drain(..).for_each(|decided| decided.answer(seen));
+        }
         self.batch_records.record(draft.records.len() as f64);
         let batch = Arc::new(Batch::new(term, draft.records));
         self.shard.machine().expect(batch.clone(), draft.after);
@@ -446,7 +456,7 @@ impl Executor {
 
     /// The entity as the next decision must see it; `None` when it is not in memory.
     fn view(&self, key: &EntityKey, loaded: &Loaded) -> Option<Result<View, &'static str>> {
-        if let Some(view) = self.speculation.view(key) {
+        if let Some(view) = self.speculation.view(key).filter(|_| !planted::is(Bug::DropBaseVersionCheck)) {
             return Some(Ok(view.clone()));
         }
         let resident = self.shard.resident(key).or_else(|| loaded.entities.get(key).cloned())?;

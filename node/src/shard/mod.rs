@@ -32,6 +32,7 @@ use parking_lot::{Mutex, MutexGuard};
 use berth_shared::ids::{LogId, ShardId, Version};
 use berth_shared::key::EntityKey;
 use berth_shared::message::Seen;
+use berth_shared::planted::{self, Bug};
 use berth_shared::seam::Seams;
 
 use crate::entity::Registry;
@@ -41,7 +42,7 @@ use entities::{LoadTicket, Resident};
 use machine::{Applied, Machine, rehydrate};
 use residency::Residency;
 use waiting::Waiting;
-use window::RowId;
+use window::{RowId, Window};
 
 /// A shard as everybody on this node shares it. No lock of it is held across an await.
 #[derive(Debug)]
@@ -259,7 +260,10 @@ impl Shard {
     /// loaded anew, so that nobody sees some of both. Who applies must wait until this has returned.
     pub async fn install(&self, staging: Staging) -> Result<(), store::Error> {
         let mut installed = staging.commit().await?;
-        let window = installed.take_outcomes().into_iter().collect();
+        let mut window: Window = installed.take_outcomes().into_iter().collect();
+        if planted::is(Bug::ForgetKeysInSnapshots) {
+            window = Window::default();
+        }
         {
             let mut machine = self.machine();
             machine.reset(installed.publish(), window);

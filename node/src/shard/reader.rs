@@ -9,6 +9,7 @@ use bytes::Bytes;
 use berth_shared::ids::{Term, Version};
 use berth_shared::key::EntityKey;
 use berth_shared::message::{Consistency, Moment, Seen};
+use berth_shared::planted::{self, Bug};
 use berth_shared::seam::BootInstant;
 
 use crate::entity::Registry;
@@ -180,6 +181,7 @@ impl Reader {
 
     pub(super) fn check(&self, warrant: Warrant) -> Result<(), Error> {
         let holds = match warrant {
+            Warrant::Lease(term) if planted::is(Bug::ReadWithoutLease) => self.group.term() == Some(term),
             Warrant::Lease(term) => self.group.holds_lease(term),
             Warrant::Quorum(term) => self.group.term() == Some(term),
             Warrant::Replica => !self.shard.waiting().is_closed() && self.group.level().is_some(),

@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use berth_shared::ids::RequestId;
 use berth_shared::key::EntityKey;
+use berth_shared::planted::{self, Bug};
 
 use crate::record::{Fingerprint, Scope};
 use crate::shard::command::Command;
@@ -100,7 +101,9 @@ impl Speculation {
 
     /// Everything proposed in earlier terms has been applied or truncated. Returns the attempts that had joined.
     pub fn settle_all(&mut self) -> Vec<Command> {
-        self.discard_views();
+        if !planted::is(Bug::DecideOnLeftovers) {
+            self.discard_views();
+        }
         self.in_flight.clear();
         self.keys.clear();
         self.running.drain().flat_map(|(_, running)| running.joined).collect()

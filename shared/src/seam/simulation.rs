@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::clock::BootInstant;
+use crate::planted::Bug;
 
 /// The world as the process that is running just now sees it. A simulation runs one of its processes at a time.
 pub trait World: fmt::Debug {
@@ -22,6 +23,9 @@ pub trait World: fmt::Debug {
 
     /// Ends the running process, of which nothing is seen from now on.
     fn abort(&self, message: &str);
+
+    /// Whether every process has this bug.
+    fn is_planted(&self, bug: Bug) -> bool;
 }
 
 /// Simulated time around blocking work, which takes none itself.

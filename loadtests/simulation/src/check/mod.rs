@@ -1,6 +1,7 @@
 //! The promises, each checked by a file of its own: pure functions from what was recorded to what is wrong with it.
 
 mod agreement;
+mod complete;
 mod departed;
 mod durable;
 mod exactly_once;
@@ -8,11 +9,14 @@ mod linearizable;
 mod ordered;
 mod placed;
 mod planned;
+mod prepared;
 mod progress;
 #[cfg(test)]
 mod samples;
+mod session;
 mod single_writer;
 
+pub use complete::incomplete;
 pub use placed::unplaced;
 
 use crate::history::{History, Violation};
@@ -24,10 +28,13 @@ pub fn all(history: &History) -> Vec<Violation> {
         single_writer::check,
         exactly_once::check,
         linearizable::check,
+        session::check,
         ordered::check,
         agreement::check,
         progress::check,
         placed::check,
+        complete::check,
+        prepared::check,
         departed::check,
         planned::check,
     ];

@@ -74,47 +74,10 @@ fn uneven(what: &str, reports: &[NodeReport], counts: impl Fn(&ReplicaReport) ->
 
 #[cfg(test)]
 mod tests {
-    use berth_shared::ids::ClusterId;
-    use berth_shared::report::{Movement, NodeState, Placement};
+    use berth_shared::report::Movement;
 
     use super::*;
-
-    /// Three nodes, of which the first owns two shards and the system shard.
-    fn reports() -> Vec<NodeReport> {
-        let nodes: Vec<NodeId> = (1..=3).map(NodeId).collect();
-        let replica = |node: NodeId, shard: ShardId| {
-            let owner = nodes[if shard == SYSTEM_SHARD { 0 } else { usize::from(shard.0) % 3 }];
-            ReplicaReport {
-                shard,
-                owns: node == owner,
-                leader: Some(owner),
-                term: 1,
-                voters: nodes.clone(),
-                learners: vec![],
-                applied: 1,
-                incarnation: 0,
-                content_hash: 1,
-                marks: vec![],
-                queued: 0,
-                is_joint: false,
-                planned: Some(Placement { owner, replicas: nodes.clone() }),
-                movement: None,
-                last_movement: None,
-            }
-        };
-        let report = |node: &NodeId| NodeReport {
-            node: *node,
-            cluster: ClusterId(1),
-            address: format!("node-{node}:1"),
-            state: NodeState::Ready,
-            software: "test".to_owned(),
-            plan_epoch: 2,
-            members: vec![],
-            sightings: vec![],
-            replicas: (0..SHARDS).map(ShardId).chain([SYSTEM_SHARD]).map(|shard| replica(*node, shard)).collect(),
-        };
-        nodes.iter().map(report).collect()
-    }
+    use crate::check::samples::reports;
 
     fn wrong(change: impl FnOnce(&mut Vec<NodeReport>)) -> usize {
         let mut reports = reports();

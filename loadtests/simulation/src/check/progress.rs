@@ -31,7 +31,11 @@ pub(super) fn check(history: &History) -> Vec<Violation> {
 
 fn succeeded(operation: &Operation) -> bool {
     match operation.outcome {
-        Outcome::Applied { .. } | Outcome::Rejected { .. } | Outcome::State { .. } | Outcome::Absent => true,
+        Outcome::Applied { .. }
+        | Outcome::Rejected { .. }
+        | Outcome::State { .. }
+        | Outcome::Absent
+        | Outcome::Deleted => true,
         Outcome::NotApplied { .. } | Outcome::Unknown { .. } | Outcome::Nonsense { .. } => false,
     }
 }

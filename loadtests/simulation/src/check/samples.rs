@@ -1,10 +1,14 @@
-//! Hand-made histories of one counter or one account, good and bad, that show that the checks notice.
+//! Hand-made histories of one counter or one account, good and bad, and reports of nodes, that show that the checks notice.
 
 use std::ops::Range;
 
+use berth_node::cluster::plan::SYSTEM_SHARD;
+use berth_shared::ids::{ClusterId, NodeId, ShardId};
+use berth_shared::report::{NodeReport, NodeState, Placement, ReplicaReport};
 use serde_json::{Value, json};
 
-use crate::history::{Call, Entity, Event, History, Kind, Operation, Outcome, Write};
+use crate::cluster::SHARDS;
+use crate::history::{Call, Consistency, Entity, Event, History, Kind, Operation, Outcome, TOMBSTONE, Write};
 
 fn counter() -> Entity {
     Entity { kind: Kind::Counter, id: "c".into() }
@@ -15,7 +19,8 @@ fn account() -> Entity {
 }
 
 fn operation(entity: Entity, call: Call, time: Range<u64>, outcome: Outcome) -> Operation {
-    Operation { client: 0, entity, call, key: Some("k".into()), invoked: time.start, completed: time.end, outcome }
+    let (key, invoked, completed) = (Some("k".into()), time.start, time.end);
+    Operation { client: 0, entity, call, condition: None, key, invoked, completed, outcome }
 }
 
 /// A write to the counter.
@@ -31,7 +36,27 @@ pub(super) fn acknowledged(version: u64, by: i64, time: Range<u64>) -> Operation
 
 pub(super) fn read(version: u64, value: i64, time: Range<u64>) -> Operation {
     let outcome = Outcome::State { version, state: json!({ "value": value }) };
-    operation(counter(), Call::Read { is_strict: false }, time, outcome)
+    operation(counter(), Call::Read(Consistency::Linearizable), time, outcome)
+}
+
+/// A read by `client` that any replica may answer.
+pub(super) fn in_session(client: usize, version: u64, value: i64, time: Range<u64>) -> Operation {
+    Operation { client, call: Call::Read(Consistency::Session), ..read(version, value, time) }
+}
+
+/// A write to the counter that was refused.
+pub(super) fn rejected(by: i64, time: Range<u64>, reason: &str) -> Operation {
+    write(by, time, Outcome::Rejected { reason: reason.into(), replayed: false })
+}
+
+/// The deletion of the counter.
+pub(super) fn deletion(version: u64, time: Range<u64>) -> Operation {
+    let outcome = Outcome::Applied { version, state: Value::Null, replayed: false };
+    operation(counter(), Call::Write(Write::Delete), time, outcome)
+}
+
+pub(super) fn deleted(version: u64) -> Event {
+    Event { version, name: TOMBSTONE.into(), data: Value::Null }
 }
 
 /// `operation` with another outcome.
@@ -84,4 +109,41 @@ pub(super) fn account_history(
     ];
     let operations = begun.into_iter().chain(operations).collect();
     History { operations, logs: [(account(), log.into())].into(), ..History::default() }
+}
+
+/// Three nodes, of which the first owns two shards and the system shard.
+pub(super) fn reports() -> Vec<NodeReport> {
+    let nodes: Vec<NodeId> = (1..=3).map(NodeId).collect();
+    let replica = |node: NodeId, shard: ShardId| {
+        let owner = nodes[if shard == SYSTEM_SHARD { 0 } else { usize::from(shard.0) % 3 }];
+        ReplicaReport {
+            shard,
+            owns: node == owner,
+            leader: Some(owner),
+            term: 1,
+            voters: nodes.clone(),
+            learners: vec![],
+            applied: 1,
+            incarnation: 0,
+            content_hash: 1,
+            marks: vec![],
+            queued: 0,
+            is_joint: false,
+            planned: Some(Placement { owner, replicas: nodes.clone() }),
+            movement: None,
+            last_movement: None,
+        }
+    };
+    let report = |node: &NodeId| NodeReport {
+        node: *node,
+        cluster: ClusterId(1),
+        address: format!("node-{node}:1"),
+        state: NodeState::Ready,
+        software: "test".to_owned(),
+        plan_epoch: 2,
+        members: vec![],
+        sightings: vec![],
+        replicas: (0..SHARDS).map(ShardId).chain([SYSTEM_SHARD]).map(|shard| replica(*node, shard)).collect(),
+    };
+    nodes.iter().map(report).collect()
 }

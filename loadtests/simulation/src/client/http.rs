@@ -23,6 +23,10 @@ pub(super) struct Connection {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) replayed: bool,
+    /// Of the entity tag.
+    pub(super) version: Option<u64>,
+    /// What the client has seen with this answer.
+    pub(super) token: Option<String>,
     body: Bytes,
 }
 
@@ -62,8 +66,12 @@ impl Connection {
             let answer = sender.send_request(request).await?;
             let (parts, body) = answer.into_parts();
             let body = body.collect().await?.to_bytes();
+            let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
             let replayed = parts.headers.contains_key("idempotency-replayed");
-            Ok::<_, hyper::Error>((Answer { status: parts.status.as_u16(), replayed, body }, sender))
+            let version = text("etag").and_then(|tag| tag.trim_matches('"').parse().ok());
+            let token = text("berth-session").map(str::to_owned);
+            let status = parts.status.as_u16();
+            Ok::<_, hyper::Error>((Answer { status, replayed, version, token, body }, sender))
         };
         match seams.spawner.timeout(patience, exchange).await {
             Some(Ok((answer, sender))) => {

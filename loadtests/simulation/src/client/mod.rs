@@ -1,17 +1,20 @@
-//! The clients of a run: each sends one request after the other to a gateway over HTTP, and notes what it was told.
+//! The clients of a run: each sends one request after the other over HTTP, to one of the gateways, and notes what it was told.
+//! It keeps the session token of its newest answer and sends it with every request.
 
+mod answer;
 mod http;
 mod workload;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_shared::seam::Seams;
 use parking_lot::Mutex;
-use serde_json::Value;
 
-use crate::history::{Call, Entity, Event, History, Kind, Operation, Outcome, Write};
+use crate::history::{Call, Consistency, Entity, Event, History, Kind, Operation, Outcome, Write};
 use crate::world::Host;
+use answer::outcome;
 use http::{Answer, Connection};
 pub use workload::{Style, entities};
 
@@ -19,6 +22,8 @@ pub use workload::{Style, entities};
 const GRACE: Duration = Duration::from_secs(1);
 /// Events per page when the logs are read.
 const PAGE: usize = 200;
+/// Requests whose outcome a client knows and that it may send again, and deleted entities that it may read again.
+const REMEMBERED_MAX: usize = 8;
 
 /// One client.
 #[derive(Debug)]
@@ -26,25 +31,55 @@ pub struct Client {
     number: usize,
     host: Arc<Host>,
     seams: Seams,
-    connection: Connection,
+    /// One for each gateway; the client's own comes first.
+    connections: Vec<Connection>,
+    /// The one in use.
+    current: usize,
     style: Style,
     history: Arc<Mutex<History>>,
     /// Writes so far; with the client's number it makes every write another one.
     writes: u64,
+    token: Option<String>,
+    /// The newest version that the client was told of each entity.
+    known: BTreeMap<Entity, u64>,
+    settled: Vec<Request>,
+    deleted: Vec<Entity>,
+}
+
+/// A write as it is sent, each time alike.
+#[derive(Clone, Debug)]
+struct Request {
+    entity: Entity,
+    write: Write,
+    condition: Option<u64>,
+    key: Option<String>,
 }
 
 impl Client {
-    /// A client of the gateway at `gateway`, `host:port`.
+    /// A client of `gateways`, `host:port`, of which it begins with the first.
     pub fn new(
         number: usize,
         host: Arc<Host>,
         seams: Seams,
-        gateway: String,
+        gateways: Vec<String>,
         style: Style,
         history: Arc<Mutex<History>>,
     ) -> Self {
-        let connection = Connection::new(seams.clone(), gateway);
-        Self { number, host, seams, connection, style, history, writes: 0 }
+        let connections = gateways.into_iter().map(|gateway| Connection::new(seams.clone(), gateway)).collect();
+        Self {
+            number,
+            host,
+            seams,
+            connections,
+            current: 0,
+            style,
+            history,
+            writes: 0,
+            token: None,
+            known: BTreeMap::new(),
+            settled: Vec::new(),
+            deleted: Vec::new(),
+        }
     }
 
     /// Sends requests until the run is `end` nanoseconds old.
@@ -57,31 +92,86 @@ impl Client {
     }
 
     async fn work_once(&mut self) {
-        let mut entities = entities();
-        entities.retain(|entity| self.style.writes_documents || entity.kind != Kind::Document);
-        let entity = entities[self.draw(entities.len() as u64) as usize].clone();
-        if self.draw(100) < self.style.reads_percent {
-            let is_strict = self.style.reads_strictly && self.draw(2) == 0;
-            self.run(&entity, Call::Read { is_strict }, None).await;
+        if self.is_drawn(self.style.repeats_percent) && !self.settled.is_empty() {
+            let request = self.settled[self.draw(self.settled.len() as u64) as usize].clone();
+            self.current = self.draw(self.connections.len() as u64) as usize;
+            self.write(&request).await;
             return;
         }
+        if self.is_drawn(self.style.lives_percent) {
+            return self.begin_and_end().await;
+        }
+        let mut entities = entities();
+        entities.retain(|entity| self.style.writes_documents || entity.kind != Kind::Document);
+        if self.is_drawn(self.style.reads_percent) {
+            entities.extend(self.deleted.iter().cloned());
+            let entity = entities[self.draw(entities.len() as u64) as usize].clone();
+            return self.read(&entity).await;
+        }
+        let entity = entities[self.draw(entities.len() as u64) as usize].clone();
         self.writes += 1;
         let write = workload::write(entity.kind, self.number, self.writes, self.seams.random.next_u64());
-        let key = (self.draw(100) < self.style.keys_percent).then(|| format!("client-{}-{}", self.number, self.writes));
-        let mut attempts = 1;
-        // Only who has a key of one's own can try again.
-        if key.is_some() && self.draw(100) < self.style.retries_percent {
-            attempts += 3;
+        let is_conditional = entity.kind == Kind::Counter && self.is_drawn(self.style.conditions_percent);
+        let condition = self.known.get(&entity).copied().filter(|_| is_conditional);
+        self.write_at_last(entity, write, condition).await;
+    }
+
+    /// An entity of this client alone, which it deletes at once, and in some cases writes to again.
+    async fn begin_and_end(&mut self) {
+        let entity = Entity { kind: Kind::Counter, id: format!("s{}-{}", self.number, self.writes) };
+        for number in 0..2 + self.draw(4) / 3 {
+            self.writes += 1;
+            let write = match number {
+                1 => Write::Delete,
+                _ => workload::write(entity.kind, self.number, self.writes, 0),
+            };
+            self.write_at_last(entity.clone(), write, None).await;
+            self.read(&entity).await;
         }
-        for _ in 0..attempts {
-            let outcome = self.run(&entity, Call::Write(write), key.clone()).await;
+        self.deleted.truncate(REMEMBERED_MAX - 1);
+        self.deleted.insert(0, entity);
+    }
+
+    async fn read(&mut self, entity: &Entity) {
+        let consistency = match self.draw(100) {
+            drawn if drawn < self.style.sessions_percent => Consistency::Session,
+            _ if self.style.reads_strictly && self.draw(2) == 0 => Consistency::Strict,
+            _ => Consistency::Linearizable,
+        };
+        self.run(entity, Call::Read(consistency), None, None).await;
+    }
+
+    /// Tries a write until its outcome is known, or a few times, or once.
+    async fn write_at_last(&mut self, entity: Entity, write: Write, condition: Option<u64>) {
+        let key = self.is_drawn(self.style.keys_percent).then(|| format!("client-{}-{}", self.number, self.writes));
+        // Only who has a key of one's own can try again.
+        let mut attempts = if key.is_some() && self.is_drawn(self.style.retries_percent) { 4 } else { 1 };
+        let tries_again = attempts > 1;
+        let request = Request { entity, write, condition, key };
+        while attempts > 0 {
+            attempts -= 1;
+            let outcome = self.write(&request).await;
             if !matches!(outcome, Outcome::Unknown { .. } | Outcome::NotApplied { .. }) {
                 // Now and then a client asks once more for what it knows.
-                if attempts > 1 && self.draw(4) == 0 {
-                    self.run(&entity, Call::Write(write), key.clone()).await;
+                if tries_again && self.draw(4) == 0 {
+                    self.write(&request).await;
                 }
-                return;
+                return self.remember(request);
             }
+            self.current = self.draw(self.connections.len() as u64) as usize;
+        }
+    }
+
+    /// Keeps a request that may be sent again, in place of any other.
+    fn remember(&mut self, request: Request) {
+        if request.key.is_none() {
+            return;
+        }
+        if self.settled.len() < REMEMBERED_MAX {
+            self.settled.push(request);
+        } else {
+            let place = self.draw(REMEMBERED_MAX as u64) as usize;
+            self.settled[place] = request;
         }
     }
 
@@ -89,11 +179,8 @@ impl Client {
     pub async fn open_accounts(&mut self) {
         for entity in entities().into_iter().filter(|entity| entity.kind == Kind::Account) {
             let key = Some(format!("open-{}", entity.id));
-            loop {
-                let outcome = self.run(&entity, Call::Write(Write::Open), key.clone()).await;
-                if matches!(outcome, Outcome::Applied { .. }) {
-                    break;
-                }
+            let request = Request { entity, write: Write::Open, condition: None, key };
+            while !matches!(self.write(&request).await, Outcome::Applied { .. }) {
                 self.seams.spawner.sleep(Duration::from_millis(100)).await;
             }
         }
@@ -103,14 +190,27 @@ impl Client {
         self.seams.random.next_u64() % below
     }
 
+    fn is_drawn(&self, percent: u64) -> bool {
+        self.draw(100) < percent
+    }
+
+    async fn write(&mut self, request: &Request) -> Outcome {
+        let Request { entity, write, condition, key } = request;
+        self.run(entity, Call::Write(*write), *condition, key.clone()).await
+    }
+
     /// Sends one request and writes down what came of it.
-    async fn run(&mut self, entity: &Entity, call: Call, key: Option<String>) -> Outcome {
+    async fn run(&mut self, entity: &Entity, call: Call, condition: Option<u64>, key: Option<String>) -> Outcome {
         let invoked = self.host.elapsed_nanos();
         let answer = match &call {
-            Call::Write(write) => self.send_write(entity, *write, key.as_deref()).await,
-            Call::Read { is_strict } => {
-                let query = if *is_strict { "?consistency=strict" } else { "" };
-                self.send("GET", &format!("{}{query}", path(entity)), None, "").await
+            Call::Write(write) => self.send_write(entity, *write, condition, key.as_deref()).await,
+            Call::Read(consistency) => {
+                let query = match consistency {
+                    Consistency::Linearizable => "",
+                    Consistency::Strict => "?consistency=strict",
+                    Consistency::Session => "?consistency=session",
+                };
+                self.send("GET", &format!("{}{query}", path(entity)), &[], "").await
             }
         };
         let outcome = match answer {
@@ -119,27 +219,55 @@ impl Client {
         };
         let completed = self.host.elapsed_nanos();
         let (client, entity) = (self.number, entity.clone());
-        let operation = Operation { client, entity, call, key, invoked, completed, outcome: outcome.clone() };
+        let operation =
+            Operation { client, entity, call, condition, key, invoked, completed, outcome: outcome.clone() };
+        if let Some(version) = operation.version() {
+            let known = self.known.entry(operation.entity.clone()).or_default();
+            *known = version.max(*known);
+        }
         self.host.note(format_args!("{operation:?}"), &[]);
         self.history.lock().operations.push(operation);
         outcome
     }
 
-    async fn send_write(&mut self, entity: &Entity, write: Write, key: Option<&str>) -> Result<Answer, String> {
+    async fn send_write(
+        &mut self,
+        entity: &Entity,
+        write: Write,
+        condition: Option<u64>,
+        key: Option<&str>,
+    ) -> Result<Answer, String> {
+        let condition = condition.map(|version| format!("\"{version}\""));
+        let mut headers = Vec::new();
+        headers.extend(key.map(|key| ("idempotency-key", key)));
+        headers.extend(condition.as_deref().map(|tag| ("if-match", tag)));
+        if write == Write::Delete {
+            return self.send("DELETE", &path(entity), &headers, "").await;
+        }
         let (command, arguments) = write.command();
-        self.send("POST", &format!("{}/{command}", path(entity)), key, &arguments.to_string()).await
+        self.send("POST", &format!("{}/{command}", path(entity)), &headers, &arguments.to_string()).await
     }
 
-    async fn send(&mut self, method: &str, path: &str, key: Option<&str>, body: &str) -> Result<Answer, String> {
+    async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer, String> {
         let wait = format!("wait={}", self.style.deadline.as_secs());
-        let mut headers = vec![("content-type", "application/json"), ("prefer", wait.as_str())];
-        headers.extend(key.map(|key| ("idempotency-key", key)));
-        self.connection.send(method, path, &headers, body, self.style.deadline + GRACE).await
+        let mut all = vec![("content-type", "application/json"), ("prefer", wait.as_str())];
+        all.extend(self.token.as_deref().map(|token| ("berth-session", token)));
+        all.extend(headers);
+        let patience = self.style.deadline + GRACE;
+        let answer = self.connections[self.current].send(method, path, &all, body, patience).await?;
+        if answer.token.is_some() {
+            self.token.clone_from(&answer.token);
+        }
+        Ok(answer)
     }
 
     /// Reads the logs of all entities into the history; an error says which cannot be read.
     pub async fn read_logs(&mut self) -> Result<(), String> {
-        for entity in entities() {
+        let mut all = entities();
+        all.extend(self.history.lock().entities().into_iter().cloned());
+        all.sort();
+        all.dedup();
+        for entity in all {
             let log = self.read_log(&entity).await?;
             self.history.lock().logs.insert(entity, log);
         }
@@ -151,7 +279,7 @@ impl Client {
         let mut after = 0;
         loop {
             let path = format!("{}/events?after={after}&limit={PAGE}", path(entity));
-            let answer = self.send("GET", &path, None, "").await?;
+            let answer = self.send("GET", &path, &[], "").await?;
             if answer.status == 404 {
                 return Ok(log);
             }
@@ -173,29 +301,4 @@ impl Client {
 
 fn path(entity: &Entity) -> String {
     format!("/v1/entities/{}/{}", entity.kind.name(), entity.id)
-}
-
-/// What an answer means by the contract.
-fn outcome(call: &Call, answer: &Answer) -> Outcome {
-    let nonsense = || Outcome::Nonsense { answer: format!("{answer:?}") };
-    let Some(body) = answer.json() else { return nonsense() };
-    let code = body["code"].as_str().unwrap_or_default();
-    match (answer.status, call) {
-        (200, _) => {
-            let (Some(version), state) = (body["version"].as_u64(), body["state"].clone()) else { return nonsense() };
-            match call {
-                _ if state == Value::Null => nonsense(),
-                Call::Write(_) => Outcome::Applied { version, state, replayed: answer.replayed },
-                Call::Read { .. } => Outcome::State { version, state },
-            }
-        }
-        (404, Call::Read { .. }) if code == "not-found" => Outcome::Absent,
-        (422, Call::Write(_)) if code == "rejected" => {
-            let reason = body["reason"].as_str().unwrap_or_default().to_owned();
-            Outcome::Rejected { reason, replayed: answer.replayed }
-        }
-        (409 | 429 | 503, _) => Outcome::NotApplied { status: answer.status },
-        (504, _) => Outcome::Unknown { why: "504".to_owned() },
-        _ => nonsense(),
-    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::history::{Entity, Kind, Write};
 
 /// How the clients of a run behave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
     /// Mean pause between two requests of a client.
     pub pause: Duration,
@@ -20,6 +20,14 @@ pub struct Style {
     pub keys_percent: u64,
     /// Of those with a key: how many are tried again when nobody knows what became of them.
     pub retries_percent: u64,
+    /// Of reads: how many may be answered by any replica that has what the client was told before.
+    pub sessions_percent: u64,
+    /// Of writes to counters: how many ask for the version that the client knows.
+    pub conditions_percent: u64,
+    /// Of all: how many are the life of an entity, from its beginning to its deletion.
+    pub lives_percent: u64,
+    /// Of all: how many are writes whose outcome the client knows, sent again with their key.
+    pub repeats_percent: u64,
 }
 
 /// The few entities that all clients share, so that their requests meet.

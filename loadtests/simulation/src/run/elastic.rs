@@ -166,18 +166,24 @@ impl Run<'_> {
         }
     }
 
+    fn unrested(&self) -> Vec<Violation> {
+        let mut wrong = crate::check::unplaced(&self.reports);
+        wrong.extend(crate::check::incomplete(&self.reports));
+        wrong
+    }
+
     /// Steps on until every shard is where it should be and who should leave has left, but no longer than `patience`.
     pub(super) fn come_to_rest(&mut self, patience: Duration) -> Result<(), Violation> {
         let until = self.sim.elapsed() + patience;
         loop {
             let have_left = self.leaving.borrow().len() == self.departures.borrow().len();
-            if have_left && crate::check::unplaced(&self.reports).is_empty() {
+            if have_left && self.unrested().is_empty() {
                 self.note("everything is where it should be");
                 return Ok(());
             }
             if self.sim.elapsed() > until {
                 let staying: Vec<usize> = self.leaving.borrow().iter().copied().collect();
-                let wrong = crate::check::unplaced(&self.reports);
+                let wrong = self.unrested();
                 let what = format!("of the nodes {staying:?} not all leave, or shards are elsewhere: {wrong:?}");
                 return Err(Violation::new("comes to rest", what));
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use berth_shared::ids::{ClusterId, NodeId};
+use berth_shared::planted::{self, Bug};
 use berth_shared::report::Member;
 
 use super::{InitRecord, Settings, Status};
@@ -172,6 +173,9 @@ fn join(view: &View<'_>) -> Option<Decision> {
 /// A fresh node without a cluster to join.
 fn found(view: &View<'_>) -> Decision {
     let own = view.own;
+    if planted::is(Bug::TwoClusters) {
+        return Decision::Found(vec![us(view)]);
+    }
     // A seed may be another name of this node's own address.
     let is_us = |(address, status): (&String, &Status)| status.node == own.node && view.seeds.contains(address);
     if !view.seeds.contains(&own.address) && !answered(view).any(is_us) {
