@@ -122,8 +122,7 @@ def document(figures, simulations=(), plot="REPORT.svg"):
     lines += [f"![How long it took after each fault until all was well]({plot})", ""]
     lines += ["## By row", "", *rows_table(figures)]
     for name, figures_of in simulations:
-        lines += ["", f"## Simulation: {name}", "", "| what | figure |", "| --- | --- |"]
-        lines += [f"| {what} | {figure} |" for what, figure in flat(figures_of)]
+        lines += ["", f"## Simulation: {name}", "", *simulation(figures_of)]
     return "\n".join(lines) + "\n"
 
 
@@ -171,6 +170,20 @@ def rows_table(figures):
         cells.append(f"{min(shares):.0%}–{max(shares):.0%}" if shares else "–")
         cells += [spread(figures.times(time, faults)) for time in TIMES]
         yield f"| {' | '.join(map(str, cells))} |"
+
+
+def simulation(summary):
+    """A summary of `berth-simulate`: of seeds, or of planted bugs."""
+    if "planted" in summary:
+        yield "| planted bug | seeds until noticed | promise seen to be broken first | plan of the seed |"
+        yield "| --- | --- | --- | --- |"
+        for row in summary["planted"]:
+            yield f"| {row['bug']} | {row['seeds']} | {row['promise']} | {row['plan']} |"
+        return
+    yield "| what | figure |"
+    yield "| --- | --- |"
+    for what, figure in flat(summary):
+        yield f"| {what} | {figure} |"
 
 
 def flat(value, name=""):

@@ -418,6 +418,11 @@ class TheReport(unittest.TestCase):
         self.assertEqual(len(dots), 3)
         self.assertTrue(all(report.LEFT <= float(dot.get("cx")) <= report.WIDTH - report.RIGHT for dot in dots))
 
+    def test_planted_bugs_of_the_simulation_are_a_table_of_what_noticed_them(self):
+        row = {"bug": "skip-fsync", "seeds": "2", "promise": "durable", "plan": "as drawn"}
+        text = report.document(self.figures(self.fault("owner-kill")), [("planted.json", {"planted": [row]})])
+        self.assertIn("| skip-fsync | 2 | durable | as drawn |", text)
+
     def test_a_summary_of_the_simulation_is_shown_as_it_is(self):
         text = report.document(self.figures(self.fault("owner-kill")), [("seeds.json", {"seeds": 2000, "faults": {"crash": 71}})])
         self.assertIn("| seeds | 2000 |", text)

@@ -61,6 +61,8 @@ pub enum Consistency {
     Strict,
     /// As new as anything that this client was told before.
     Session,
+    /// As old as the replica that answers.
+    Stale,
 }
 
 /// A command. No two writes of a run are alike, but attempts at the same one: each is found in the log by its number.
@@ -83,6 +85,16 @@ pub enum Write {
     },
     /// Once per entity.
     Delete,
+}
+
+/// The ids of a kind, as a client was told them page by page; only if all pages came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listing {
+    pub kind: Kind,
+    pub ids: Vec<String>,
+    /// Nanoseconds since the start of the run.
+    pub invoked: u64,
+    pub completed: u64,
 }
 
 /// What the client was told.
@@ -134,6 +146,7 @@ pub struct Event {
 pub struct History {
     /// In the order of completion.
     pub operations: Vec<Operation>,
+    pub listings: Vec<Listing>,
     /// Of every entity that was touched, as read at the end.
     pub logs: BTreeMap<Entity, Vec<Event>>,
     /// What nodes said of themselves while it ran.
@@ -155,6 +168,8 @@ pub struct Observed {
     pub departures: Vec<Departure>,
     /// Steps of moves, each as it was when it was first seen.
     pub moves: Vec<Move>,
+    /// Who belonged to the groups, by their owners' word, whenever that had changed.
+    pub groups: Vec<Group>,
     pub changes: Changes,
     /// What the nodes that still ran said at the very end.
     pub last: Vec<NodeReport>,
@@ -199,6 +214,15 @@ pub struct Ownership {
     pub term: Term,
     pub from: u64,
     pub until: u64,
+}
+
+/// From `from` on these belong to a shard's group: voters and learners, and while they change, those of before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub shard: ShardId,
+    pub term: Term,
+    pub from: u64,
+    pub members: Vec<NodeId>,
 }
 
 /// The content of a replica after the entry `index`.

@@ -1,14 +1,15 @@
 //! Whole clusters (three nodes and those that come later, gateways, clients) in one deterministic run from a seed: simulated
 //! network, time, disks and faults, real code. The same seed gives the same trace.
 //!
-//! While clients write and read, processes end, power goes, disks fill up and fail, links are cut, held or work one way, and
-//! gossip is cut by itself. In most seeds members come and go besides: nodes join, are drained and leave for good, are away for
+//! While clients write, read and list, processes end, power goes, disks fill up, fail and rot, links are cut, held or work one
+//! way, messages are lost or arrive twice, wall clocks are set, and gossip is cut by itself. In most seeds members come and go besides: nodes join, are drained and leave for good, are away for
 //! so long that others take over what they had and come back then, lose their disk and return as another node, and end in the
 //! middle of a step of a move: as the one that gives the shard, as the one that gets it, or as a third. At most one disk is
 //! lost in a run; where members come and go, while everything on it is on two other nodes.
 //!
 //! After each run the promises are checked on what clients were told and what the logs hold: durable, exactly once,
-//! linearizable, ordered, one owner at a time, replicas that agree, progress. And when everything is mended, the cluster must
+//! linearizable (by the versions, and once more by a search that others have written), listed, ordered, one owner at a time,
+//! nothing from removed nodes, replicas that agree, progress. And when everything is mended, the cluster must
 //! come to rest: every shard, that of the system included, has exactly its planned voters and its planned owner, no learner
 //! and no change of voters left; replicas and owners are even; who was told to leave has left, with nothing, counted on by
 //! nobody; and there were no more plans than joins, leaves, deaths and returns explain.
@@ -19,12 +20,14 @@
 pub mod check;
 pub mod client;
 pub mod cluster;
+pub mod frames;
 pub mod history;
 pub mod network;
 pub mod observer;
 pub mod plan;
 pub mod planted;
 pub mod run;
+pub mod summary;
 pub mod trace;
 pub mod world;
 

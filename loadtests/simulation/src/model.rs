@@ -16,7 +16,7 @@ pub(crate) fn states(kind: Kind, log: &[Event]) -> Result<Vec<State>, String> {
     Ok(states)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {
     /// Without events.
     Absent,
@@ -43,7 +43,7 @@ impl State {
         }
     }
 
-    fn after(self, kind: Kind, event: &Event) -> Option<Self> {
+    pub(crate) fn after(self, kind: Kind, event: &Event) -> Option<Self> {
         let number = |name: &str| event.data.get(name);
         match self {
             // A deletion of what is not there makes no event.

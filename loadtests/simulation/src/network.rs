@@ -1,5 +1,5 @@
-//! The network seam on the simulated network: streams that note in the trace what arrives, and fall silent with a process
-//! that has ended itself.
+//! The network seam on the simulated network: streams that note in the trace what arrives, where a host's network repeats
+//! frames give some of them twice, and fall silent with a process that has ended itself.
 
 use std::io;
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 
+use crate::frames::Frames;
 use crate::world::Host;
 
 /// A connection, until it is dropped or its process ends.
@@ -20,6 +21,8 @@ pub type Socket = Arc<Mutex<Option<TcpStream>>>;
 
 /// The port that speaks HTTP. hyper puts the machine's date in there, so only the lengths of what arrives are noted.
 pub const HTTP_PORT: u16 = 8080;
+/// What is read of a connection between pods at once, at most.
+const CHUNK_BYTES: usize = 16 << 10;
 
 /// The network as one host sees it.
 #[derive(Debug)]
@@ -37,7 +40,8 @@ impl HostNetwork {
         let from = stream.peer_addr()?.to_string();
         let socket: Socket = Arc::new(Mutex::new(Some(stream)));
         self.host.keep_socket(&socket);
-        Ok(Box::new(Noted { host: self.host.clone(), socket, from, is_http }))
+        let frames = (!is_http).then(Frames::default);
+        Ok(Box::new(Noted { host: self.host.clone(), socket, from, frames }))
     }
 }
 
@@ -80,7 +84,8 @@ struct Noted {
     host: Arc<Host>,
     socket: Socket,
     from: String,
-    is_http: bool,
+    /// Of a connection between pods.
+    frames: Option<Frames>,
 }
 
 impl Noted {
@@ -91,18 +96,54 @@ impl Noted {
             _ => Poll::Pending,
         }
     }
+
+    /// What arrives is given on frame by frame.
+    fn poll_frames(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        frames: &mut Frames,
+    ) -> Poll<io::Result<()>> {
+        let mut space = [0; CHUNK_BYTES];
+        loop {
+            if frames.give(buffer) {
+                return Poll::Ready(Ok(()));
+            }
+            let mut arriving = ReadBuf::new(&mut space);
+            let read = self.poll(|stream| stream.poll_read(context, &mut arriving));
+            let arrived = arriving.filled();
+            if let Poll::Ready(read) = &read {
+                self.note(arrived.len(), read.is_ok(), arrived);
+            }
+            if !matches!(read, Poll::Ready(Ok(()))) || arrived.is_empty() {
+                return read;
+            }
+            frames.take(arrived, || self.host.repeats_frame());
+        }
+    }
+
+    fn note(&self, length: usize, is_ok: bool, arrived: &[u8]) {
+        let from = &self.from;
+        self.host.note(format_args!("gets {length} from {from}, ok {is_ok}"), arrived);
+    }
 }
 
 impl AsyncRead for Noted {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = self.poll(|stream| stream.poll_read(context, buffer));
-        if let Poll::Ready(read) = &read {
-            let arrived = &buffer.filled()[before..];
-            let (from, length) = (&self.from, arrived.len());
-            let noted = if self.is_http { &[] } else { arrived };
-            self.host.note(format_args!("gets {length} from {from}, ok {}", read.is_ok()), noted);
-        }
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(mut frames) = self.frames.take() else {
+            let before = buffer.filled().len();
+            let read = self.poll(|stream| stream.poll_read(context, buffer));
+            if let Poll::Ready(read) = &read {
+                self.note(buffer.filled().len() - before, read.is_ok(), &[]);
+            }
+            return read;
+        };
+        let read = self.poll_frames(context, buffer, &mut frames);
+        self.frames = Some(frames);
         read
     }
 }

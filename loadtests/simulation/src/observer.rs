@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use berth_shared::ids::{LogIndex, NodeId, ShardId, Term};
 use berth_shared::report::{Movement, NodeReport, ReplicaReport};
 
-use crate::history::{Applied, Changes, Departure, Move, Observed, Ownership};
+use crate::history::{Applied, Changes, Departure, Group, Move, Observed, Ownership};
 use crate::trace::Trace;
 
 #[derive(Debug, Default)]
@@ -15,6 +15,8 @@ pub struct Observer {
     applied: BTreeMap<(NodeId, ShardId), LogIndex>,
     /// When the step that goes on began, by the clock of its node.
     moving: BTreeMap<(NodeId, ShardId), u64>,
+    /// Who belongs to a group, by the word of its newest owner.
+    groups: BTreeMap<ShardId, (Term, Vec<NodeId>)>,
     observed: Observed,
 }
 
@@ -29,6 +31,7 @@ impl Observer {
                 let key = (report.node, replica.shard);
                 if replica.owns {
                     owning.insert(key, self.owns(key, replica.term, now, trace));
+                    self.belong(replica, now);
                 }
                 self.takes_step(key, replica);
                 if self.applied.insert(key, replica.applied) != Some(replica.applied) {
@@ -40,6 +43,17 @@ impl Observer {
             }
         }
         self.owning = owning;
+    }
+
+    fn belong(&mut self, replica: &ReplicaReport, now: u64) {
+        let members: Vec<NodeId> = replica.voters.iter().chain(&replica.learners).copied().collect();
+        let known = self.groups.entry(replica.shard).or_default();
+        if replica.term < known.0 || (replica.term, &members) == (known.0, &known.1) {
+            return;
+        }
+        *known = (replica.term, members.clone());
+        let (shard, term) = (replica.shard, replica.term);
+        self.observed.groups.push(Group { shard, term, from: now, members });
     }
 
     /// Only an owner knows what others have.

@@ -7,7 +7,7 @@ mod faults;
 mod processes;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct Report {
     pub trace_hash: u128,
     pub trace_events: u64,
     pub simulated: Duration,
+    /// What was broken, and how often.
+    pub faults: BTreeMap<&'static str, u64>,
     pub history: History,
     pub violations: Vec<Violation>,
     /// The trace, if it was to be kept.
@@ -82,6 +84,7 @@ pub fn run(plan: &Plan, keeps_trace: bool) -> Report {
     let mut history = std::mem::take(&mut *run.history.lock());
     let departures = run.departures.borrow().iter().map(|(_, departure)| departure.clone()).collect();
     history.observed = run.observer.finish(departures, run.changes, run.reports);
+    let faults = run.faults;
     // The world outlives what happens while its processes are dropped.
     drop(run.sim);
     // What was observed counts however far the run has come.
@@ -93,6 +96,7 @@ pub fn run(plan: &Plan, keeps_trace: bool) -> Report {
         trace_hash: trace.hash(),
         trace_events: trace.events(),
         simulated,
+        faults,
         history,
         violations,
         lines: trace.take_lines(),
@@ -133,7 +137,10 @@ struct Run<'a> {
     power_cuts: u64,
     /// Nodes whose disks return errors.
     failing: Rc<RefCell<BTreeSet<usize>>>,
+    /// Nodes whose disks are not what was written.
+    rotten: Rc<RefCell<BTreeSet<usize>>>,
     steps: u64,
+    faults: BTreeMap<&'static str, u64>,
     observer: Observer,
     _entered: simulation::Entered,
 }
@@ -177,7 +184,9 @@ impl<'a> Run<'a> {
             reports: Vec::new(),
             power_cuts: 0,
             failing: Rc::default(),
+            rotten: Rc::default(),
             steps: 0,
+            faults: BTreeMap::new(),
             observer: Observer::default(),
             _entered: entered,
         };
@@ -307,14 +316,16 @@ impl<'a> Run<'a> {
         let hosts = self.world.hosts().to_vec();
         for host in hosts {
             let Some(message) = host.take_end() else { continue };
-            let is_due = self.node_number(&host.name).is_some_and(|number| {
-                self.failing.borrow().contains(&number) || self.disks.borrow()[number].power_is_off()
+            let number = self.node_number(&host.name);
+            let is_rotten = number.is_some_and(|number| self.rotten.borrow().contains(&number));
+            let is_due = number.is_some_and(|number| {
+                is_rotten || self.failing.borrow().contains(&number) || self.disks.borrow()[number].power_is_off()
             });
             if !is_due {
                 return Err(Violation::new("processes run", format!("{} has ended itself: {message}", host.name)));
             }
-            self.stop(&host.name, Stop::PowerCut)?;
-            if is_healed {
+            self.stop(&host.name, if is_rotten { Stop::Wipe } else { Stop::PowerCut })?;
+            if is_healed || is_rotten {
                 self.start(&host.name);
             }
         }

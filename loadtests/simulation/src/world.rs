@@ -46,6 +46,8 @@ pub struct Host {
     /// The newest moment that was asked for, for destructors that run when no host does.
     newest_nanos: AtomicU64,
     disk_pause_max: Mutex<Duration>,
+    /// Of the frames that arrive from other pods: how many arrive twice.
+    repeats_percent: AtomicU64,
     /// Set when the process on it has ended: the network carries nothing of it any more.
     is_mute: AtomicBool,
     /// Its connections, in the order in which they were made.
@@ -159,6 +161,7 @@ impl Host {
             clock: Mutex::new(rate),
             newest_nanos: AtomicU64::new(0),
             disk_pause_max: Mutex::default(),
+            repeats_percent: AtomicU64::new(0),
             is_mute: AtomicBool::new(false),
             sockets: Mutex::default(),
             killed: Notify::new(),
@@ -202,9 +205,20 @@ impl Host {
         *rate = Rate { since_nanos: now_nanos, shown_nanos: rate.shown_nanos(now_nanos), per_million, ..*rate };
     }
 
-    /// Moves the wall clock.
+    /// The wall clock is wrong by this much from now on.
     pub fn set_wall_offset(&self, micros: i64) {
         self.clock.lock().wall_offset_micros = micros;
+    }
+
+    /// Of the frames that arrive from other pods, so many arrive twice from now on.
+    pub fn set_repeats_percent(&self, percent: u64) {
+        self.repeats_percent.store(percent, Ordering::Relaxed);
+    }
+
+    /// Whether the frame that has arrived arrives once more.
+    pub fn repeats_frame(&self) -> bool {
+        let percent = self.repeats_percent.load(Ordering::Relaxed);
+        percent > 0 && self.random.next_u64() % 100 < percent
     }
 
     /// Blocking work, such as fsync, takes up to twice this long from now on.

@@ -152,6 +152,18 @@ impl SimulatedDisk {
         self.shared.state.lock().files.get(name).map_or(0, |file| file.written.len())
     }
 
+    /// Flips some bits of one of the database files at rest.
+    pub fn rot(&self, bits: usize, seed: u64) {
+        let random = SeededRandom::new(seed);
+        let names: Vec<String> = self.shared.state.lock().files.keys().cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        let name = &names[one_of(&random, names.len())];
+        let length = 8 * self.file_bytes(name).max(1);
+        (0..bits).for_each(|_| self.flip_bit(name, one_of(&random, length)));
+    }
+
     /// Flips one bit of a database file at rest. Bits count from the lowest of the first byte; one past the end is none.
     pub fn flip_bit(&self, name: &str, bit: usize) {
         let mut state = self.shared.state.lock();
@@ -451,6 +463,19 @@ mod tests {
         let survivors: std::collections::BTreeSet<u8> =
             (0..50).map(|seed| contents(&disk.power_cut(seed))[0]).collect();
         assert_eq!(survivors.into_iter().collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn what_rots_is_a_few_bits_of_one_file() {
+        let disk = SimulatedDisk::new();
+        let file = disk.create("f");
+        file.write(0, &[0; 512]).unwrap();
+        file.sync_data().unwrap();
+        disk.rot(3, 1);
+        let flipped: u32 = contents(&disk).iter().map(|byte| byte.count_ones()).sum();
+        assert!([1, 3].contains(&flipped), "a bit that flips twice is as before: {flipped}");
+        assert_eq!(contents(&disk.power_cut(1)), contents(&disk), "it was synced like that");
+        SimulatedDisk::new().rot(3, 1);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Promise 4: requests to one entity have an order that agrees with real time. Versions give the order of whatever was
 //! answered with one, so it is enough to hold it against the clock: what begins after another's end sees at least its version,
 //! and more if it writes; nothing sees a write that had not begun; and a refusal must have been true at some version between.
-//! Reads of a session may be older, and what they owe is in `session`; but they see nothing either that had not begun.
+//! Reads of a session may be older, and what they owe is in `session`, and stale ones may be as old as they like; but neither
+//! sees anything that had not begun.
 
 use crate::history::{Call, Consistency, Entity, History, OTHER_VERSION, Operation, Outcome, Violation};
 use crate::model::{self, State};
@@ -30,7 +31,7 @@ fn check_entity(history: &History, entity: &Entity) -> Vec<Violation> {
         .collect();
     for operation in operations {
         let before = match operation.call {
-            Call::Read(Consistency::Session) => 0,
+            Call::Read(Consistency::Session | Consistency::Stale) => 0,
             _ => ends.newest_before(operation.invoked),
         };
         // The newest version that had been asked for when the operation ended.

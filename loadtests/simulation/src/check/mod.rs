@@ -6,13 +6,16 @@ mod departed;
 mod durable;
 mod exactly_once;
 mod linearizable;
+mod listed;
 mod ordered;
 mod placed;
 mod planned;
 mod prepared;
 mod progress;
+mod removed;
 #[cfg(test)]
 mod samples;
+mod searched;
 mod session;
 mod single_writer;
 
@@ -28,7 +31,9 @@ pub fn all(history: &History) -> Vec<Violation> {
         single_writer::check,
         exactly_once::check,
         linearizable::check,
+        searched::check,
         session::check,
+        listed::check,
         ordered::check,
         agreement::check,
         progress::check,
@@ -36,6 +41,7 @@ pub fn all(history: &History) -> Vec<Violation> {
         complete::check,
         prepared::check,
         departed::check,
+        removed::check,
         planned::check,
     ];
     checks.iter().flat_map(|check| check(history)).collect()

@@ -12,7 +12,7 @@ use std::time::Duration;
 use berth_shared::seam::Seams;
 use parking_lot::Mutex;
 
-use crate::history::{Call, Consistency, Entity, Event, History, Kind, Operation, Outcome, Write};
+use crate::history::{Call, Consistency, Entity, Event, History, Kind, Listing, Operation, Outcome, Write};
 use crate::world::Host;
 use answer::outcome;
 use http::{Answer, Connection};
@@ -22,6 +22,8 @@ pub use workload::{Style, entities};
 const GRACE: Duration = Duration::from_secs(1);
 /// Events per page when the logs are read.
 const PAGE: usize = 200;
+/// Entities per page of a listing: so few that most have several.
+const LISTED: usize = 3;
 /// Requests whose outcome a client knows and that it may send again, and deleted entities that it may read again.
 const REMEMBERED_MAX: usize = 8;
 
@@ -101,6 +103,9 @@ impl Client {
         if self.is_drawn(self.style.lives_percent) {
             return self.begin_and_end().await;
         }
+        if self.is_drawn(self.style.listings_percent) {
+            return self.list(Kind::Counter).await;
+        }
         let mut entities = entities();
         entities.retain(|entity| self.style.writes_documents || entity.kind != Kind::Document);
         if self.is_drawn(self.style.reads_percent) {
@@ -132,9 +137,40 @@ impl Client {
         self.deleted.insert(0, entity);
     }
 
+    /// Lists all entities of a kind.
+    async fn list(&mut self, kind: Kind) {
+        let invoked = self.host.elapsed_nanos();
+        let pages = self.pages(kind).await;
+        let completed = self.host.elapsed_nanos();
+        self.host.note(format_args!("lists {kind:?} since {invoked}: {pages:?}"), &[]);
+        if let Ok(ids) = pages {
+            self.history.lock().listings.push(Listing { kind, ids, invoked, completed });
+        }
+    }
+
+    /// The ids of a kind; an error says why some page did not come.
+    async fn pages(&mut self, kind: Kind) -> Result<Vec<String>, String> {
+        let mut ids = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let path = format!("/v1/entities/{}?limit={LISTED}{cursor}", kind.name());
+            let answer = self.send("GET", &path, &[], "").await?;
+            let unfit = || format!("{path} is answered with {answer:?}");
+            let page = answer.json().filter(|_| answer.status == 200).ok_or_else(unfit)?;
+            for entity in page["entities"].as_array().ok_or_else(unfit)? {
+                ids.push(entity["id"].as_str().ok_or_else(unfit)?.to_owned());
+            }
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(ids),
+            }
+        }
+    }
+
     async fn read(&mut self, entity: &Entity) {
         let consistency = match self.draw(100) {
             drawn if drawn < self.style.sessions_percent => Consistency::Session,
+            _ if self.is_drawn(self.style.stale_percent) => Consistency::Stale,
             _ if self.style.reads_strictly && self.draw(2) == 0 => Consistency::Strict,
             _ => Consistency::Linearizable,
         };
@@ -209,6 +245,7 @@ impl Client {
                     Consistency::Linearizable => "",
                     Consistency::Strict => "?consistency=strict",
                     Consistency::Session => "?consistency=session",
+                    Consistency::Stale => "?consistency=stale",
                 };
                 self.send("GET", &format!("{}{query}", path(entity)), &[], "").await
             }

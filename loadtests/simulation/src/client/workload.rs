@@ -22,6 +22,10 @@ pub struct Style {
     pub retries_percent: u64,
     /// Of reads: how many may be answered by any replica that has what the client was told before.
     pub sessions_percent: u64,
+    /// Of reads: how many may be answered by any replica whatever it has.
+    pub stale_percent: u64,
+    /// Of all: how many ask for the ids of a kind.
+    pub listings_percent: u64,
     /// Of writes to counters: how many ask for the version that the client knows.
     pub conditions_percent: u64,
     /// Of all: how many are the life of an entity, from its beginning to its deletion.

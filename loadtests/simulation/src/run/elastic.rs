@@ -98,8 +98,7 @@ impl Run<'_> {
         let replacing = std::mem::take(&mut self.replacing);
         for (host, down) in replacing {
             if self.may_lose(&host) {
-                self.note(&format!("{host} loses its disk"));
-                self.stop(&host, Stop::Wipe)?;
+                self.act(&Action::Stop { host: host.clone(), how: Stop::Wipe })?;
                 self.soon.push(Scheduled { at: now + down, action: Action::Start { host } });
             } else {
                 self.replacing.push((host, down));

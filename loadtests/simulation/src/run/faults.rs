@@ -12,6 +12,9 @@ use crate::plan::{Action, Cut, DiskFault, How, Stop};
 impl Run<'_> {
     pub(super) fn act(&mut self, action: &Action) -> Result<(), Violation> {
         self.note(&format!("{action:?}"));
+        if let Some(fault) = action.fault() {
+            *self.faults.entry(fault).or_default() += 1;
+        }
         match action {
             Action::Stop { host, how } => self.stop(host, *how)?,
             Action::PowerGoesAfter { host, writes } => {
@@ -34,6 +37,9 @@ impl Run<'_> {
             Action::Replace { host, down } => self.replacing.push((host.clone(), *down)),
             Action::CutGossip { host } => self.cut_gossip(host, true),
             Action::MendGossip { host } => self.cut_gossip(host, false),
+            Action::Lose { per_million } => self.sim.set_fail_rate(f64::from(*per_million) / 1e6),
+            Action::Repeat { host, percent } => self.world.host(host).set_repeats_percent(*percent),
+            Action::SetWallClock { host, offset_micros } => self.world.host(host).set_wall_offset(*offset_micros),
             Action::Ambush(ambush) => self.ambushes.push(ambush.clone()),
         }
         Ok(())
@@ -44,6 +50,8 @@ impl Run<'_> {
         for cut in self.cuts.clone() {
             self.mend(&cut);
         }
+        self.sim.set_fail_rate(0.0);
+        self.world.hosts().iter().for_each(|host| host.set_repeats_percent(0));
         (self.ambushes, self.replacing, self.soon) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..self.plan.machines.len() {
             let name = cluster::node_name(number);

@@ -11,6 +11,9 @@ use crate::cluster;
 use crate::history::{Departure, Violation};
 use crate::plan::{Cut, Flaw, Stop};
 
+/// Bits that flip on a disk that rots.
+const ROTTEN_BITS_MAX: u64 = 64;
+
 impl Run<'_> {
     /// Brings the host of a node into the world, and starts the node.
     pub(super) fn add_node(&mut self, number: usize) {
@@ -23,12 +26,14 @@ impl Run<'_> {
         host.set_wall_offset(machine.wall_offset_micros);
         host.set_disk_pause_max(machine.disk_pause_max);
         let (world, disks, nodes) = (self.world.clone(), self.disks.clone(), self.nodes.clone());
-        let (failing, leaving, departures) = (self.failing.clone(), self.leaving.clone(), self.departures.clone());
+        let (failing, rotten) = (self.failing.clone(), self.rotten.clone());
+        let (leaving, departures) = (self.leaving.clone(), self.departures.clone());
         let (gossip, replace_after) = (self.gossip.clone(), self.plan.replace_after);
         self.there.insert(name.clone());
         self.sim.host(name.clone(), move || {
             let (world, name, host, gossip) = (world.clone(), name.clone(), host.clone(), gossip.clone());
-            let (disk, nodes, failing) = (disks.borrow()[number].clone(), nodes.clone(), failing.clone());
+            let (disk, nodes) = (disks.borrow()[number].clone(), nodes.clone());
+            let (failing, rotten) = (failing.clone(), rotten.clone());
             let (leaving, departures) = (leaving.clone(), departures.clone());
             async move {
                 world.run_here(&name);
@@ -60,7 +65,8 @@ impl Run<'_> {
                         }
                         Err(error) => error.to_string(),
                     };
-                    if !disk.power_is_off() && !failing.borrow().contains(&number) {
+                    let fails = failing.borrow().contains(&number) || rotten.borrow().contains(&number);
+                    if !disk.power_is_off() && !fails {
                         return Err(format!("{name} cannot go on: {error}").into());
                     }
                     host.abort(&error);
@@ -97,8 +103,9 @@ impl Run<'_> {
         }
         self.changes.replaced += u64::from(how == Stop::Wipe);
         if !self.sim.is_host_running(name) {
-            if let (Stop::Wipe, Some(number)) = (how, self.node_number(name)) {
-                self.put_disk(number, SimulatedDisk::new());
+            if let (Stop::Wipe | Stop::Rot, Some(number)) = (how, self.node_number(name)) {
+                let left = self.left_on_disk(number, how);
+                self.put_disk(number, left);
             }
             return Ok(());
         }
@@ -106,7 +113,7 @@ impl Run<'_> {
         // Without power nobody closes connections; so that none of it arrives, the links are gone for the moment.
         let silenced: Vec<String> = match how {
             Stop::Kill => Vec::new(),
-            Stop::PowerCut | Stop::Wipe => self.unbroken_neighbours(name),
+            Stop::PowerCut | Stop::Wipe | Stop::Rot => self.unbroken_neighbours(name),
         };
         silenced.iter().for_each(|other| self.sim.partition(name, other.as_str()));
         // What is left on the disk is known before anything else writes to it.
@@ -136,12 +143,20 @@ impl Run<'_> {
 
     fn left_on_disk(&mut self, number: usize, how: Stop) -> SimulatedDisk {
         let disk = self.disks.borrow()[number].clone();
+        self.power_cuts += 1;
+        let seed = self.plan.seed.wrapping_mul(31).wrapping_add(self.power_cuts);
         match how {
             Stop::Kill => disk.process_killed(),
-            Stop::Wipe => SimulatedDisk::new(),
-            Stop::PowerCut => {
-                self.power_cuts += 1;
-                disk.power_cut(self.plan.seed.wrapping_mul(31).wrapping_add(self.power_cuts))
+            Stop::Wipe => {
+                self.rotten.borrow_mut().remove(&number);
+                SimulatedDisk::new()
+            }
+            Stop::PowerCut => disk.power_cut(seed),
+            Stop::Rot => {
+                let left = disk.power_cut(seed);
+                left.rot(1 + (seed % ROTTEN_BITS_MAX) as usize, seed);
+                self.rotten.borrow_mut().insert(number);
+                left
             }
         }
     }
