@@ -208,6 +208,10 @@ impl Executor {
         if planted::is(Bug::DecideOnLeftovers) && !self.in_flight.iter().any(|(number, _)| *number == batch) {
             return;
         }
+        if planted::is(Bug::DecideOnLeftovers) && !again.is_empty() {
+            // Or it would be decided on the same again, for ever.
+            self.discard_speculation();
+        }
         self.in_flight.retain(|(number, _)| *number != batch);
         let joined = self.speculation.finished(batch);
         self.again.extend(again);
