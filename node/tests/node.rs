@@ -373,3 +373,22 @@ async fn a_cluster_with_fewer_copies_than_asked_for_says_so_once() {
         node.shutdown().await.unwrap();
     }
 }
+
+/// As in a simulation, where processes come and go within one: nothing is left of it, neither when it has ended nor when it was
+/// ended.
+#[test]
+fn a_node_that_ended_or_was_ended_keeps_nothing() {
+    for is_asked in [true, false] {
+        let (disk, seams) = (Arc::new(SimulatedDisk::new()), Seams::simulated(1));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let node = start(config(), disk.clone(), &seams).await;
+            Caller::new(&seams, 64).execute(&Call::new("counter", "a", "add", r#"{"by":5}"#, "k")).await.unwrap();
+            if is_asked {
+                node.shutdown().await.unwrap();
+            }
+        });
+        drop(runtime);
+        assert_eq!((Arc::strong_count(&disk), disk.is_free()), (1, true), "asked to end: {is_asked}");
+    }
+}

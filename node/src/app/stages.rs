@@ -98,6 +98,13 @@ pub(super) struct Node {
     pub(super) closing: CancellationToken,
 }
 
+impl Drop for Node {
+    /// The place says of itself how far its node has come, and so would keep itself, if the stage went on having it.
+    fn drop(&mut self) {
+        self.stage.send_replace(Stage::Alone);
+    }
+}
+
 /// What has been started and must be stopped.
 #[derive(Default)]
 struct Running {

@@ -122,6 +122,11 @@ impl SimulatedDisk {
         state.power_cut_at = Some(state.operations + operations);
     }
 
+    /// Whether nobody else has the disk, or a file of it.
+    pub fn is_free(&self) -> bool {
+        Arc::strong_count(&self.shared) == 1
+    }
+
     pub fn power_is_off(&self) -> bool {
         self.shared.state.lock().power_is_off
     }
