@@ -238,8 +238,15 @@ impl Connections {
                 }
                 break;
             }
-            let known = snapshot.clients.get(address).cloned();
+            let is_ours = |client: &&Client| match (snapshot.cluster, client.peer().and_then(|peer| peer.cluster)) {
+                (Some(ours), Some(theirs)) => ours == theirs,
+                _ => true,
+            };
+            let known = snapshot.clients.get(address).filter(is_ours).cloned();
             let client = known.unwrap_or_else(|| self.client(address.clone(), snapshot.cluster));
+            if let Some(cluster) = snapshot.cluster {
+                client.belong(cluster);
+            }
             clients.insert(address.clone(), client);
         }
         snapshot.clients = clients;

@@ -273,6 +273,22 @@ async fn nodes_of_another_cluster_or_number_of_shards_are_not_listened_to() {
     assert_eq!((first.asked(), stranger.asked()), (1, 0));
 }
 
+/// As when a pod gets the address that one of ours had.
+#[tokio::test(start_paused = true)]
+async fn a_node_of_another_cluster_at_the_address_of_an_owner_is_asked_for_nothing() {
+    let seams = Seams::simulated(3);
+    let (owner, _gateway) = node_and_gateway(&seams, Config::default()).await;
+    assert_eq!(ask(&seams, "POST", PUBLIC, ADD, &[], "{}").await.status, 200);
+    drop(owner);
+    seams.spawner.sleep(Duration::from_secs(1)).await;
+    let stranger = Twin::start(&seams, "node-1:1", ClusterId(8), SHARDS, owners("node-1:1", 9)).await;
+    seams.spawner.sleep(Duration::from_secs(5)).await;
+    for (method, path) in [("POST", ADD), ("GET", ALICE)] {
+        assert_eq!(ask(&seams, method, PUBLIC, path, &[], "{}").await.status, 503, "{method}");
+    }
+    assert_eq!(stranger.asked(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_admin_port_tells_life_readiness_and_numbers() {
     let seams = Seams::simulated(1);

@@ -3,8 +3,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::calls::Calls;
 use super::frame::{CorrelationId, Header};
-use super::handshake::Refusal;
+use super::handshake::{self, Refusal};
 use super::keeper::Keeper;
 use super::outbox::Outbox;
 use super::{Class, Identity};
+use crate::ids::ClusterId;
 use crate::seam::{BootInstant, Seams};
 
 /// Limits of one client.
@@ -146,6 +147,8 @@ pub(super) struct Shared {
     pub(super) seams: Seams,
     pub(super) config: Config,
     pub(super) address: String,
+    /// Where this side belongs, which it may learn while there is a connection.
+    pub(super) cluster: OnceLock<ClusterId>,
     pub(super) state: Mutex<State>,
     /// Told of every change of `State::link`.
     pub(super) changed: Notify,
@@ -196,6 +199,7 @@ impl Client {
             seams: seams.clone(),
             config,
             address,
+            cluster: identity.cluster.map(OnceLock::from).unwrap_or_default(),
             state: Mutex::new(state),
             changed: Notify::new(),
             connected: watch::Sender::new(false),
@@ -241,6 +245,12 @@ impl Client {
             tokio::task::consume_budget().await;
         }
         answer
+    }
+
+    /// Says where this side belongs, if it was made without that: from now on a peer of another cluster is asked for nothing, also
+    /// one that is connected already or has the address later.
+    pub fn belong(&self, cluster: ClusterId) {
+        let _known = self.handle.shared.cluster.set(cluster);
     }
 
     pub fn address(&self) -> &str {
@@ -303,7 +313,11 @@ impl Shared {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let payload_bytes_max = match &state.link {
-            Link::Connected { payload_bytes_max, .. } => *payload_bytes_max,
+            Link::Connected { peer, payload_bytes_max } => {
+                let one = handshake::of_one_cluster(self.cluster.get().copied(), peer.cluster);
+                one.map_err(|refusal| CallError::NotSent(NotSent::Refused(Arc::new(refusal))))?;
+                *payload_bytes_max
+            }
             Link::Connecting => return Err(CallError::NotSent(NotSent::Connecting)),
             Link::Down(reason) => return Err(CallError::NotSent(reason.clone())),
         };

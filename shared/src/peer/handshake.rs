@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::proof::{NONCE_BYTES, Nonce, Proofs};
 use super::{Class, Identity, PROTOCOL_VERSION};
+use crate::ids::ClusterId;
 use crate::seam::Random;
 use crate::seam::network::Stream;
 
@@ -179,13 +180,19 @@ impl Refusal {
 
 fn judge(ours: &Identity, theirs: Greeting) -> Result<Peer, Refusal> {
     let Greeting { identity, class, frame_bytes_max, nonce: _ } = theirs;
-    if let (Some(our_cluster), Some(their_cluster)) = (ours.cluster, identity.cluster)
-        && our_cluster != their_cluster
-    {
-        let line = format!("this is cluster {our_cluster}, and the peer belongs to {their_cluster}");
-        return Err(Refusal::ours(RefusalCode::Cluster, line));
-    }
+    of_one_cluster(ours.cluster, identity.cluster)?;
     Ok(Peer { identity: Arc::new(identity), class, frame_bytes_max: frame_bytes_max as usize })
+}
+
+/// Whether the two may talk, as far as it is known where they belong.
+pub(super) fn of_one_cluster(ours: Option<ClusterId>, theirs: Option<ClusterId>) -> Result<(), Refusal> {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) if ours != theirs => {
+            let line = format!("this is cluster {ours}, and the peer belongs to {theirs}");
+            Err(Refusal::ours(RefusalCode::Cluster, line))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn body(

@@ -83,8 +83,8 @@ impl Keeper {
             Some(Err(error)) => return Err(unreachable(error.to_string())),
             None => return Err(unreachable("the time-out for connecting passed".to_owned())),
         };
-        let greeting =
-            handshake::client(&mut stream, &self.identity, self.class, config.frame_bytes_max, &*seams.random);
+        let identity = Identity { cluster: self.shared.cluster.get().copied(), ..self.identity.clone() };
+        let greeting = handshake::client(&mut stream, &identity, self.class, config.frame_bytes_max, &*seams.random);
         match seams.spawner.timeout(config.handshake_timeout, greeting).await {
             Some(Ok(peer)) => Ok((stream, peer)),
             Some(Err(handshake::Error::Refused(refusal))) => Err(NotSent::Refused(Arc::new(refusal))),

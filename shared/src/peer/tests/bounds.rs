@@ -115,6 +115,31 @@ async fn strangers_are_refused_by_name() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_learns_where_it_belongs_asks_nothing_of_strangers_from_then_on() {
+    let seams = Seams::simulated(19);
+    let of_cluster = |n| Identity { cluster: Some(ClusterId(n)), ..identity() };
+    let server = start(&seams, server::Config::default(), of_cluster(1), Arc::new(Echo)).await;
+    let client = connect_plain(&seams);
+    assert!(client.call("x".into(), in_seconds(&seams, 5)).await.is_ok());
+    client.belong(ClusterId(1));
+    assert!(client.call("x".into(), in_seconds(&seams, 5)).await.is_ok());
+    server.shutdown.cancel();
+    server.task.await.unwrap();
+    let is_refused = async |client: &Client| {
+        let answer = client.call("x".into(), in_seconds(&seams, 5)).await;
+        matches!(answer, Err(CallError::NotSent(NotSent::Refused(refusal))) if refusal.code == RefusalCode::Cluster)
+    };
+    // Another one has the address by now, and would take everybody who does not say where it belongs.
+    let _stranger = start(&seams, server::Config::default(), of_cluster(2), Arc::new(Echo)).await;
+    seams.spawner.sleep(Duration::from_secs(10)).await;
+    assert!(is_refused(&client).await);
+    let other = connect_plain(&seams);
+    assert!(other.call("x".into(), in_seconds(&seams, 5)).await.is_ok(), "nobody has said anything else");
+    other.belong(ClusterId(1));
+    assert!(is_refused(&other).await, "also over the connection that is there");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_connection_too_many_is_refused_by_name_and_gets_in_later() {
     let seams = Seams::simulated(16);
     let config = server::Config { connections_max: 1, ..Default::default() };
