@@ -40,7 +40,7 @@ EXPLAINED_AT_ONCE = 8
 EXPLAINED_MAX = 20_000
 UNBOUND = 1_000_000
 UNBOUND_NODE = {"BERTH_SHARD__ENTITY_QUEUE_MAX": str(UNBOUND)}
-UNBOUND_GATEWAY = {"BERTH_IN_FLIGHT_PER_ENTITY_MAX": str(UNBOUND)}
+UNBOUND_GATEWAY = {"BERTH_IN_FLIGHT_PER_ENTITY_MAX": str(UNBOUND), "BERTH_ENTITY_SHARE": str(UNBOUND)}
 
 
 class Tally:
@@ -103,8 +103,9 @@ async def steady(address, groups, options):
 
 
 class Insistent(asyncio.Protocol):
-    """One connection of the crowd: asks again as soon as it is answered, and after a pause when it was refused. It reads no more
-    of an answer than it must, so that the crowd is quicker than what it asks."""
+    """One connection of the crowd: asks again as soon as it is answered, and after a pause when it was refused, which is what
+    Retry-After says where no other is given. It reads no more of an answer than it must, so that the crowd is quicker than what
+    it asks."""
 
     def __init__(self, request, pause, tally, over):
         self.request, self.pause, self.tally, self.over = request, pause, tally, over
@@ -132,11 +133,13 @@ class Insistent(asyncio.Protocol):
             return
         self.buffer, self.is_waiting = b"", False
         status = int(head[9:12])
-        self.tally.count(status, b"\r\nretry-after:" in head)
+        told = head.partition(b"\r\nretry-after:")[2].partition(b"\r\n")[0]
+        self.tally.count(status, bool(told))
         if status == 200:
             self.ask()
         else:
-            asyncio.get_running_loop().call_later(self.pause, self.ask)
+            pause = float(told or 1) if self.pause is None else self.pause
+            asyncio.get_running_loop().call_later(pause, self.ask)
 
     def connection_lost(self, exc):
         if self.is_waiting and not self.over.is_set():
@@ -317,8 +320,9 @@ class Findings:
 
 def run(options, place):
     """What does not hold."""
+    settings = dict(setting.split("=", 1) for setting in options.gateway_env)
     unbound = (UNBOUND_NODE, UNBOUND_GATEWAY) if options.prove else ({}, {})
-    shape = Shape(options.programs, gateways=1, node_settings=unbound[0], gateway_settings=unbound[1])
+    shape = Shape(options.programs, gateways=1, node_settings=unbound[0], gateway_settings=settings | unbound[1])
     network = Loopback()
     cluster = Cluster(shape, network, place)
     many = [("counter", f"many-{number}") for number in range(options.crowd)]
@@ -354,7 +358,8 @@ def arguments():
     parser.add_argument("--rate", type=float, default=60, help="commands per second to each group")
     parser.add_argument("--entities", type=int, default=8, help="of each group")
     parser.add_argument("--crowd", type=int, default=512, help="connections, each of which waits for an answer all the time")
-    parser.add_argument("--pause", type=float, default=0.1, help="seconds after which who was refused asks again")
+    parser.add_argument("--pause", type=float, help="seconds after which who was refused asks again, whatever Retry-After says")
+    parser.add_argument("--gateway-env", action="append", default=[], metavar="NAME=VALUE", help="a setting of the gateway")
     parser.add_argument("--within", type=float, default=2.0, help="how many times slower the others may be")
     parser.add_argument("--prove", action="store_true", help="without the bounds of entities: fail unless that is noticed")
     return parser.parse_args()

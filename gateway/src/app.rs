@@ -219,6 +219,7 @@ fn admission_config(config: &Config) -> admission::Config {
         in_flight_min: config.in_flight_min,
         in_flight_per_node_max: config.in_flight_per_node_max,
         in_flight_per_entity_max: config.in_flight_per_entity_max,
+        entity_share: config.entity_share,
         latency_target: config.latency_target.0,
     }
 }

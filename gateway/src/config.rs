@@ -38,6 +38,7 @@ pub struct Config {
     pub latency_target: HumanDuration,
     /// Most commands being served at once of one entity, and most reads; one more is answered 429.
     pub in_flight_per_entity_max: usize,
+    pub entity_share: usize,
     /// Most live histories and long polls at once; one more is answered 429.
     pub streams_max: usize,
     /// Most connections of clients at once; one more waits to be accepted.
@@ -108,6 +109,7 @@ impl Default for Config {
             in_flight_per_node_max: 2048,
             latency_target: HumanDuration::from_millis(500),
             in_flight_per_entity_max: 256,
+            entity_share: 8,
             streams_max: 4096,
             connections_max: 16_384,
             header_timeout: HumanDuration::from_secs(30),
@@ -162,6 +164,7 @@ impl Validate for Config {
         config::within("nodes_max", self.nodes_max, self.nodes.len()..=4096)?;
         config::within("in_flight_min", self.in_flight_min, 1..=1_000_000)?;
         config::within("in_flight_per_entity_max", self.in_flight_per_entity_max, 1..=1_000_000)?;
+        config::within("entity_share", self.entity_share, 1..=1_000_000)?;
         config::within("in_flight_max", self.in_flight_max, 1..=1_000_000)?;
         config::within("in_flight_per_node_max", self.in_flight_per_node_max, 1..=1_000_000)?;
         config::within("streams_max", self.streams_max, 1..=1_000_000)?;

@@ -1,6 +1,7 @@
 //! What a gateway takes on at once: so many requests in all, which bounds its memory; at each node so many as that keeps up
 //! with; so many of one entity; and of one caller so many in a time. What is over a bound is refused at once instead of
-//! queued, so that an overloaded gateway answers "overloaded" quickly and keeps serving what it has taken in.
+//! queued, so that an overloaded gateway answers "overloaded" quickly and keeps serving what it has taken in. Only commands of an
+//! entity that everybody wants wait, where it has a place for them, until it is their turn.
 //!
 //! Requests that wait for what is yet to happen, as long polls and live histories do, are none of these: they take no place
 //! here, and how long they take says nothing of congestion.
@@ -8,6 +9,7 @@
 mod adaptive;
 mod nodes;
 pub(crate) mod rate;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,8 +20,10 @@ use berth_shared::key::EntityKey;
 use berth_shared::seam::BootInstant;
 
 use nodes::NodePlaces;
+use turns::Turns;
 
 pub(crate) use nodes::NodePlace;
+pub(crate) use turns::Turn;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
@@ -29,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) in_flight_per_node_max: usize,
     /// Commands, and as many reads.
     pub(crate) in_flight_per_entity_max: usize,
+    /// Of the commands of one entity: how many are under way at once while others are asked for too.
+    pub(crate) entity_share: usize,
     /// Where more than a tenth of the answers take longer, there are too many requests in flight.
     pub(crate) latency_target: Duration,
 }
@@ -40,6 +46,7 @@ pub(crate) struct Admission {
     /// Apart, so that reads that take long, as of a long history, leave room for commands.
     commands: EntityPlaces,
     reads: EntityPlaces,
+    turns: Turns,
     nodes: NodePlaces,
 }
 
@@ -80,6 +87,7 @@ impl Admission {
             places: Arc::new(Places { taken: AtomicUsize::new(0), most }),
             commands: EntityPlaces::new(config.in_flight_per_entity_max),
             reads: EntityPlaces::new(config.in_flight_per_entity_max),
+            turns: Turns::new(config.entity_share),
             nodes: NodePlaces::new(of_node),
         }
     }
@@ -98,6 +106,11 @@ impl Admission {
             Access::Read => &self.reads,
         };
         places.enter(key).ok_or(Full::Entity)
+    }
+
+    /// The turn of a command that has one of its entity's places. It may have to wait for that.
+    pub(crate) async fn take_turn(&self, key: &EntityKey, now: BootInstant) -> Turn {
+        self.turns.take(key, now).await
     }
 
     /// A place at the node at `address`, unless as many are taken as it keeps up with.
@@ -138,6 +151,7 @@ mod tests {
             in_flight_min,
             in_flight_per_node_max,
             in_flight_per_entity_max,
+            entity_share: in_flight_per_entity_max,
             latency_target,
         })
     }

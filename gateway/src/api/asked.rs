@@ -20,7 +20,7 @@ use super::session::Session;
 use super::streams::Place;
 use super::{Api, UNFITTING, body};
 use crate::admission::rate::Quota;
-use crate::admission::{Access, Full, Permit};
+use crate::admission::{Access, Full, Permit, Turn};
 use crate::forward::{Action, Command, Page, idempotency_key};
 use crate::nodes::Nodes;
 
@@ -134,6 +134,15 @@ impl<N: Nodes> Api<N> {
         Ok((self.admit()?, self.admit_entity(key, Access::Read)?))
     }
 
+    /// The turn of a command that was admitted, and the time that it has left then. One whose time is over was sent to nobody.
+    async fn take_turn(&self, key: &EntityKey, time: Duration) -> Result<(Turn, Duration), Problem> {
+        let began = self.seams.clock.now();
+        let turn = self.seams.spawner.timeout(time, self.admission.take_turn(key, began)).await;
+        let late = "too many commands wait for this entity: the request's time was over before its turn came";
+        let turn = turn.ok_or_else(|| Problem::new(Code::Unavailable, late))?;
+        Ok((turn, time.saturating_sub(self.seams.clock.now().since(began))))
+    }
+
     fn refuse_full(&self, full: Full) -> Problem {
         self.metrics.count_full(full);
         Problem::full(full)
@@ -165,6 +174,7 @@ impl<N: Nodes> Api<N> {
         asked: AskedCommand<'_>,
         deliver: impl FnOnce(&Executed<'_>, Option<HeaderValue>) -> T,
     ) -> Result<Ran<T>, Problem> {
+        let (_turn, time) = self.take_turn(asked.key, asked.time).await?;
         let is_key_made = asked.idempotency_key.is_none();
         let (clock, random) = (&self.seams.clock, &self.seams.random);
         let idempotency_key =
@@ -183,7 +193,7 @@ impl<N: Nodes> Api<N> {
         };
         let session = asked.session;
         let cluster = || self.forward.nodes().cluster();
-        let outcome = self.forward.execute(command, asked.time, |shard, reply| match reply {
+        let outcome = self.forward.execute(command, time, |shard, reply| match reply {
             Reply::Executed(executed) => Ok(deliver(&executed, session.after(cluster(), shard, executed.seen))),
             Reply::Refused(refusal) if is_key_made && refusal.code == Code::KeyExpired => {
                 tracing::error!("a node finds the key that was just made too old or too new: the clocks disagree");

@@ -167,6 +167,7 @@ fn bounds(in_flight_max: usize) -> Bounds {
         in_flight_min: 1,
         in_flight_per_node_max: in_flight_max,
         in_flight_per_entity_max: in_flight_max,
+        entity_share: in_flight_max,
         latency_target: Duration::from_millis(500),
     }
 }

@@ -95,6 +95,21 @@ pub(super) struct Transaction {
     next_sequence: u64,
 }
 
+impl Transaction {
+    /// What was decided and is in it, with entries of other kinds as one each.
+    pub(super) fn records(&self) -> usize {
+        let inserted = self.operations.iter().map(|operation| match operation {
+            Operation::Insert { entries, .. } => entries.as_slice(),
+            Operation::Remove { .. } => &[],
+        });
+        let records = |entry: &Entry| match &entry.payload {
+            Payload::Batch(batch) => batch.records().len(),
+            Payload::Blank | Payload::Membership(_) => 1,
+        };
+        inserted.flatten().map(records).sum()
+    }
+}
+
 /// Where one entry is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {

@@ -8,8 +8,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use redb::{Database, Durability, ReadableTable, Table};
 
-use berth_shared::seam::BootInstant;
-
 use super::Shared;
 use super::layout;
 use super::open::{METADATA, ROWS, panic_message};
@@ -20,8 +18,12 @@ const MOVED_ROWS_MIN: usize = 32;
 const MOVED_BYTES_MAX: usize = 256 * 1024;
 
 /// The least time from the beginning of one commit to that of the next. Most of what a commit costs, two fsyncs above all,
-/// it costs whatever is in it.
-const COMMIT_DISTANCE: Duration = Duration::from_millis(3);
+/// it costs whatever is in it. So the more there was in the last one the longer the next is put off, because as much will have
+/// come by then; where there was little, putting it off would gather nothing and only make everybody slower.
+const COMMIT_DISTANCE_MAX: Duration = Duration::from_millis(3);
+const COMMIT_DISTANCE_PER_RECORD: Duration = Duration::from_micros(100);
+/// Less is not waited for: timers count in milliseconds and round up.
+const WAIT_MIN: Duration = Duration::from_micros(500);
 
 /// How often it is written which entries are committed.
 const COMMITTED_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,7 +31,7 @@ const COMMITTED_INTERVAL: Duration = Duration::from_secs(1);
 /// Writes until the journal is closed or fails, then closes the file.
 pub(super) async fn run(shared: Arc<Shared>, database: Arc<Database>) {
     let clock = &shared.seams.clock;
-    let (mut last_commit, mut last_committed) = (None::<BootInstant>, clock.now());
+    let (mut next_commit, mut last_committed) = (clock.now(), clock.now());
     loop {
         // Of what was written meanwhile. It is forgotten before the look that would see whatever was queued since.
         let _ = shared.hurry.notified().now_or_never();
@@ -41,9 +43,9 @@ pub(super) async fn run(shared: Arc<Shared>, database: Arc<Database>) {
             shared.wake.notified().await;
             continue;
         }
-        let distance = last_commit.map_or(COMMIT_DISTANCE, |last| clock.now().since(last));
-        if distance < COMMIT_DISTANCE && !closing && !urgent {
-            let left = shared.seams.spawner.sleep(COMMIT_DISTANCE.saturating_sub(distance));
+        let left = next_commit.since(clock.now());
+        if left >= WAIT_MIN && !closing && !urgent {
+            let left = shared.seams.spawner.sleep(left);
             tokio::select! {
                 biased;
                 () = shared.hurry.notified() => {}
@@ -55,10 +57,10 @@ pub(super) async fn run(shared: Arc<Shared>, database: Arc<Database>) {
         if with_committed {
             last_committed = now;
         }
-        last_commit = Some(now);
         let transaction = shared.state.lock().take_transaction(with_committed);
         match transaction {
             Some(transaction) => {
+                next_commit = next_commit.max(now + distance(transaction.records()));
                 if !write(&shared, &database, transaction).await {
                     break;
                 }
@@ -72,6 +74,11 @@ pub(super) async fn run(shared: Arc<Shared>, database: Arc<Database>) {
     shared.seams.spawner.blocking(move || drop(database)).await;
     drop(readers);
     shared.closed.cancel();
+}
+
+fn distance(records: usize) -> Duration {
+    let records = u32::try_from(records).unwrap_or(u32::MAX);
+    COMMIT_DISTANCE_PER_RECORD.saturating_mul(records).min(COMMIT_DISTANCE_MAX)
 }
 
 /// Whether the journal goes on.

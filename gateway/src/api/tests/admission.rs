@@ -257,6 +257,53 @@ async fn a_hot_entity_is_429_while_others_are_served() {
     assert_eq!((ask(&api, "POST", ADD, &[], "").await.status, api.admission.taken()), (200, 0));
 }
 
+/// A gateway whose nodes take 100 ms for whatever they are asked, and where two commands of an entity may be under way while
+/// others are asked for.
+fn shares_of_two() -> Api<Scripted> {
+    let owners = (0..64).map(|shard| owner(shard, 1, 1)).collect();
+    let bounds = Bounds { entity_share: 2, in_flight_per_entity_max: 8, ..bounds(MANY) };
+    let api = api_within(bounds, owners, Box::new(|_, question, n| content(question, n)));
+    takes(&api, 100);
+    api
+}
+
+/// Sends ten commands to the hot entity at once, each of which has `seconds`: how each is answered, and after how long.
+async fn crowd(api: &Api<Scripted>, seconds: u64) -> Vec<(u16, u128)> {
+    let began = api.seams.clock.now();
+    let prefer = format!("wait={seconds}");
+    let asking = (0..10).map(|_| async {
+        let status = ask(api, "POST", ADD, &[("prefer", &prefer)], "").await.status;
+        (status, api.seams.clock.now().since(began).as_millis())
+    });
+    join_all(asking).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_of_a_hot_entity_wait_for_their_turn_while_others_are_asked_for_and_only_then() {
+    let api = shares_of_two();
+    let (at_once, refused) = ([(200, 100); 8], [(429, 0); 2]);
+    assert_eq!(crowd(&api, 5).await, [&at_once[..], &refused].concat());
+    assert_eq!(ask(&api, "POST", "/v1/entities/counter/other/add", &[], "").await.status, 200);
+    let turns: Vec<_> = (0..8).map(|place| (200, 100 * (place / 2 + 1))).collect();
+    assert_eq!(crowd(&api, 5).await, [&turns[..], &refused].concat());
+    api.seams.spawner.sleep(Duration::from_secs(1)).await;
+    assert_eq!(crowd(&api, 5).await, [&at_once[..], &refused].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_whose_time_is_over_before_its_turn_is_sent_to_nobody() {
+    let api = shares_of_two();
+    takes(&api, 900);
+    assert_eq!(ask(&api, "POST", "/v1/entities/counter/other/add", &[], "").await.status, 200);
+    let asked = api.forward.nodes().asked.lock().len();
+    let answers = crowd(&api, 1).await;
+    assert_eq!(answers.iter().filter(|answer| **answer == (200, 900)).count(), 2, "{answers:?}");
+    // Two are tried in the rest of their time, which is less than they would take.
+    assert_eq!(answers.iter().filter(|answer| **answer == (503, 1000)).count(), 4, "{answers:?}");
+    assert_eq!(api.forward.nodes().asked.lock().len() - asked, 4);
+    assert_eq!(ask(&api, "POST", ADD, &[], "").await.status, 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn slow_reads_of_an_entity_leave_room_for_its_commands() {
     let api = two_places_per_entity();

@@ -9,21 +9,27 @@ const IDLE: Duration = Duration::from_secs(2);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_journal_commits_at_once_and_a_busy_one_gathers_what_comes() {
+async fn a_journal_with_little_to_write_commits_at_once_and_a_busy_one_gathers_what_comes() {
     let (disk, seams) = (SimulatedDisk::new(), Seams::simulated(1));
     let journal = Journal::open(&disk, config(), seams.clone()).await.unwrap();
     seams.spawner.sleep(IDLE).await;
     let begin = seams.clock.now();
     append(&journal, SHARD, vec![batch(1, 1)]).await.unwrap();
-    assert_eq!(seams.clock.now(), begin, "an idle journal waits for nothing");
     let before = disk.operations();
     append(&journal, SHARD, vec![batch(1, 2)]).await.unwrap();
     let one_commit = disk.operations() - before;
-    assert!(seams.clock.now().since(begin) >= Duration::from_millis(3), "commits begin at a distance");
+    append(&journal, SHARD, (3..=6).map(|index| batch(1, index)).collect()).await.unwrap();
+    append(&journal, SHARD, vec![batch(1, 7)]).await.unwrap();
+    assert_eq!(seams.clock.now(), begin, "it waits for nothing");
+    append(&journal, SHARD, (8..=27).map(|index| batch(1, index)).collect()).await.unwrap();
+    append(&journal, SHARD, vec![batch(1, 28)]).await.unwrap();
+    assert_eq!(seams.clock.now().since(begin), 2 * MILLISECOND, "twenty records at 0.1 ms each");
+    append(&journal, SHARD, (29..=90).map(|index| batch(1, index)).collect()).await.unwrap();
     let (before, begin) = (disk.operations(), seams.clock.now());
-    let appends = (3..=22).map(|index| append(&journal, SHARD, vec![batch(1, index)]));
+    let appends = (91..=110).map(|index| append(&journal, SHARD, vec![batch(1, index)]));
     assert!(join_all(appends).await.iter().all(Result::is_ok));
-    assert!(seams.clock.now().since(begin) <= Duration::from_millis(6), "all were in one commit, or in two");
+    assert!(seams.clock.now().since(begin) >= 3 * MILLISECOND, "commits begin at a distance");
+    assert!(seams.clock.now().since(begin) <= 6 * MILLISECOND, "all were in one commit, or in two");
     assert!(disk.operations() - before <= 2 * one_commit + 2, "all were in one commit, or in two");
 }
 
@@ -31,7 +37,7 @@ async fn an_idle_journal_commits_at_once_and_a_busy_one_gathers_what_comes() {
 async fn votes_and_the_first_entries_of_terms_wait_for_no_distance() {
     let (disk, seams) = (SimulatedDisk::new(), Seams::simulated(1));
     let journal = Journal::open(&disk, config(), seams.clone()).await.unwrap();
-    append(&journal, SHARD, vec![batch(1, 1)]).await.unwrap();
+    append(&journal, SHARD, (1..=30).map(|index| batch(1, index)).collect()).await.unwrap();
     let begin = seams.clock.now();
     journal.save_vote(OTHER, vote(2)).await.unwrap();
     append(&journal, OTHER, vec![blank(2, 1)]).await.unwrap();
@@ -39,16 +45,15 @@ async fn votes_and_the_first_entries_of_terms_wait_for_no_distance() {
     // One that waits for its distance goes with the vote that comes meanwhile.
     let (other, of) = (journal.clone(), seams.clone());
     let waiting = seams.spawner.spawn(async move {
-        append(&other, SHARD, vec![batch(1, 2)]).await.unwrap();
+        append(&other, SHARD, vec![batch(1, 31)]).await.unwrap();
         of.clock.now()
     });
     seams.spawner.sleep(Duration::from_millis(1)).await;
     assert!(!waiting.is_finished());
     journal.save_vote(OTHER, vote(3)).await.unwrap();
     assert_eq!((waiting.await.unwrap().since(begin), seams.clock.now().since(begin)), (MILLISECOND, MILLISECOND));
-    append(&journal, SHARD, vec![batch(1, 3)]).await.unwrap();
-    append(&journal, SHARD, vec![batch(1, 4)]).await.unwrap();
-    assert!(seams.clock.now().since(begin) >= 4 * MILLISECOND, "the others keep their distance");
+    append(&journal, SHARD, vec![batch(1, 32)]).await.unwrap();
+    assert_eq!(seams.clock.now().since(begin), 3 * MILLISECOND, "the others keep their distance");
 }
 
 /// A vote that turns out to be granted is not waited for, and is on disk with the first entry of its term, or before.
