@@ -109,7 +109,7 @@ impl Default for Config {
             in_flight_per_node_max: 2048,
             latency_target: HumanDuration::from_millis(500),
             in_flight_per_entity_max: 256,
-            entity_share: 8,
+            entity_share: 4,
             streams_max: 4096,
             connections_max: 16_384,
             header_timeout: HumanDuration::from_secs(30),
