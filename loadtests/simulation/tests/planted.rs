@@ -31,3 +31,18 @@ fn members_that_vote_before_they_have_caught_up_are_noticed() {
 fn two_clusters_of_one_deployment_are_noticed() {
     is_noticed(Bug::TwoClusters);
 }
+
+#[test]
+fn decisions_on_what_another_term_left_over_are_noticed() {
+    is_noticed(Bug::DecideOnLeftovers);
+}
+
+#[test]
+fn sessions_that_read_what_is_older_than_they_know_are_noticed() {
+    is_noticed(Bug::IgnoreSessionToken);
+}
+
+#[test]
+fn retries_that_are_other_requests_are_noticed() {
+    is_noticed(Bug::RetryWithoutKey);
+}
