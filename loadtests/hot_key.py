@@ -24,6 +24,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -103,9 +104,9 @@ async def steady(address, groups, options):
 
 
 class Insistent(asyncio.Protocol):
-    """One connection of the crowd: asks again as soon as it is answered, and after a pause when it was refused, which is what
-    Retry-After says where no other is given. It reads no more of an answer than it must, so that the crowd is quicker than what
-    it asks."""
+    """One connection of the crowd: asks again as soon as it is answered, and after a pause when it was refused, which is once to
+    twice what Retry-After says where no other is given. It reads no more of an answer than it must, so that the crowd is quicker
+    than what it asks."""
 
     def __init__(self, request, pause, tally, over):
         self.request, self.pause, self.tally, self.over = request, pause, tally, over
@@ -138,7 +139,8 @@ class Insistent(asyncio.Protocol):
         if status == 200:
             self.ask()
         else:
-            pause = float(told or 1) if self.pause is None else self.pause
+            # At least as long as it was told, and not all at the same time.
+            pause = float(told or 1) * (1 + random.random()) if self.pause is None else self.pause
             asyncio.get_running_loop().call_later(pause, self.ask)
 
     def connection_lost(self, exc):
