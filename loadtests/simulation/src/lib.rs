@@ -2,10 +2,11 @@
 //! network, time, disks and faults, real code. The same seed gives the same trace.
 //!
 //! While clients write, read and list, processes end, power goes, disks fill up, fail and rot, links are cut, held or work one
-//! way, messages are lost or arrive twice, wall clocks are set, and gossip is cut by itself. In most seeds members come and go besides: nodes join, are drained and leave for good, are away for
-//! so long that others take over what they had and come back then, lose their disk and return as another node, and end in the
-//! middle of a step of a move: as the one that gives the shard, as the one that gets it, or as a third. At most one disk is
-//! lost in a run; where members come and go, while everything on it is on two other nodes.
+//! way, messages are lost or arrive twice, wall clocks are set, and gossip is cut by itself. In most seeds members come and go
+//! besides: nodes join, are drained and leave for good, are away for so long that others take over what they had and come back
+//! then, lose their disk and return as another node, and end in the middle of a step of a move: as the one that gives the shard,
+//! as the one that gets it, or as a third. At most one disk is lost in a run; where members come and go, while everything on it
+//! is on two other nodes.
 //!
 //! After each run the promises are checked on what clients were told and what the logs hold: durable, exactly once,
 //! linearizable (by the versions, and once more by a search that others have written), listed, ordered, one owner at a time,
@@ -34,15 +35,21 @@ pub mod world;
 mod model;
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use berth_shared::seam::Seams;
 use plan::Plan;
 use run::Report;
+use rustix::time::{ClockId, clock_gettime};
 
-/// How long a run may take on a busy machine; it takes some seconds.
+/// Processor time of this process that may go by while a run lasts, which takes some seconds of it. Not time as it passes: a
+/// machine that is busy with something else must not look like a run without an end.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// So long may a run last however little is done, as where two threads wait for each other.
+const LASTS_MAX: Duration = Duration::from_hours(1);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Room for deep polls of unoptimised code.
 const STACK_BYTES: usize = 32 << 20;
 
@@ -63,15 +70,38 @@ pub fn simulate_plan(plan: Plan, keeps_trace: bool) -> Result<Report, String> {
     #[expect(clippy::disallowed_methods, reason = "the simulation's own thread is outside of what is simulated")]
     let running = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(run);
     running.map_err(|error| error.to_string())?;
-    match receiver.recv_timeout(PATIENCE) {
-        Ok(Ok(report)) => Ok(report),
-        Ok(Err(panic)) => {
+    match wait(&receiver) {
+        Some(Ok(report)) => Ok(report),
+        Some(Err(panic)) => {
             let message = panic.downcast_ref::<String>().cloned();
             let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             Err(format!("panicked: {}", message.unwrap_or_default()))
         }
-        Err(_) => Err(format!("no end after {PATIENCE:?}: some task never waits, and so time stands still")),
+        None => {
+            Err(format!("no end after {PATIENCE:?} of work: some task never waits, and so simulated time stands still"))
+        }
     }
+}
+
+/// What is received, unless that takes too much work or time.
+fn wait<T>(receiver: &mpsc::Receiver<T>) -> Option<T> {
+    let clock = Seams::system().clock;
+    let (begun, worked) = (clock.now(), processor_time());
+    loop {
+        match receiver.recv_timeout(LOOK_INTERVAL) {
+            Ok(received) => return Some(received),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if processor_time().saturating_sub(worked) > PATIENCE || clock.now().since(begun) > LASTS_MAX {
+            return None;
+        }
+    }
+}
+
+fn processor_time() -> Duration {
+    // Never negative.
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
 /// How a seed is run again.
