@@ -144,7 +144,7 @@ mod tests {
         assert_eq!((taken.len(), waiting.len()), (1, 3));
         drop(waiting.remove(0));
         taken.clear();
-        let (mut answers, _) = (ready(&mut waiting[..1]), ());
+        let mut answers = ready(&mut waiting[..1]);
         assert!(answers[0].is_some(), "the second of those that waited");
         assert!(ready(&mut waiting[1..])[0].is_none());
         answers.clear();
