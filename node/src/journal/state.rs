@@ -96,17 +96,17 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    /// What was decided and is in it, with entries of other kinds as one each.
+    /// How much is in it: what was decided, with entries of other kinds as one each, and rows that are removed.
     pub(super) fn records(&self) -> usize {
-        let inserted = self.operations.iter().map(|operation| match operation {
-            Operation::Insert { entries, .. } => entries.as_slice(),
-            Operation::Remove { .. } => &[],
-        });
         let records = |entry: &Entry| match &entry.payload {
             Payload::Batch(batch) => batch.records().len(),
             Payload::Blank | Payload::Membership(_) => 1,
         };
-        inserted.flatten().map(records).sum()
+        let of_operation = |operation: &Operation| match operation {
+            Operation::Insert { entries, .. } => entries.iter().map(records).sum(),
+            Operation::Remove { sequences } => sequences.len(),
+        };
+        self.operations.iter().map(of_operation).sum()
     }
 }
 
