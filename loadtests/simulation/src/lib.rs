@@ -99,6 +99,10 @@ fn wait<T>(receiver: &mpsc::Receiver<T>) -> Option<T> {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is the work of the simulation's own process, and nothing that is simulated"
+)]
 fn processor_time() -> Duration {
     // Never negative.
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
