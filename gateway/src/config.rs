@@ -38,6 +38,7 @@ pub struct Config {
     pub latency_target: HumanDuration,
     /// Most commands being served at once of one entity, and most reads; one more is answered 429.
     pub in_flight_per_entity_max: usize,
+    /// Of these commands, how many are under way at once while commands for others come too.
     pub entity_share: usize,
     /// Most live histories and long polls at once; one more is answered 429.
     pub streams_max: usize,
@@ -312,6 +313,7 @@ mod tests {
             ("dns_servers = [\"1.1.1.1:0\"]", ["dns_servers", "\"1.1.1.1:0\"", "10.96.0.10"]),
             ("in_flight_max = 0", ["in_flight_max", "0", "1 to 1000000"]),
             ("in_flight_min = 0", ["in_flight_min", "0", "1 to 1000000"]),
+            ("entity_share = 0", ["entity_share", "0", "1 to 1000000"]),
             ("in_flight_max = 32", ["in_flight_min", "64", "in_flight_max, 32"]),
             ("in_flight_per_node_max = 63", ["in_flight_min", "64", "in_flight_per_node_max, 63"]),
             ("attempt_timeout = \"500ms\"", ["latency_target", "500ms", "below attempt_timeout, 500ms"]),

@@ -1,6 +1,7 @@
-//! Lets an entity that everybody wants have only its share while others are asked for too: so many of its commands are under way
-//! at once, and more wait for their turn, in the order in which they came. An entity that is asked for alone has no bound here,
-//! because there is nobody to leave anything to.
+//! Lets an entity that everybody wants have only its share while commands for others come too: so many of its commands are under
+//! way at once, and more wait for their turn, in the order in which they came. An entity that is asked for alone has no bound
+//! here, because there is nobody to leave anything to. What is under way already when others come is not held back, and what
+//! still waits when they are gone goes on with the next command that comes.
 //!
 //! What wants to wait has a place of its entity already, so no more wait than there are places.
 
@@ -55,11 +56,15 @@ impl Turns {
     pub(super) async fn take(&self, key: &EntityKey, now: BootInstant) -> Turn {
         let (shares, turns) = {
             let mut state = self.shared.state.lock();
-            let turns = || Arc::new(Semaphore::new(self.shared.share));
-            let (count, turns) = state.entities.entry(key.clone()).or_insert_with(|| (0, turns()));
+            let shares = state.notice(key, now);
+            let fresh = || Arc::new(Semaphore::new(self.shared.share));
+            let (count, turns) = state.entities.entry(key.clone()).or_insert_with(|| (0, fresh()));
+            if !shares && turns.available_permits() == 0 {
+                // Whoever waits goes before this one.
+                std::mem::replace(turns, fresh()).add_permits(*count);
+            }
             *count += 1;
-            let turns = turns.clone();
-            (state.notice(key, now), turns)
+            (shares, turns.clone())
         };
         // From here on, so that whoever waits no more is counted no more.
         let mut turn = Turn { shared: self.shared.clone(), key: key.clone(), permit: None };
@@ -149,6 +154,23 @@ mod tests {
         assert!(ready(&mut waiting[1..])[0].is_none());
         answers.clear();
         assert!(ready(&mut waiting[1..])[0].is_some());
+    }
+
+    #[test]
+    fn who_waits_goes_on_when_the_entity_is_alone_again() {
+        let turns = Turns::new(2);
+        drop(ask(&turns, "other", 1, START));
+        let (taken, mut waiting) = ask(&turns, "hot", 9, START);
+        assert_eq!((taken.len(), waiting.len()), (2, 7));
+        let later = START + OTHERS_LAST;
+        let one_more = ask(&turns, "hot", 1, later).0;
+        let mut all: Vec<Turn> = ready(&mut waiting).into_iter().flatten().chain(one_more).chain(taken).collect();
+        assert_eq!(all.len(), 10);
+        drop(ask(&turns, "other", 1, later));
+        assert_eq!(ask(&turns, "hot", 9, later).0.len(), 2, "it has its share again, beside what is under way");
+        all.clear();
+        assert_eq!(ask(&turns, "hot", 9, later).0.len(), 2, "what was let go is not counted in");
+        assert!(turns.shared.state.lock().entities.is_empty());
     }
 
     #[test]

@@ -134,12 +134,12 @@ impl<N: Nodes> Api<N> {
         Ok((self.admit()?, self.admit_entity(key, Access::Read)?))
     }
 
-    /// The turn of a command that was admitted, and the time that it has left then. One whose time is over was sent to nobody.
+    /// The turn of a command that was admitted, and the time that it has left then. It may wait for half of its time: what was sent
+    /// with too little left is cut off, and nobody knows what became of it.
     async fn take_turn(&self, key: &EntityKey, time: Duration) -> Result<(Turn, Duration), Problem> {
         let began = self.seams.clock.now();
-        let turn = self.seams.spawner.timeout(time, self.admission.take_turn(key, began)).await;
-        let late = "too many commands wait for this entity: the request's time was over before its turn came";
-        let turn = turn.ok_or_else(|| Problem::new(Code::Unavailable, late))?;
+        let turn = self.seams.spawner.timeout(time / 2, self.admission.take_turn(key, began)).await;
+        let turn = turn.ok_or_else(|| self.refuse_full(Full::Entity))?;
         Ok((turn, time.saturating_sub(self.seams.clock.now().since(began))))
     }
 

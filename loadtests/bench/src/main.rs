@@ -115,6 +115,8 @@ fn measure(options: &Options) -> Result<bool> {
     for round in 1..=options.rounds {
         for case in &cases {
             let server = if *case == Case::Constant { constant.processes() } else { berth.processes() };
+            // A gateway looks back for a second at what it was asked for.
+            pause(BETWEEN_CASES);
             let measured = wrk::run(options, *case, &server, &out)?;
             println!("round {round}: {:<9} {measured}", case.name());
             report.add(*case, measured);
@@ -138,6 +140,7 @@ fn measure(options: &Options) -> Result<bool> {
 /// How long an idle cluster is looked at, and left alone before.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(10);
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(6);
+const BETWEEN_CASES: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// The share of one core that a node takes when nothing is asked of it, as the mean over the nodes.
 fn idle_share(berth: &Berth) -> Result<f64> {

@@ -17,11 +17,12 @@ use super::state::{Operation, Transaction};
 const MOVED_ROWS_MIN: usize = 32;
 const MOVED_BYTES_MAX: usize = 256 * 1024;
 
-/// The least time from the beginning of one commit to that of the next. Most of what a commit costs, two fsyncs above all,
-/// it costs whatever is in it. So the more there was in the last one the longer the next is put off, because as much will have
-/// come by then; where there was little, putting it off would gather nothing and only make everybody slower.
-const COMMIT_DISTANCE_MAX: Duration = Duration::from_millis(3);
+/// The least time from the beginning of one commit to that of the next, for each record that the first one holds, and at most.
+/// Most of what a commit costs, two fsyncs above all, it costs whatever is in it. So where there is much to write, it is gathered;
+/// where there is little, to wait would gather nothing and only make everybody slower. Rows that are removed count as well, so
+/// that a large removal, which is cut into pieces, leaves the disk to others in between.
 const COMMIT_DISTANCE_PER_RECORD: Duration = Duration::from_micros(100);
+const COMMIT_DISTANCE_MAX: Duration = Duration::from_millis(3);
 /// Less is not waited for: timers count in milliseconds and round up.
 const WAIT_MIN: Duration = Duration::from_micros(500);
 

@@ -1,4 +1,4 @@
-//! When the writer commits: at once when it was idle, at a distance under load.
+//! When the writer commits: at once where there is little to write, at a distance under load.
 
 use futures_util::future::join_all;
 
@@ -31,6 +31,33 @@ async fn a_journal_with_little_to_write_commits_at_once_and_a_busy_one_gathers_w
     assert!(seams.clock.now().since(begin) >= 3 * MILLISECOND, "commits begin at a distance");
     assert!(seams.clock.now().since(begin) <= 6 * MILLISECOND, "all were in one commit, or in two");
     assert!(disk.operations() - before <= 2 * one_commit + 2, "all were in one commit, or in two");
+}
+
+/// One entry that holds so many records.
+fn batch_of(index: u64, records: usize) -> Entry {
+    let Payload::Batch(one) = batch(1, index).payload else { unreachable!() };
+    let records = vec![one.records()[0].clone(); records];
+    Entry { payload: Payload::Batch(Arc::new(Batch::new(1, records))), ..batch(1, index) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_distance_is_that_of_records_and_not_of_entries_and_that_of_removed_rows() {
+    let (disk, seams) = (SimulatedDisk::new(), Seams::simulated(1));
+    let journal = Journal::open(&disk, config(), seams.clone()).await.unwrap();
+    let passed_after = async |entry| {
+        let begin = seams.clock.now();
+        append(&journal, SHARD, vec![entry]).await.unwrap();
+        seams.clock.now().since(begin)
+    };
+    assert_eq!(passed_after(batch_of(1, 20)).await, Duration::ZERO);
+    assert_eq!(passed_after(batch_of(2, 4)).await, 2 * MILLISECOND, "after twenty");
+    assert_eq!(passed_after(batch_of(3, 5)).await, Duration::ZERO, "after four");
+    assert_eq!(passed_after(batch_of(4, 1)).await, MILLISECOND, "after five, rounded up");
+    append(&journal, SHARD, (5..=60).map(|index| batch(1, index)).collect()).await.unwrap();
+    seams.spawner.sleep(IDLE).await;
+    journal.purge(SHARD, log_id(1, 50)).await.unwrap();
+    journal.flushed().await.unwrap();
+    assert_eq!(passed_after(batch(1, 61)).await, 3 * MILLISECOND, "after fifty rows were removed");
 }
 
 #[tokio::test(start_paused = true)]
