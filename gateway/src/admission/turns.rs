@@ -1,7 +1,6 @@
-//! Lets an entity that everybody wants have only its share while commands for others come too: so many of its commands are under
-//! way at once, and more wait for their turn, in the order in which they came. An entity that is asked for alone has no bound
-//! here, because there is nobody to leave anything to. What is under way already when others come is not held back, and what
-//! still waits when they are gone goes on with the next command that comes.
+//! Bounds how many commands of one entity are under way at once, so that one that everybody wants leaves disks and processors to
+//! the others: its share while commands for others come too, and a multiple of that while it is asked for alone. More wait for
+//! their turn, in the order in which they came.
 //!
 //! What wants to wait has a place of its entity already, so no more wait than there are places.
 
@@ -16,6 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Others count for so long after they were asked for.
 const OTHERS_LAST: Duration = Duration::from_secs(1);
+/// So many are under way at least where an entity is alone: with them a log is written about as quickly as it can be, and who comes
+/// then does not find many more before it.
+const ALONE_MIN: usize = 64;
 
 /// Cheap to clone; clones share the turns.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Turns {
 #[derive(Debug)]
 struct Shared {
     share: usize,
+    /// What a command takes of its entity's permits while others are asked for. Alone it takes one.
+    weight: usize,
     state: Mutex<State>,
 }
 
@@ -43,35 +47,30 @@ struct State {
 pub(crate) struct Turn {
     shared: Arc<Shared>,
     key: EntityKey,
-    /// None where the entity was asked for alone.
-    permit: Option<OwnedSemaphorePermit>,
+    /// None until it is this one's turn.
+    permits: Option<OwnedSemaphorePermit>,
 }
 
 impl Turns {
     pub(super) fn new(share: usize) -> Self {
-        Self { shared: Arc::new(Shared { share, state: Mutex::default() }) }
+        let weight = ALONE_MIN.div_ceil(share);
+        Self { shared: Arc::new(Shared { share, weight, state: Mutex::default() }) }
     }
 
     /// Waits for a turn of this entity.
     pub(super) async fn take(&self, key: &EntityKey, now: BootInstant) -> Turn {
-        let (shares, turns) = {
+        let (weight, turns) = {
             let mut state = self.shared.state.lock();
-            let shares = state.notice(key, now);
-            let fresh = || Arc::new(Semaphore::new(self.shared.share));
-            let (count, turns) = state.entities.entry(key.clone()).or_insert_with(|| (0, fresh()));
-            if !shares && turns.available_permits() == 0 {
-                // Whoever waits goes before this one.
-                std::mem::replace(turns, fresh()).add_permits(*count);
-            }
+            let weight = if state.notice(key, now) { self.shared.weight } else { 1 };
+            let turns = || Arc::new(Semaphore::new(self.shared.share * self.shared.weight));
+            let (count, turns) = state.entities.entry(key.clone()).or_insert_with(|| (0, turns()));
             *count += 1;
-            (shares, turns.clone())
+            (weight, turns.clone())
         };
         // From here on, so that whoever waits no more is counted no more.
-        let mut turn = Turn { shared: self.shared.clone(), key: key.clone(), permit: None };
-        if shares {
-            // Never closed.
-            turn.permit = turns.acquire_owned().await.ok();
-        }
+        let mut turn = Turn { shared: self.shared.clone(), key: key.clone(), permits: None };
+        // Never closed.
+        turn.permits = turns.acquire_many_owned(weight as u32).await.ok();
         turn
     }
 }
@@ -132,13 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_alone_has_all_and_who_is_not_has_its_share() {
+    fn who_is_alone_has_much_and_who_is_not_has_its_share() {
         let turns = Turns::new(2);
-        assert_eq!(ask(&turns, "hot", 9, START).0.len(), 9);
+        assert_eq!(ask(&turns, "hot", 90, START).0.len(), 64);
         assert_eq!(ask(&turns, "other", 1, START).0.len(), 1);
-        assert_eq!(ask(&turns, "hot", 9, START).0.len(), 2);
-        assert_eq!(ask(&turns, "hot", 9, START + OTHERS_LAST / 2).0.len(), 2);
-        assert_eq!(ask(&turns, "hot", 9, START + OTHERS_LAST).0.len(), 9, "the other was long ago");
+        assert_eq!(ask(&turns, "hot", 90, START).0.len(), 2);
+        assert_eq!(ask(&turns, "hot", 90, START + OTHERS_LAST / 2).0.len(), 2);
+        assert_eq!(ask(&turns, "hot", 90, START + OTHERS_LAST).0.len(), 64, "the other was long ago");
+        assert_eq!(ask(&Turns::new(100), "hot", 900, START).0.len(), 100, "never fewer than the share");
     }
 
     #[test]
@@ -157,20 +157,21 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_goes_on_when_the_entity_is_alone_again() {
+    fn what_is_under_way_counts_when_others_come_and_nobody_is_overtaken_when_they_are_gone() {
         let turns = Turns::new(2);
+        let mut alone = ask(&turns, "hot", 64, START).0;
         drop(ask(&turns, "other", 1, START));
-        let (taken, mut waiting) = ask(&turns, "hot", 9, START);
-        assert_eq!((taken.len(), waiting.len()), (2, 7));
-        let later = START + OTHERS_LAST;
-        let one_more = ask(&turns, "hot", 1, later).0;
-        let mut all: Vec<Turn> = ready(&mut waiting).into_iter().flatten().chain(one_more).chain(taken).collect();
-        assert_eq!(all.len(), 10);
-        drop(ask(&turns, "other", 1, later));
-        assert_eq!(ask(&turns, "hot", 9, later).0.len(), 2, "it has its share again, beside what is under way");
-        all.clear();
-        assert_eq!(ask(&turns, "hot", 9, later).0.len(), 2, "what was let go is not counted in");
-        assert!(turns.shared.state.lock().entities.is_empty());
+        let (beside, mut waiting) = ask(&turns, "hot", 3, START);
+        assert_eq!(beside.len(), 0);
+        let (newer, mut newest) = ask(&turns, "hot", 1, START + OTHERS_LAST);
+        assert_eq!(newer.len(), 0, "three came before it");
+        alone.truncate(32);
+        let first = ready(&mut waiting);
+        assert!(first[0].is_some() && first[1].is_none() && ready(&mut newest)[0].is_none());
+        alone.clear();
+        assert!(ready(&mut waiting[1..2])[0].is_some());
+        drop(first);
+        assert!(ready(&mut waiting[2..])[0].is_some());
     }
 
     #[test]
