@@ -37,6 +37,8 @@ from chaos.network import Loopback, come_first
 HOT = ("counter", "hot")
 GROUPS = ("in its shard", "of its owner", "of other owners")
 PATIENCE_SECONDS = 7
+# Before each measurement, so that what much work leaves behind (checkpoints, purges of logs) is not measured with the next.
+SETTLE_SECONDS = 4
 EXPLAINED_AT_ONCE = 8
 EXPLAINED_MAX = 20_000
 UNBOUND = 1_000_000
@@ -266,6 +268,7 @@ class Findings:
             (many, self.beside_many, self.many),
             ([HOT], self.beside_hot, self.hot),
         ):
+            time.sleep(SETTLE_SECONDS)
             measured, crowding = phase(address, groups, options, entities)
             for tally, more in zip(tallies, measured):
                 tally.add(more)
